@@ -1,0 +1,24 @@
+"""The nodes: thin, each one call into ``bokeh_ops``. One file per room of the node menu."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+
+class BokehExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from .camera import BokehFromCamera
+        from .colour import LabColorMatch
+        from .render import BokehMeRender
+        from .sheet import BokehContactSheet
+
+        return [
+            LabColorMatch,
+            BokehMeRender,
+            BokehFromCamera,
+            BokehContactSheet,
+        ]
+
+
+async def comfy_entrypoint() -> BokehExtension:
+    return BokehExtension()
