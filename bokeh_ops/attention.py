@@ -1,0 +1,273 @@
+"""Bokeh cross-attention and grounded self-attention: the one implementation that samples and trains.
+
+Source: Fortes et al., "Bokeh Diffusion" (SIGGRAPH Asia 2025), eqs. 10, 11 and 15.
+
+Shapes: ``R`` rows (samples of the batch, all chunks of classifier-free guidance included), ``H`` heads,
+``L`` tokens, ``D`` features per head, ``C = H * D``, ``T`` bokeh tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from .errors import BokehError
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Plain attention of the caller: ``(q, k, v, mask)`` with ``[R, H, L, D]`` inputs -> ``[R, L, C]``."""
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """``[R, L, H * D]`` -> ``[R, H, L, D]`` (a view)."""
+    return rearrange(x, "r l (h d) -> r h l d", h=heads)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """``[R, H, L, D]`` -> ``[R, L, H * D]``."""
+    return rearrange(x, "r h l d -> r l (h d)")
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Ordinary attention in torch, as an :data:`Attend`."""
+    return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+
+
+def bokeh_attention(q: Tensor, k_bokeh: Tensor, v_bokeh: Tensor) -> Tensor:
+    """The bokeh term of eq. 10, ``Attention(Q, K_b, V_b)``, before the factor lambda.
+
+    With one bokeh token the softmax runs over a single key, so the term is exactly ``V_b`` for every query
+    and is returned as a vector to broadcast; with more it is real attention.
+
+    Args:
+        q: queries ``[R, H, L, D]`` (not read when ``T == 1``).
+        k_bokeh: ``[R, T, C]``.
+        v_bokeh: ``[R, T, C]``.
+
+    Returns:
+        ``[R, 1, C]`` when ``T == 1``, else ``[R, L, C]``.
+    """
+    if v_bokeh.shape[1] == 1:
+        return v_bokeh
+    heads = q.shape[1]
+    return sdpa(q, split_heads(k_bokeh, heads).to(q.dtype), split_heads(v_bokeh, heads).to(q.dtype))
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """Which rows of a batch are grounded on which pivot row.
+
+    Attributes:
+        rows: number of rows the plan is for.
+        plain: rows with ordinary self-attention (pivots among them).
+        groups: pairs ``(pivot row, its target rows)``.
+    """
+
+    rows: int
+    plain: tuple[int, ...]
+    groups: tuple[tuple[int, tuple[int, ...]], ...]
+
+    @classmethod
+    def from_pivots(cls, pivots: Sequence[int]) -> Grounding:
+        """Make a plan from one entry per row: its pivot's row, or -1 (or itself) for ordinary attention.
+
+        Raises:
+            BokehError: a pivot outside the batch, or a pivot that is itself grounded on another row.
+        """
+        rows = len(pivots)
+        targets: dict[int, list[int]] = {}
+        plain: list[int] = []
+        for row, pivot in enumerate(pivots):
+            if pivot >= rows:
+                raise BokehError(
+                    f"Row {row} is to be grounded on row {pivot}, but the batch has only {rows} rows. "
+                    "The pivot and its targets must be in the same latent batch."
+                )
+            if pivot < 0 or pivot == row:
+                plain.append(row)
+            else:
+                targets.setdefault(int(pivot), []).append(row)
+        chained = sorted(set(targets) - set(plain))
+        if chained:
+            raise BokehError(
+                f"Row {chained[0]} is a pivot and is grounded itself; a pivot keeps its own attention (eq. 11)."
+            )
+        return cls(rows, tuple(plain), tuple((p, tuple(t)) for p, t in targets.items()))
+
+    @property
+    def targets(self) -> int:
+        """Number of grounded rows."""
+        return self.rows - len(self.plain)
+
+
+def _take(x: Tensor, rows: Sequence[int]) -> Tensor:
+    """Rows of ``x``: a view where they lie in sequence, else a copy."""
+    first, count = rows[0], len(rows)
+    if list(rows) == list(range(first, first + count)):
+        return x[first : first + count]
+    return x[list(rows)]
+
+
+def _mask_rows(mask: Tensor | None, rows: Sequence[int], total: int) -> Tensor | None:
+    """The part of an attention mask that belongs to ``rows``; masks without a row axis serve every row."""
+    if mask is None or mask.ndim < 3 or mask.shape[0] != total:
+        return mask
+    return _take(mask, rows)
+
+
+def ground_queries(q: Tensor, grounding: Grounding | None) -> Tensor:
+    """``q`` with the queries of every target replaced by its pivot's (the ``Q_piv`` of eqs. 11 and 15)."""
+    if grounding is None or not grounding.groups:
+        return q
+    source = list(range(grounding.rows))
+    for pivot, targets in grounding.groups:
+        for target in targets:
+            source[target] = pivot
+    return q[source]
+
+
+def grounded_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grounding: Grounding,
+    attend: Attend = sdpa,
+    mask: Tensor | None = None,
+    shared: bool | None = None,
+) -> Tensor:
+    """Grounded self-attention, eq. 11 (FLUX: eq. 15 without its bokeh term).
+
+    Targets get ``Attention(Q_piv, [K_tgt ; K_piv], [V_tgt ; V_tgt])``; every other row, the pivots among
+    them, gets ``attend`` as it would without grounding.
+
+    Args:
+        q, k, v: ``[R, H, L, D]``; for FLUX after QK-norm and RoPE, text and image tokens together.
+        grounding: the plan for these ``R`` rows.
+        attend: the caller's plain attention (another extension's, where one is installed).
+        mask: additive or boolean mask of the caller, ``[Lq, Lk]`` or with leading row and head axes.
+        shared: compute the logits ``Q_piv K_piv^T`` once per pivot instead of once per target
+            (:func:`shared_logit_attention`); None decides: where it is the faster way and gives the same
+            result (CPU, no mask, no gradient, ``attend`` is a plain softmax attention).
+
+    Returns:
+        ``[R, L, C]``.
+
+    Raises:
+        BokehError: the tensors have another number of rows than the plan.
+    """
+    if q.shape[0] != grounding.rows:
+        raise BokehError(
+            f"Grounded attention was planned for {grounding.rows} rows but the model's attention has "
+            f"{q.shape[0]}. Another extension splits or merges the batch inside the model (HyperTile does); "
+            "remove it, or set grounding_steps to 0."
+        )
+    if not grounding.groups:
+        return attend(q, k, v, mask)
+    if shared is None:
+        shared = q.device.type == "cpu"
+    shared = shared and mask is None and not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad))
+
+    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
+    if torch.is_grad_enabled() and q.requires_grad:
+        return _grounded_for_training(q, k, v, grounding, attend, mask)
+    if grounding.plain:
+        rows = grounding.plain
+        plain = attend(_take(q, rows), _take(k, rows), _take(v, rows), _mask_rows(mask, rows, grounding.rows))
+        _put(out, rows, plain)
+    for pivot, targets in grounding.groups:
+        if shared:
+            grounded = merge_heads(shared_logit_attention(q[pivot], k[pivot], _take(k, targets), _take(v, targets)))
+        else:
+            grounded = _concatenated(q, k, v, pivot, targets, attend, mask)
+        _put(out, targets, grounded)
+    return out
+
+
+def _put(out: Tensor, rows: Sequence[int], value: Tensor) -> None:
+    first, count = rows[0], len(rows)
+    if list(rows) == list(range(first, first + count)):
+        out[first : first + count] = value
+    else:
+        out[list(rows)] = value
+
+
+def _grounded_for_training(
+    q: Tensor, k: Tensor, v: Tensor, grounding: Grounding, attend: Attend, mask: Tensor | None
+) -> Tensor:
+    """The same attention assembled without writing into a result, so that gradients flow."""
+    pieces: dict[int, Tensor] = {}
+    if grounding.plain:
+        rows = grounding.plain
+        plain = attend(_take(q, rows), _take(k, rows), _take(v, rows), _mask_rows(mask, rows, grounding.rows))
+        pieces.update(zip(rows, plain, strict=True))
+    for pivot, targets in grounding.groups:
+        pieces.update(zip(targets, _concatenated(q, k, v, pivot, targets, attend, mask), strict=True))
+    return torch.stack([pieces[row] for row in range(grounding.rows)])
+
+
+def _concatenated(
+    q: Tensor, k: Tensor, v: Tensor, pivot: int, targets: Sequence[int], attend: Attend, mask: Tensor | None
+) -> Tensor:
+    """Eq. 11 as printed, for the targets of one pivot, through the caller's attention."""
+    count = len(targets)
+    k_targets, v_targets = _take(k, targets), _take(v, targets)
+    q_pivot = q[pivot].expand(count, *q.shape[1:])
+    k_both = torch.cat((k_targets, k[pivot].expand(count, *k.shape[1:])), dim=-2)
+    v_both = torch.cat((v_targets, v_targets), dim=-2)
+    mask_both = None
+    if mask is not None:
+        own = _mask_rows(mask, targets, grounding_rows := q.shape[0])
+        anchor = _mask_rows(mask, [pivot], grounding_rows)
+        assert own is not None
+        assert anchor is not None
+        mask_both = torch.cat((own, anchor.expand_as(own)), dim=-1)
+    return attend(q_pivot, k_both, v_both, mask_both)
+
+
+def shared_logit_attention(q_pivot: Tensor, k_pivot: Tensor, k_targets: Tensor, v_targets: Tensor) -> Tensor:
+    """Eq. 11 for all targets of one pivot, with two savings that change nothing but the rounding.
+
+    The values are duplicated, so attention over the doubled keys is
+    ``softmax(logaddexp(Q_piv K_tgt^T, Q_piv K_piv^T)) V_tgt``: one product with the values instead of two.
+    And ``Q_piv K_piv^T`` is the same for every target, so it and its exponential are computed once.
+
+    Args:
+        q_pivot, k_pivot: ``[H, L, D]``.
+        k_targets, v_targets: ``[N, H, L, D]``.
+
+    Returns:
+        ``[N, H, L, D]``.
+    """
+    count, heads, length, features = k_targets.shape
+    scale = features**-0.5
+    dtype = q_pivot.dtype
+    # Half precision overflows in the sum of exponentials; the logits are formed in fp32.
+    work = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    out = torch.empty_like(v_targets, memory_format=torch.contiguous_format)
+    keys = k_targets.transpose(-2, -1).to(work)
+    keys_pivot = k_pivot.transpose(-2, -1).to(work)
+    values = v_targets.to(work)
+    queries = q_pivot.to(work) * scale
+    # A block of queries whose logits stay in the processor's cache.
+    block = max(16, min(length, _CACHE_ELEMENTS // max(length, 1)))
+    for head in range(heads):
+        for start in range(0, queries.shape[1], block):
+            rows = queries[head, start : start + block]
+            anchor = rows @ keys_pivot[head]
+            anchor_top = anchor.amax(dim=-1, keepdim=True)
+            anchor = anchor.sub_(anchor_top).exp_()
+            for target in range(count):
+                logits = rows @ keys[target, head]
+                top = torch.maximum(logits.amax(dim=-1, keepdim=True), anchor_top)
+                weights = logits.sub_(top).exp_()
+                weights = weights.addcmul_(anchor, (anchor_top - top).exp_())
+                result = weights @ values[target, head]
+                out[target, head, start : start + block] = result / weights.sum(dim=-1, keepdim=True)
+    return out
+
+
+_CACHE_ELEMENTS = 1 << 18
