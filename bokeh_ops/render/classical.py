@@ -1,0 +1,168 @@
+"""The classical renderer of BokehMe (Peng et al., CVPR 2022): an exact scatter in linear light.
+
+Every source pixel with blur radius ``r = |K (disp - disp_focus)|`` spreads over the disc around it with
+
+    w(dist) = (0.5 + 0.5 tanh(4 (r - dist))) / (r^2 + 0.2)
+
+and the picture is ``(sum w I^gamma / sum w)^(1 / gamma)``. What would land outside the frame is dropped,
+so the borders renormalise by themselves. With a polygonal aperture the edge ``r`` depends on the direction
+(:func:`bokeh_ops.render.plan.aperture_scale`); the denominator keeps the vertex radius, so that a pixel's light
+stays even over its polygon.
+
+Light of hidden pixels is added like any other, so a sharp foreground bleeds into a blurred background and a
+background's blur spills over a sharp edge: the known limit of this model.
+
+How it is computed: see :mod:`bokeh_ops.render.plan`. Everything is a sum of positive terms, so dark pixels
+beside HDR highlights keep their precision (no prefix sums, no FFT). The edge counts as 1 where it is above
+1 - 1e-6. A weight counts as 0 below ``min(1e-6, 0.001^gamma)`` of the weight that the picture's most blurred
+pixel has at its own centre: the final root lifts faint light out of black, and what is dropped must not show.
+Memory: one accumulator of the picture's size plus its blur margin in fp32, and one tile.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .contract import Lens, Progress, Rendered
+from .plan import FLOOR, SHARPNESS, Group, Plan
+
+# A CPU tile's planes should stay in the second-level cache; on a GPU one launch should have enough to do.
+CPU_TILE = 192
+GPU_TILE = 1024
+
+
+@torch.no_grad()
+def render_classical(
+    image: Tensor, disparity: Tensor, lens: Lens, progress: Progress | None = None
+) -> Rendered:
+    """Scatter each picture of the batch; see the module for the equations.
+
+    Computed in fp32 (fp64 for fp64 pictures). Negative values count as 0. An image whose radii are all 0 comes
+    back bit for bit. Alpha (a fourth channel, straight) is spread with the same weights and without gamma, and
+    colour is weighed by it, so that what is transparent gives no colour.
+
+    Args:
+        image: ``[B, C, H, W]``, C = 1, 3 or 4.
+        disparity: ``[B, 1, H, W]``.
+        lens: K, focus, gamma, aperture and highlights.
+        progress: called as ``progress(done, total)`` many times a second or so; may raise to stop.
+
+    Returns:
+        :class:`~bokeh_ops.render.contract.Rendered`.
+    """
+    defocus = lens.defocus(disparity.to(image.device))
+    work = torch.float64 if image.dtype == torch.float64 else torch.float32
+    radius = defocus.abs().to(work)
+    tile = CPU_TILE if image.device.type == "cpu" else GPU_TILE
+    tail = min(1e-6, 0.001**lens.gamma)
+    plans = [
+        Plan(row.float().cpu().numpy(), lens.blades, lens.rotation, tail, tile) if bool(row.any()) else None
+        for row in radius[:, 0]
+    ]
+    total = max(1, sum(plan.total for plan in plans if plan))
+    done = 0
+    rendered = image.clone()
+    for index, plan in enumerate(plans):
+        if plan is None:
+            continue
+        total_light = _accumulate(image[index], radius[index, 0], lens, plan, work, progress, done, total)
+        rendered[index] = _develop(total_light, image[index], lens).to(image.dtype)
+        done += plan.total
+    if progress:
+        progress(total, total)
+    return Rendered(rendered, defocus)
+
+
+def _light(image: Tensor, radius: Tensor, lens: Lens) -> Tensor:
+    """Planes to be spread, of one tile ``[C, h, w]``: light of each colour, alpha if there is one, and 1."""
+    alpha = image[3:4] if image.shape[0] == 4 else None
+    colour = (image[:3] if alpha is not None else image).clamp_min(0)
+    if lens.highlight_boost > 0:
+        # By the brightest channel, so that hue stays; fading in with the radius, so that sharp pixels stay.
+        above = (colour.amax(0) - lens.highlight_threshold) / (1 - lens.highlight_threshold)
+        colour = colour * (1 + lens.highlight_boost * above.clamp(0, 1) * radius.clamp(max=1))
+    if lens.gamma != 1:
+        colour = colour.pow(lens.gamma)
+    one = torch.ones_like(colour[:1])
+    if alpha is None:
+        return torch.cat([colour, one])
+    alpha = alpha.clamp_min(0)
+    return torch.cat([colour * alpha, alpha, one])
+
+
+def _develop(total: Tensor, image: Tensor, lens: Lens) -> Tensor:
+    """From accumulated planes back to a picture ``[C, H, W]``."""
+    weight = total[-1:]
+    if image.shape[0] != 4:
+        return (total[:-1] / weight).pow(1 / lens.gamma)
+    alpha = total[3:4]
+    seen = alpha > 0
+    colour = (total[:3] / torch.where(seen, alpha, 1)).pow(1 / lens.gamma)
+    return torch.cat([torch.where(seen, colour, image[:3].to(colour.dtype)), alpha / weight])
+
+
+def _accumulate(
+    image: Tensor,
+    radius: Tensor,
+    lens: Lens,
+    plan: Plan,
+    work: torch.dtype,
+    progress: Progress | None,
+    done: int,
+    total: int,
+) -> Tensor:
+    """Spread every group of the plan and cut the margin off: planes ``[C + 1 or 2, H, W]``."""
+    height, width = radius.shape
+    pad_y, pad_x = plan.pad
+    planes = image.shape[0] + 1
+    sums = torch.zeros(planes, height + 2 * pad_y, width + 2 * pad_x, dtype=work, device=image.device)
+    for group in plan.groups:
+        box = (slice(group.top, group.bottom), slice(group.left, group.right))
+        r = radius[box]
+        # The plan was made in fp32; the same rounding decides who belongs to the group.
+        member = (r.float() >= group.least) & (r.float() <= group.most)
+        light = _light(image[:, box[0], box[1]].to(work), r, lens) * (member / (r * r + FLOOR))
+        _add_inner(sums, light, group, plan.pad)
+        spent = group.cost * 0.02
+        step = (group.cost - spent) / max(1, group.last - group.first)
+        y, x = group.top + pad_y, group.left + pad_x
+        h, w = r.shape
+        for number, ring in enumerate(plan.rings[group.first : group.last]):
+            if ring.square <= group.inner:
+                continue
+            edge = light * torch.sigmoid((r - ring.reach).mul_(SHARPNESS * ring.scale))
+            for dy, dx in ring.offsets:
+                sums[:, y + dy : y + dy + h, x + dx : x + dx + w].add_(edge)
+            if progress and number % 64 == 0:
+                progress(done + int(spent + number * step), total)
+        done += group.cost
+        if progress:
+            progress(done, total)
+    return sums[:, pad_y : pad_y + height, pad_x : pad_x + width]
+
+
+def _add_inner(sums: Tensor, light: Tensor, group: Group, pad: tuple[int, int]) -> None:
+    """Add ``light`` at every offset with ``dy^2 + dx^2 <= group.inner`` to ``sums``, in place.
+
+    Row by row from the top of the disc to its middle the box grows, so each column of it is added once.
+    """
+    if group.inner < 0:
+        return
+    pad_y, pad_x = pad
+    planes, h, w = light.shape
+    reach = min(int(group.inner**0.5), pad_x)  # further columns lie outside the frame for every pixel
+    box = torch.zeros(planes, h, w + 2 * reach, dtype=light.dtype, device=light.device)
+    box[:, :, reach : reach + w] = light
+    y, x = group.top + pad_y, group.left + pad_x - reach
+    grown = 0
+    for dy in range(int(group.inner**0.5), -1, -1):
+        half = int((group.inner - dy * dy) ** 0.5)
+        while grown < min(half, reach):
+            grown += 1
+            box[:, :, reach + grown : reach + grown + w].add_(light)
+            box[:, :, reach - grown : reach - grown + w].add_(light)
+        if dy > pad_y:
+            continue
+        for row in {dy, -dy}:
+            sums[:, y + row : y + row + h, x : x + w + 2 * reach].add_(box)
