@@ -1,0 +1,85 @@
+"""The commands of this repository, on a machine that has only Python 3.10 to 3.12 and a package index.
+
+    python run.py demo                   a photograph re-rendered at six strengths of blur, in a real ComfyUI
+    python run.py test [pytest args]     lint and every test but the slow ones; with arguments, only what they name
+    python run.py browser-test           the tests that drive the real front end in headless Chromium
+    python run.py lint                   ruff and pyright
+
+Each does its own set-up first (into .venv and .cache) and works offline once that is done.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+from tests.host import setup  # noqa: E402
+
+
+def run(python: Path, *arguments: str) -> int:
+    """Run a module of this repository or of ``.venv`` from the repository's root; its exit status."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    return subprocess.run([str(python), "-m", *arguments], cwd=ROOT, env=environment).returncode
+
+
+def demo(python: Path) -> int:
+    return run(python, "tests.host.demo")
+
+
+def lint(python: Path) -> int:
+    steps = [
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("pyright", "--pythonpath", str(python)),
+    ]
+    failed = 0
+    for step in steps:
+        setup.say("Lint: " + " ".join(step[:2]))
+        failed |= run(python, *step)
+    return failed
+
+
+def test(python: Path, arguments: list[str]) -> int:
+    if arguments:
+        return run(python, "pytest", *arguments)
+    failed = lint(python)
+    left_out = "slow" if setup.chromium() else "slow or browser"
+    if not setup.chromium():
+        setup.say("No Chromium found, so the browser tests are left out (see `python run.py browser-test`).")
+    return run(python, "pytest", "-m", f"not ({left_out})") or failed
+
+
+def browser_test(python: Path) -> int:
+    found = setup.chromium()
+    if found is None:
+        raise setup.SetupError(
+            "No Chromium found. Install one (on Debian: apt install chromium) or name it in BOKEH_CHROMIUM."
+        )
+    setup.say(f"Chromium: {found}")
+    return run(python, "pytest", "-m", "browser")
+
+
+def main(words: list[str]) -> int:
+    command, arguments = (words[0] if words else ""), words[1:]
+    if command not in {"demo", "test", "browser-test", "lint"} or (arguments and command != "test"):
+        setup.say(str(__doc__).strip())
+        return 2
+    try:
+        python = setup.prepare()
+        if command == "test":
+            return test(python, arguments)
+        return {"demo": demo, "lint": lint, "browser-test": browser_test}[command](python)
+    except setup.SetupError as error:
+        setup.say(f"\n{error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,66 @@
+"""Fixtures every test may use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # for `import bokeh_ops`; a host, where one is loaded, goes ahead of it
+
+from tests.host import inprocess  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.host.server import ComfyServer
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of this repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Golden vectors, rendered scenes and data that lie beside the repository, or where BOKEH_SHARED says."""
+    folder = Path(os.environ.get("BOKEH_SHARED", ROOT.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"no shared data in {folder} (set BOKEH_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pack() -> ModuleType:
+    """The extension as the host imports it, in a real host, in this process."""
+    return inprocess.load_pack(cpu=inprocess.on_cpu())
+
+
+@pytest.fixture(scope="session")
+def node_classes(pack: ModuleType) -> dict[str, Any]:
+    """Node id -> class of every node of the extension."""
+    return inprocess.node_classes(pack)
+
+
+@pytest.fixture(scope="session")
+def comfy_server() -> Iterator[ComfyServer]:
+    """A running ComfyUI server with this extension in its ``custom_nodes``. One for the whole run."""
+    from tests.host.server import ComfyServer
+
+    with ComfyServer() as server:
+        yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks for a fixture needs what the fixture needs: mark it so, and it can be left out by mark."""
+    needs = {"pack": "host", "node_classes": "host", "comfy_server": "server"}
+    for item in items:
+        for name in getattr(item, "fixturenames", ()):
+            if name in needs:
+                item.add_marker(needs[name])
