@@ -1,7 +1,7 @@
 """The commands of this repository, on a machine that has only Python 3.10 to 3.12 and a package index.
 
     python run.py demo                   a photograph re-rendered at six strengths of blur, in a real ComfyUI
-    python run.py test [pytest args]     lint and every test but the slow ones; with arguments, only what they name
+    python run.py test [pytest args]     lint, then all tests but the slow ones
     python run.py browser-test           the tests that drive the real front end in headless Chromium
     python run.py lint                   ruff and pyright
 

@@ -53,12 +53,12 @@ def comfy_server() -> Iterator[ComfyServer]:
     """A running ComfyUI server with this extension in its ``custom_nodes``. One for the whole run."""
     from tests.host.server import ComfyServer
 
-    with ComfyServer() as server:
+    with ComfyServer(custom_nodes=(ROOT / "tests" / "host" / "probe.py",)) as server:
         yield server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that asks for a fixture needs what the fixture needs: mark it so, and it can be left out by mark."""
+    """Mark a test by the fixtures it asks for, so that it can be left out by its mark."""
     needs = {"pack": "host", "node_classes": "host", "comfy_server": "server"}
     for item in items:
         for name in getattr(item, "fixturenames", ()):

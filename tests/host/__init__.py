@@ -1,1 +1,1 @@
-"""A real ComfyUI for the tests and the demo: fetched, started, driven. Nothing here is part of the extension."""
+"""A real ComfyUI for the tests and the demo: fetched, started, driven. No part of the extension."""

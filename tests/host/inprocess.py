@@ -1,8 +1,8 @@
 """ComfyUI and this extension in the process of the tests, without a server.
 
 The extension comes in the way the host brings it in: as a package whose name is made from its path. So its
-classes are not those of a plain ``import bokeh_ops``: an error it raises is ``pack.bokeh_ops.errors.BokehError``
-(a ValueError either way), not ``bokeh_ops.errors.BokehError``.
+classes are not those of a plain ``import bokeh_ops``: an error that it raises is a
+``pack.bokeh_ops.errors.BokehError`` (a ValueError either way), not a ``bokeh_ops.errors.BokehError``.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ def make_torchvision_importable() -> None:
     """Import torchvision, declaring two of its operators first where it cannot be imported without them.
 
     The host imports torchvision without using these operators. The wheel on the package index is built for a
-    CUDA build of torch: beside a CPU build its compiled part does not load, and then torchvision stops because
-    nobody declared ``nms`` and ``qnms``.
+    CUDA build of torch: beside a CPU build its compiled part does not load, and then torchvision stops
+    because nobody declared ``nms`` and ``qnms``.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise

