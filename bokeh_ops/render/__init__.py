@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
 from ..errors import BokehError
 from .classical import render_classical
 from .contract import REFERENCE_WIDTH, Lens, LensModel, Progress, Rendered, check_inputs, k_in_pixels
+from .defocus import blur_amount, colour_defocus
 
-__all__ = ["MODELS", "REFERENCE_WIDTH", "Lens", "LensModel", "Progress", "Rendered", "k_in_pixels", "render"]
+__all__ = [
+    "MODELS",
+    "REFERENCE_WIDTH",
+    "Lens",
+    "LensModel",
+    "Progress",
+    "Rendered",
+    "blur_amount",
+    "colour_defocus",
+    "k_in_pixels",
+    "render",
+    "render_sweep",
+]
 
 MODELS: dict[str, LensModel] = {"classical": render_classical}
 """The lens models by name. Another model is added by one entry here."""
@@ -41,3 +58,56 @@ def render(
         raise BokehError(f"There is no lens model named {model!r}; there are: {', '.join(sorted(MODELS))}.")
     check_inputs(image, disparity)
     return MODELS[model](image, disparity, lens, progress)
+
+
+def render_sweep(
+    image: Tensor,
+    disparity: Tensor,
+    lens: Lens,
+    ks: Sequence[float],
+    model: str = "classical",
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> Rendered:
+    """Render a batch at several K, one picture at a time, so that only one is on the device at once.
+
+    Args:
+        image: ``[B, C, H, W]``.
+        disparity: ``[B, 1, H, W]``.
+        lens: everything but K.
+        ks: the values of K in pixels, at least one.
+        model: a key of :data:`MODELS`.
+        device: where to compute; by default where the image is.
+        progress: called as ``progress(done, total)``; may raise to stop.
+
+    Returns:
+        :class:`Rendered` with ``len(ks) * B`` rows on the image's device, value by value: all pictures at the
+        first K, then all at the second.
+
+    Raises:
+        BokehError: no values, or what :func:`render` raises.
+    """
+    if not ks:
+        raise BokehError("No value of K was given; give at least one.")
+    check_inputs(image, disparity)
+    batch = image.shape[0]
+    device = torch.device(device) if device is not None else image.device
+    focus = torch.as_tensor(lens.focus_disparity).reshape(-1)
+    if focus.numel() not in (1, batch):
+        raise BokehError(f"The focus disparity has {focus.numel()} values for {batch} images.")
+    focus = focus.expand(batch)
+    jobs = len(ks) * batch
+    images = image.new_empty(jobs, *image.shape[1:])
+    defocus = disparity.new_empty(jobs, *disparity.shape[1:], dtype=torch.float32)
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(int(1000 * (job + done / total)), 1000 * jobs)
+
+    for job in range(jobs):
+        k, row = ks[job // batch], job % batch
+        one = slice(row, row + 1)
+        this = replace(lens, k=k, focus_disparity=focus[one])
+        result = render(image[one].to(device), disparity[one].to(device), this, model, report)
+        images[job], defocus[job] = result.image[0].to(image.device), result.defocus[0].to(image.device)
+    return Rendered(images, defocus)

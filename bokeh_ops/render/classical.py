@@ -6,8 +6,8 @@ Every source pixel with blur radius ``r = |K (disp - disp_focus)|`` spreads over
 
 and the picture is ``(sum w I^gamma / sum w)^(1 / gamma)``. What would land outside the frame is dropped,
 so the borders renormalise by themselves. With a polygonal aperture the edge ``r`` depends on the direction
-(:func:`bokeh_ops.render.plan.aperture_scale`); the denominator keeps the vertex radius, so that a pixel's light
-stays even over its polygon.
+(:func:`bokeh_ops.render.plan.aperture_scale`); the denominator keeps the vertex radius, so that a pixel's
+light stays even over its polygon.
 
 Light of hidden pixels is added like any other, so a sharp foreground bleeds into a blurred background and a
 background's blur spills over a sharp edge: the known limit of this model.
@@ -38,9 +38,9 @@ def render_classical(
 ) -> Rendered:
     """Scatter each picture of the batch; see the module for the equations.
 
-    Computed in fp32 (fp64 for fp64 pictures). Negative values count as 0. An image whose radii are all 0 comes
-    back bit for bit. Alpha (a fourth channel, straight) is spread with the same weights and without gamma, and
-    colour is weighed by it, so that what is transparent gives no colour.
+    Computed in fp32 (fp64 for fp64 pictures). Negative values count as 0. An image whose radii are all 0
+    comes back bit for bit. Alpha (a fourth channel, straight) is spread with the same weights and without
+    gamma, and colour is weighed by it, so that what is transparent gives no colour.
 
     Args:
         image: ``[B, C, H, W]``, C = 1, 3 or 4.

@@ -32,7 +32,8 @@ class Lens:
             A number, or a tensor ``[B]`` with one value per image.
         focus_disparity: disparity that stays sharp, in the units of the disparity map. A number or ``[B]``.
         gamma: exponent that turns pixel values into light before they are added, and back afterwards;
-            > 0. 2.2 is display gamma, 1 is for pictures that are linear already, larger brings highlights out.
+            > 0. 2.2 is display gamma, 1 is for pictures that are linear already, larger brings highlights
+            out.
         blades: 0 for a round aperture, else the number of aperture blades (>= 3).
         rotation: turn of the aperture polygon in degrees.
         highlight_boost: how much brighter out-of-focus highlights are made first; 0 is off, 0.4 is usual.
@@ -59,13 +60,19 @@ class Lens:
         if not (math.isfinite(self.gamma) and self.gamma > 0):
             raise BokehError(f"Gamma is {self.gamma}; it must be above 0. 2.2 is display gamma, 1 is linear.")
         if self.blades != 0 and self.blades < 3:
-            raise BokehError(f"An aperture of {self.blades} blades was asked for; use 0 (round) or 3 and more.")
+            raise BokehError(
+                f"An aperture of {self.blades} blades was asked for; use 0 (round) or 3 and more."
+            )
         if not math.isfinite(self.rotation):
-            raise BokehError(f"The aperture's rotation is {self.rotation}; it must be a finite angle in degrees.")
+            raise BokehError(
+                f"The aperture's rotation is {self.rotation}; it must be a finite angle in degrees."
+            )
         if not (math.isfinite(self.highlight_boost) and self.highlight_boost >= 0):
             raise BokehError(f"The highlight boost is {self.highlight_boost}; it must be 0 (off) or larger.")
         if not 0 <= self.highlight_threshold < 1:
-            raise BokehError(f"The highlight threshold is {self.highlight_threshold}; expected 0 up to below 1.")
+            raise BokehError(
+                f"The highlight threshold is {self.highlight_threshold}; expected 0 up to below 1."
+            )
 
     def defocus(self, disparity: Tensor) -> Tensor:
         """Signed defocus ``delta = K (disparity - focus_disparity)``, in pixels of blur radius.
@@ -142,7 +149,9 @@ def check_inputs(image: Tensor, disparity: Tensor) -> None:
     if 0 in image.shape:
         raise BokehError(f"The image is empty: its shape is {tuple(image.shape)}. Give at least one picture.")
     if image.shape[1] not in (1, 3, 4):
-        raise BokehError(f"The image has {image.shape[1]} channels; expected 1, 3 (RGB) or 4 (RGB and alpha).")
+        raise BokehError(
+            f"The image has {image.shape[1]} channels; expected 1, 3 (RGB) or 4 (RGB and alpha)."
+        )
     if image.shape[0] != disparity.shape[0] or image.shape[2:] != disparity.shape[2:]:
         raise BokehError(
             f"The image is {tuple(image.shape)} but the disparity map is {tuple(disparity.shape)}: "

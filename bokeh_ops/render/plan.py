@@ -1,9 +1,10 @@
 """Which offsets the scatter of :mod:`bokeh_ops.render.classical` adds for which pixels, and in what order.
 
-The weight of a pixel of radius r at distance d is ``sigmoid(8 (r - d)) / (r^2 + 0.2)``: 1 over the denominator
-well inside the disc, 0 well outside, and a soft edge about 3.5 pixels wide in between. Pixels of similar
-radius therefore share a flat inner disc, cheap to add as box sums, and a ring of offsets that must be weighed.
-Here the picture is cut into tiles, and each tile's pixels into groups by radius, so that this costs least.
+The weight of a pixel of radius r at distance d is ``sigmoid(8 (r - d)) / (r^2 + 0.2)``: 1 over the
+denominator well inside the disc, 0 well outside, and a soft edge about 3.5 pixels wide in between. Pixels of
+similar radius therefore share a flat inner disc, cheap to add as box sums, and a ring of offsets that must be
+weighed. Here the picture is cut into tiles, and each tile's pixels into groups by radius, so that this costs
+least.
 """
 
 from __future__ import annotations
@@ -128,8 +129,8 @@ class Plan:
     def _outer(self, radius: float) -> float:
         """Pixels beyond its edge to which a disc of this radius is followed.
 
-        Up to where its weight falls below ``tail``, taken relative to the most blurred pixel because the faint
-        edge of a sharp pixel can outweigh a very blurred neighbour.
+        Up to where its weight falls below ``tail``, taken relative to the most blurred pixel because the
+        faint edge of a sharp pixel can outweigh a very blurred neighbour.
         """
         return (self._tail + math.log((self._largest**2 + FLOOR) / (radius**2 + FLOOR))) / SHARPNESS
 
@@ -144,7 +145,7 @@ class Plan:
         return int(inner**2), first, last, self._work[last] - self._work[first] + 4 * inner
 
     def _split(self, radius: np.ndarray, top: int, left: int) -> list[Group]:
-        """Cut one tile's radii into groups where that saves additions: shortest path over a coarse histogram."""
+        """Cut one tile's radii into groups where that saves additions (shortest path over a histogram)."""
         bins = (radius / max(1.0, self._largest / 32)).astype(np.int64)
         used = np.unique(bins)
         lows = [float(radius[bins == b].min()) for b in used]
@@ -164,6 +165,8 @@ class Plan:
             y0, x0, y1, x1 = int(ys.min()), int(xs.min()), int(ys.max()) + 1, int(xs.max()) + 1
             inner, first, last, work = self._bounds(least, most)
             cost = math.ceil(work * (y1 - y0) * (x1 - x0))
-            groups.append(Group(top + y0, left + x0, top + y1, left + x1, least, most, inner, first, last, cost))
+            groups.append(
+                Group(top + y0, left + x0, top + y1, left + x1, least, most, inner, first, last, cost)
+            )
             end = start
         return groups

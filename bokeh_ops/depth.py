@@ -1,0 +1,260 @@
+"""From any depth map to disparity: what bright means and in which units is said, never guessed.
+
+Disparity is 1/depth (dioptres when depth is in metres), or anything that grows linearly with it. Larger is
+nearer. Blur is linear in disparity (``delta = K (disparity - focus_disparity)``), which is why every lens
+model here takes disparity.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from enum import Enum
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from .errors import BokehError
+
+Notice = Callable[[str], None]
+"""Takes a sentence or two that the user should read, though nothing is wrong enough to stop."""
+
+
+class DepthKind(str, Enum):
+    """What the values of a depth map mean."""
+
+    DISPARITY = "disparity (near is bright)"
+    INVERTED = "inverted (far is bright)"
+    METRIC = "metric (metres)"
+
+
+class DepthRange(str, Enum):
+    """What the values of a depth map are measured in."""
+
+    AS_IS = "as is"
+    NORMALISE = "normalise to 0..1"
+    SCALE = "multiply by scale"
+
+
+_FLATTENED = (
+    " A map of only 1.0 is what ComfyUI's Load Image makes of a 16-bit greyscale PNG; "
+    'load such a file with "Load Depth Map (16 bit)" instead.'
+)
+
+
+def to_disparity(
+    depth: Tensor,
+    kind: DepthKind | str = DepthKind.DISPARITY,
+    scaling: DepthRange | str = DepthRange.AS_IS,
+    scale: float = 1.0,
+    notice: Notice | None = None,
+) -> Tensor:
+    """Disparity from a depth map.
+
+    ======== ============== ====================== =====================================
+    kind     as is          multiply by scale      normalise to 0..1 (each map by itself)
+    ======== ============== ====================== =====================================
+    disparity ``v``         ``v * scale``          ``v`` from its least to its largest
+    inverted ``1 - v``      ``(1 - v) * scale``    ``-v`` from its least to its largest
+    metric   ``1 / v``      ``1 / (v * scale)``    ``1 / v`` from its least to its largest
+    ======== ============== ====================== =====================================
+
+    So ``scale`` is dioptres at the brightest value for the first two kinds, and metres at value 1.0 for
+    metric depth. Normalising is BokehMe's convention and forgets the units: K then counts pixels between the
+    farthest and the nearest point.
+
+    Args:
+        depth: ``[B, H, W]``, or a picture ``[B, H, W, C]`` with C = 1, 3 or 4 whose colours are equal.
+            Any floating type. Metric depth may be +infinity (the sky): its disparity is 0.
+        kind: what the values mean.
+        scaling: what they are measured in.
+        scale: > 0, used with ``DepthRange.SCALE`` only.
+        notice: called with a sentence when the result is legitimate but of little use.
+
+    Returns:
+        ``[B, 1, H, W]`` fp32 (fp64 from fp64), larger is nearer, finite.
+
+    Raises:
+        BokehError: not a depth map (rank, channels, colours, empty); NaN or infinite values; metric depth of
+            0 or below; inverted values outside 0..1 unless normalised; nothing to normalise; ``scale`` not
+            above 0.
+    """
+    kind, scaling = _option(DepthKind, kind), _option(DepthRange, scaling)
+    if scaling is DepthRange.SCALE and not (np.isfinite(scale) and scale > 0):
+        raise BokehError(f"The depth scale is {scale}; it must be above 0.")
+    value = _one_channel(depth)
+    value = value if value.dtype == torch.float64 else value.float()
+    _refuse(torch.isnan(value), value, "are NaN", "Mend the depth map first.")
+    factor = scale if scaling is DepthRange.SCALE else 1.0
+    if kind is DepthKind.METRIC:
+        _refuse(
+            value <= 0, value, "are 0 or negative metres", "Depth must be above 0; set the sky to +infinity."
+        )
+        disparity = 1 / (value * factor)
+        _refuse(torch.isinf(disparity), value, "are so near that 1/depth overflows", "Check the units.")
+    else:
+        _refuse(
+            torch.isinf(value),
+            value,
+            "are infinite",
+            f"Only the kind {DepthKind.METRIC.value!r} may have them.",
+        )
+        if kind is DepthKind.INVERTED and scaling is not DepthRange.NORMALISE:
+            outside = (value < -1e-3) | (value > 1 + 1e-3)
+            _refuse(
+                outside,
+                value,
+                "lie outside 0..1, so 1 - value is no disparity",
+                f"Choose {DepthRange.NORMALISE.value!r}, or the kind {DepthKind.METRIC.value!r} for metres.",
+            )
+        near = value if kind is DepthKind.DISPARITY else 1 - value
+        disparity = near * factor
+    low, high = disparity.amin((1, 2), keepdim=True), disparity.amax((1, 2), keepdim=True)
+    flat = (low == high).flatten().nonzero().flatten().tolist()
+    hint = _FLATTENED if bool((value == 1).all()) else ""
+    if scaling is DepthRange.NORMALISE:
+        if flat:
+            raise BokehError(
+                f"Depth map {flat[0] + 1} of {len(value)} has the same value {float(value[flat[0], 0, 0]):g} "
+                f"everywhere, so there is nothing to normalise.{hint}"
+            )
+        disparity = (disparity - low) / (high - low)
+    elif flat and notice:
+        notice(
+            f"Depth map {flat[0] + 1} of {len(value)} has the same value {float(value[flat[0], 0, 0]):g} "
+            f"everywhere: the whole picture gets the same blur.{hint}"
+        )
+    white = float((value == 1).float().mean())
+    if notice and not hint and white > 0.9:
+        notice(f"{100 * white:.0f} % of the depth map is exactly 1.0; it looks clipped.{_FLATTENED}")
+    return disparity[:, None]
+
+
+def fit_to_image(
+    disparity: Tensor, batch: int, height: int, width: int, notice: Notice | None = None
+) -> Tensor:
+    """Bring disparity to the batch and size of the picture it belongs to.
+
+    One map serves a whole batch. Another size is resized bilinearly (antialiased when shrinking); bilinear
+    mixes near and far along edges by up to a pixel, so a map of the picture's own size is better.
+
+    Args:
+        disparity: ``[B, 1, H, W]``.
+        batch: pictures; the map's own batch must be 1 or this.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        notice: told when the map was resized.
+
+    Returns:
+        ``[batch, 1, height, width]``; the input itself, expanded, where nothing was resized.
+
+    Raises:
+        BokehError: another batch, or an aspect ratio that differs by more than 2 %.
+    """
+    maps, _, own_height, own_width = disparity.shape
+    if maps not in (1, batch):
+        raise BokehError(f"There are {maps} depth maps for {batch} images; give one, or one per image.")
+    if (own_height, own_width) != (height, width):
+        stretch = (own_width / own_height) / (width / height)
+        if max(stretch, 1 / stretch) > 1.02:
+            raise BokehError(
+                f"The depth map is {own_width} x {own_height} but the image is {width} x {height}: their "
+                "shapes differ by more than 2 %. Crop one of them so that both show the same view."
+            )
+        disparity = F.interpolate(
+            disparity, size=(height, width), mode="bilinear", align_corners=False, antialias=True
+        )
+        if notice:
+            notice(f"The depth map was resized from {own_width} x {own_height} to {width} x {height}.")
+    return disparity.expand(batch, -1, -1, -1)
+
+
+def load_depth(path: str | os.PathLike[str]) -> Tensor:
+    """Read a depth map from a picture file without losing its precision.
+
+    8-bit files give value/255, 16-bit files value/65535 (also where Pillow reads them as 32-bit integers),
+    32-bit floating point TIFF gives its values as they are. EXIF orientation is applied.
+
+    Args:
+        path: a greyscale PNG, TIFF, ... or an RGB picture of equal channels.
+
+    Returns:
+        ``[1, H, W]`` fp32.
+
+    Raises:
+        BokehError: the file cannot be read, is coloured, or holds integers above 65535.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            picture = ImageOps.exif_transpose(opened) or opened
+    except OSError as error:
+        raise BokehError(f"Could not read the depth map {os.fspath(path)!r}: {error}") from error
+    if picture.mode == "F":
+        values = np.array(picture, dtype=np.float32)
+    elif picture.mode == "I" or picture.mode.startswith("I;16"):
+        integers = np.array(picture).astype(np.int64)
+        if integers.min() < 0 or integers.max() > 65535:
+            raise BokehError(
+                f"The depth map {os.fspath(path)!r} holds integers from {integers.min()} to "
+                f"{integers.max()}; expected 16 bits (0 to 65535) or floating point."
+            )
+        values = (integers / 65535).astype(np.float32)
+    elif picture.mode in ("1", "L"):
+        values = np.array(picture.convert("L"), dtype=np.float32) / 255
+    else:
+        values = np.array(picture.convert("RGB"), dtype=np.float32) / 255
+    return _one_channel(torch.from_numpy(values)[None])
+
+
+def _option(kind: type, value: object):
+    try:
+        return kind(value)
+    except ValueError as error:
+        known = ", ".join(repr(member.value) for member in kind)  # type: ignore[attr-defined]
+        raise BokehError(f"{value!r} is not one of: {known}.") from error
+
+
+def _one_channel(depth: Tensor) -> Tensor:
+    """``[B, H, W]`` from a mask or a grey picture."""
+    if depth.ndim not in (3, 4) or (depth.ndim == 4 and depth.shape[3] not in (1, 3, 4)):
+        raise BokehError(
+            f"Expected a depth map as a picture [B, H, W, 1 to 4] or a mask [B, H, W]; got "
+            f"{tuple(depth.shape)}."
+        )
+    if 0 in depth.shape:
+        raise BokehError(f"The depth map is empty: its shape is {tuple(depth.shape)}.")
+    if not depth.is_floating_point():
+        raise BokehError(f"Expected a floating point depth map; got {depth.dtype}.")
+    if depth.ndim == 3:
+        return depth
+    colours = depth[..., :3]
+    first = colours[..., 0]
+    if bool((colours == first[..., None]).all()):
+        return first
+    finite = torch.isfinite(colours).all(-1)
+    spread = (colours.amax(-1) - colours.amin(-1))[finite].float()
+    size = colours[finite].abs().max().float() if spread.numel() else torch.ones(())
+    # A grey picture that went through JPEG differs by a few levels between its channels; a colour map by far
+    # more.
+    if spread.numel() and float(spread.mean()) > 0.02 * float(size):
+        raise BokehError(
+            f"The depth map is coloured (its channels differ by {float(spread.mean()):.3f} on average). "
+            "Colours do not say what is near; use a grey map."
+        )
+    return colours.mean(-1)
+
+
+def _refuse(bad: Tensor, value: Tensor, what: str, remedy: str) -> None:
+    """Raise, saying how many values of the map ``[B, H, W]`` are bad and where the first is."""
+    count = int(bad.sum())
+    if count:
+        image, y, x = bad.nonzero()[0].tolist()
+        first = float(value[image, y, x])
+        raise BokehError(
+            f"{count} of {bad.numel()} values of the depth map {what} (the first, {first:g}, is in map "
+            f"{image + 1} at x = {x}, y = {y}). {remedy}"
+        )
