@@ -1,0 +1,83 @@
+"""The main job: the shipped workflow on the shipped photograph, in a real ComfyUI server.
+
+    python run.py demo
+
+ends by naming the pictures it wrote into ``output``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from .server import ComfyServer, PromptError, ServerError
+from .setup import ROOT, SetupError, say
+from .workflow import to_api
+
+WORKFLOW = ROOT / "workflows" / "photo_rerendered_from_depth.json"
+ASSETS = ROOT / "workflows" / "assets"
+OUTPUT = ROOT / "output"
+
+
+def main() -> int:
+    try:
+        written = run()
+    except ServerError as error:
+        say(f"\n{error}\n\nIs the Python that ran it the one this ComfyUI is used with? See BOKEH_PYTHON.")
+    except (PromptError, SetupError, ValueError, OSError) as error:
+        say(f"\nThe workflow could not be run. {error}")
+    else:
+        say("\nWritten:")
+        for path, what in written.items():
+            say(f"  {path}   {what}")
+        return 0
+    return 1
+
+
+def run() -> dict[str, str]:
+    """Run the workflow; the files it wrote, each with its node's title."""
+    start = time.monotonic()
+    say("Starting the ComfyUI server")
+    with ComfyServer() as server:
+        say(f"The server is up after {time.monotonic() - start:.0f} s: {server.url}")
+        for path in sorted(ASSETS.iterdir()):
+            if path.suffix in {".jpg", ".png"}:
+                say(f"Uploading {server.upload_image(path)}")
+        prompt = to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
+        say(f"Running {WORKFLOW.relative_to(ROOT)}")
+        done = server.wait(server.queue(prompt), on_event=_Progress(prompt))
+        say(f"Done in {done.seconds:.1f} s")
+        written = {}
+        for node in done.outputs:
+            for image in done.images(node):
+                if image["type"] != "output":
+                    continue  # a preview
+                path = OUTPUT / (image["filename"].split("_00001_")[0] + ".png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(server.view(**image))
+                written[str(path)] = prompt[node]["_meta"]["title"]
+        return written
+
+
+class _Progress:
+    """Says which node runs, and how far it is, a line for every tenth."""
+
+    def __init__(self, prompt: dict[str, Any]) -> None:
+        self.prompt = prompt
+        self.tenth = 0
+
+    def __call__(self, kind: str, data: dict[str, Any]) -> None:
+        if kind == "executing" and data.get("node"):
+            self.tenth = 0
+            say(f"  {self.prompt[data['node']]['_meta']['title']}")
+        elif kind == "progress" and (tenth := 10 * data["value"] // data["max"]) > self.tenth:
+            self.tenth = tenth
+            say(f"    {10 * tenth} %")
+        elif kind == "text":
+            say(f"    {data['text']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""From a workflow as the front end saves it to a prompt as the server takes it: what is shipped is what runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NOTES = {"Note", "MarkdownNote"}
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+UPLOADS = ("image_upload", "video_upload", "audio_upload")
+
+
+def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
+    """The prompt that the front end would queue for a workflow.
+
+    Args:
+        workflow: format 0.4, without subgraphs, and without muted, bypassed or primitive nodes.
+        object_info: what the server says of its nodes (``ComfyServer.object_info()``).
+
+    Raises:
+        ValueError: a node the server does not have, a link that leads nowhere, or widget values that are not
+            one for each widget of the node.
+    """
+    if workflow.get("definitions", {}).get("subgraphs"):
+        raise ValueError("The workflow has subgraphs, which are not handled here.")
+    nodes = {node["id"]: node for node in workflow["nodes"] if node["type"] not in NOTES}
+    links = {link[0]: link for link in workflow["links"]}
+    prompt = {}
+    for node_id, node in nodes.items():
+        where = f"node {node_id} ({node['type']})"
+        if node["type"] != "Reroute":
+            if node.get("mode", 0) != 0:
+                raise ValueError(f"{where} is muted or bypassed, which is not handled here.")
+            if node["type"] not in object_info:
+                raise ValueError(f"{where}: the server has no such node.")
+            inputs = _widget_values(node, object_info[node["type"]], where)
+            inputs.update(_linked(node, nodes, links, where))
+            title = node.get("title") or object_info[node["type"]].get("display_name") or node["type"]
+            prompt[str(node_id)] = {
+                "class_type": node["type"],
+                "inputs": inputs,
+                "_meta": {"title": title},
+            }
+    return prompt
+
+
+def widget_names(info: dict[str, Any]) -> list[str | None]:
+    """The widgets of a node in the order of its ``widgets_values``; None for the page's own."""
+    names: list[str | None] = []
+    for group in ("required", "optional"):
+        for name, spec in info["input"].get(group, {}).items():
+            kind, options = spec[0], (spec[1] if len(spec) > 1 else {})
+            if options.get("forceInput") or not (isinstance(kind, list) or kind in WIDGETS):
+                continue
+            names.append(name)
+            if options.get("control_after_generate", kind == "INT" and name in {"seed", "noise_seed"}):
+                names.append(None)  # fixed, randomize, ...
+            if any(options.get(upload) for upload in UPLOADS):
+                names.append(None)  # the button
+    return names
+
+
+def _widget_values(node: dict[str, Any], info: dict[str, Any], where: str) -> dict[str, Any]:
+    names, values = widget_names(info), node.get("widgets_values", [])
+    if isinstance(values, dict):
+        return {name: values[name] for name in names if name in values and name is not None}
+    if names[-1:] == [None] and len(values) == len(names) - 1:
+        names = names[:-1]  # some versions of the front end do not save the button
+    if len(values) != len(names):
+        raise ValueError(f"{where} has {len(values)} widget values for {len(names)} widgets: {names}")
+    return {name: value for name, value in zip(names, values, strict=True) if name is not None}
+
+
+def _linked(
+    node: dict[str, Any], nodes: dict[int, Any], links: dict[int, list[Any]], where: str
+) -> dict[str, list[Any]]:
+    """Input name -> [node, output] for every connected input."""
+    found = {}
+    for given in node.get("inputs", []):
+        if given.get("link") is None:
+            continue
+        link = links.get(given["link"])
+        while link is not None and link[1] in nodes and nodes[link[1]]["type"] == "Reroute":
+            link = links.get(nodes[link[1]]["inputs"][0]["link"])
+        if link is None or link[1] not in nodes:
+            raise ValueError(f"{where}: its input {given['name']} is linked to nothing.")
+        found[given["name"]] = [str(link[1]), link[2]]
+    return found
