@@ -73,7 +73,9 @@ class AdapterConfig:
         for name in ("bokeh_hidden_dim", "bokeh_context_dim", "tokens"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BokehError(f"The adapter's {name} is {value!r}; it must be a whole number of at least 1.")
+                raise BokehError(
+                    f"The adapter's {name} is {value!r}; it must be a whole number of at least 1."
+                )
         if not self.k_range > 0:
             raise BokehError(f"The adapter's k_range is {self.k_range!r}; it must be above 0.")
 
@@ -125,6 +127,7 @@ class BokehAdapter(nn.Module):
         config: dimensions and scales.
         cross: layers that get bokeh keys and values, by path inside the diffusion model.
         query_key: layers that get low-rank query/key adapters; their ``rank`` must be set.
+        query_key_names: which of the two every such layer has.
 
     Raises:
         BokehError: no layer at all, or a query/key layer without rank.
@@ -135,6 +138,7 @@ class BokehAdapter(nn.Module):
         config: AdapterConfig,
         cross: Mapping[str, LayerSpec],
         query_key: Mapping[str, LayerSpec] | None = None,
+        query_key_names: tuple[str, ...] = QUERY_KEY,
     ) -> None:
         super().__init__()
         query_key = query_key or {}
@@ -143,6 +147,7 @@ class BokehAdapter(nn.Module):
         self.config = config
         self.cross_layers = tuple(cross)
         self.query_key_layers: tuple[str, ...] = tuple(query_key)
+        self.query_key_names = query_key_names
         self.widths: dict[str, int] = {}
         hidden, context = config.bokeh_hidden_dim, config.bokeh_context_dim
         self.embedding_layer = nn.Sequential(
@@ -156,8 +161,10 @@ class BokehAdapter(nn.Module):
             if spec.rank is None:
                 raise BokehError(f"The query/key adapter of {path} has no rank; it must be low-rank.")
             self.widths[path] = spec.width
-            for name in QUERY_KEY:
-                self._plant(f"{path}.{name}", LowRankProjection(spec.width, spec.width, spec.rank, config.lora_alpha))
+            for name in query_key_names:
+                self._plant(
+                    f"{path}.{name}", LowRankProjection(spec.width, spec.width, spec.rank, config.lora_alpha)
+                )
 
     def _cross_projection(self, spec: LayerSpec, nonzero: bool) -> Projection:
         context = self.config.bokeh_context_dim
@@ -191,7 +198,7 @@ class BokehAdapter(nn.Module):
     def low_rank_pairs(self) -> Iterator[tuple[str, str, LowRankProjection]]:
         """``(layer path, name, projection)`` of every query/key adapter."""
         for path in self.query_key_layers:
-            for name in QUERY_KEY:
+            for name in self.query_key_names:
                 projection = self.projection(path, name)
                 assert isinstance(projection, LowRankProjection)
                 yield path, name, projection
@@ -210,10 +217,8 @@ class BokehAdapter(nn.Module):
         dtype = torch.float64 if first.weight.dtype == torch.float64 else torch.float32
         x = (k.to(device=first.weight.device, dtype=dtype) / self.config.k_range)[:, None]
         for layer in self.embedding_layer:
-            if isinstance(layer, nn.Linear):
-                x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
-            else:
-                x = layer(x)
+            linear = isinstance(layer, nn.Linear)
+            x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype)) if linear else layer(x)
         return x.reshape(k.shape[0], self.config.tokens, self.config.bokeh_context_dim)
 
     def project(self, k: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

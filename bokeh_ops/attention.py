@@ -169,18 +169,18 @@ def grounded_attention(
         return attend(q, k, v, mask)
     if shared is None:
         shared = q.device.type == "cpu"
-    shared = shared and mask is None and not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad))
-
-    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
-    if torch.is_grad_enabled() and q.requires_grad:
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
         return _grounded_for_training(q, k, v, grounding, attend, mask)
+    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
     if grounding.plain:
         rows = grounding.plain
         plain = attend(_take(q, rows), _take(k, rows), _take(v, rows), _mask_rows(mask, rows, grounding.rows))
         _put(out, rows, plain)
     for pivot, targets in grounding.groups:
-        if shared:
-            grounded = merge_heads(shared_logit_attention(q[pivot], k[pivot], _take(k, targets), _take(v, targets)))
+        if shared and mask is None:
+            grounded = merge_heads(
+                shared_logit_attention(q[pivot], k[pivot], _take(k, targets), _take(v, targets))
+            )
         else:
             grounded = _concatenated(q, k, v, pivot, targets, attend, mask)
         _put(out, targets, grounded)
@@ -220,8 +220,8 @@ def _concatenated(
     v_both = torch.cat((v_targets, v_targets), dim=-2)
     mask_both = None
     if mask is not None:
-        own = _mask_rows(mask, targets, grounding_rows := q.shape[0])
-        anchor = _mask_rows(mask, [pivot], grounding_rows)
+        own = _mask_rows(mask, targets, q.shape[0])
+        anchor = _mask_rows(mask, [pivot], q.shape[0])
         assert own is not None
         assert anchor is not None
         mask_both = torch.cat((own, anchor.expand_as(own)), dim=-1)

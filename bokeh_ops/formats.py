@@ -30,7 +30,9 @@ RELEASED_DOUBLE_BLOCKS = 19
 RELEASED_WIDTH = 3072
 
 _RELEASED_KEY = re.compile(r"^adapter_modules\.(\d+)\.(to_[kv]_bokeh|to_[qk]_adp)\.(down|up)\.weight$")
-_PROJECT_KEY = re.compile(r"^(.+)\.(to_k_bokeh|to_v_bokeh|to_q_adp|to_k_adp)\.(weight|down\.weight|up\.weight)$")
+_PROJECT_KEY = re.compile(
+    r"^(.+)\.(to_k_bokeh|to_v_bokeh|to_q_adp|to_k_adp)\.(weight|down\.weight|up\.weight)$"
+)
 _EMBEDDING = {f"embedding_layer.{i}.{n}" for i in (0, 2) for n in ("weight", "bias")}
 _BLOCK_NAME = re.compile(r"^(single_)?transformer_blocks\.(\d+)$")
 
@@ -80,7 +82,11 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     path = Path(path)
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        found = f"the folder holds {', '.join(near[:8]) or 'nothing'}" if path.parent.is_dir() else "no such folder"
+        found = (
+            f"the folder holds {', '.join(near[:8]) or 'nothing'}"
+            if path.parent.is_dir()
+            else "no such folder"
+        )
         raise BokehError(f"No adapter file {path}: {found}.")
     with open(path, "rb") as file:
         head = file.read(512)
@@ -100,7 +106,9 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def _looks_like(head: bytes) -> str | None:
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "it is a web page, saved in place of the file. Download it again, logged in where that is needed."
+        return (
+            "it is a web page, saved in place of the file. Download it again, logged in where that is needed."
+        )
     if text.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer. Run 'git lfs pull', or download the file itself."
     if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
@@ -119,7 +127,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise BokehError(f"{path} cannot be read as JSON ({error}); download it again or remove it.") from error
+        raise BokehError(
+            f"{path} cannot be read as JSON ({error}); download it again or remove it."
+        ) from error
     if not isinstance(value, dict):
         raise BokehError(f"{path} holds a JSON {type(value).__name__}, expected an object.")
     return value
@@ -164,12 +174,15 @@ def _rename_released(
                 )
             double_blocks = RELEASED_DOUBLE_BLOCKS
         paths = {
-            n: f"double_blocks.{n}" if n < double_blocks else f"single_blocks.{n - double_blocks}" for n in numbers
+            n: f"double_blocks.{n}" if n < double_blocks else f"single_blocks.{n - double_blocks}"
+            for n in numbers
         }
     renamed = {}
     for key, tensor in tensors.items():
         match = _RELEASED_KEY.match(key)
-        renamed[f"{paths[int(match.group(1))]}.{match.group(2)}.{match.group(3)}.weight" if match else key] = tensor
+        renamed[
+            f"{paths[int(match.group(1))]}.{match.group(2)}.{match.group(3)}.weight" if match else key
+        ] = tensor
     return renamed
 
 
@@ -186,7 +199,9 @@ def _ordered_blocks(blocks: Any, path: Path) -> list[str]:
     return [f"{'single' if single else 'double'}_blocks.{index}" for single, index in sorted(found)]
 
 
-def _build(tensors: Mapping[str, Tensor], base: str | None, settings: dict[str, Any], path: Path) -> BokehAdapter:
+def _build(
+    tensors: Mapping[str, Tensor], base: str | None, settings: dict[str, Any], path: Path
+) -> BokehAdapter:
     unknown = [k for k in tensors if k not in _EMBEDDING and not _PROJECT_KEY.match(k)]
     if unknown:
         raise BokehError(
@@ -199,6 +214,7 @@ def _build(tensors: Mapping[str, Tensor], base: str | None, settings: dict[str, 
     if base is None:
         base = "flux" if any(k.startswith(("double_blocks.", "single_blocks.")) for k in tensors) else "sd15"
     cross, query_key = _layers(tensors, path)
+    present = tuple(name for name in QUERY_KEY if any(f".{name}." in key for key in tensors))
     contexts = {
         tensors[key].shape[1]
         for key in tensors
@@ -207,17 +223,21 @@ def _build(tensors: Mapping[str, Tensor], base: str | None, settings: dict[str, 
     out_dim, hidden = _matrix(tensors["embedding_layer.2.weight"], "embedding_layer.2.weight", path)
     context = contexts.pop() if contexts else int(settings.get("bokeh_context_dim", out_dim))
     if contexts:
-        raise BokehError(f"{path}: its layers read bokeh tokens of different widths ({context} and {contexts}).")
+        raise BokehError(
+            f"{path}: its layers read bokeh tokens of different widths ({context} and {contexts})."
+        )
     if out_dim % context:
         raise BokehError(
             f"{path}: the embedding makes {out_dim} numbers, which is no whole number of tokens of width {context}."
         )
     settings.update(bokeh_hidden_dim=hidden, bokeh_context_dim=context, tokens=out_dim // context)
-    adapter = BokehAdapter(_config(base, settings), cross, query_key)
+    adapter = BokehAdapter(_config(base, settings), cross, query_key, present)
     wanted = adapter.state_dict()
     lacking = sorted(set(wanted) - set(tensors))
     if lacking:
-        raise BokehError(f"{path} lacks {len(lacking)} tensors: {_some(lacking)}. It is incomplete: download it again.")
+        raise BokehError(
+            f"{path} lacks {len(lacking)} tensors: {_some(lacking)}. It is incomplete: download it again."
+        )
     for key, tensor in tensors.items():
         if tensor.shape != wanted[key].shape:
             raise BokehError(f"{path}: {key} is {list(tensor.shape)}, expected {list(wanted[key].shape)}.")
@@ -225,7 +245,7 @@ def _build(tensors: Mapping[str, Tensor], base: str | None, settings: dict[str, 
             raise BokehError(f"{path}: {key} is {tensor.dtype}, expected floating point numbers.")
         if not torch.isfinite(tensor.float()).all():
             raise BokehError(
-                f"{path}: {key} has NaN or infinite weights. The training that made it diverged, or the file is damaged."
+                f"{path}: {key} has NaN or infinite weights: its training diverged, or the file is damaged."
             )
     # `assign` keeps the file's own precision and memory map.
     adapter.load_state_dict(dict(tensors), assign=True)
@@ -243,7 +263,9 @@ def _layers(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, LayerS
         rows, columns = _matrix(tensor, key, path)
         table = cross if name in CROSS else query_key
         if name in QUERY_KEY and part == "weight":
-            raise BokehError(f"{path}: {key} is a full matrix; query/key adapters are low-rank (down and up).")
+            raise BokehError(
+                f"{path}: {key} is a full matrix; query/key adapters are low-rank (down and up)."
+            )
         if part == "weight":
             table.setdefault(layer, LayerSpec(rows))
         elif part == "up.weight":
@@ -253,13 +275,17 @@ def _layers(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, LayerS
 
 def _matrix(tensor: Tensor, key: str, path: Path) -> tuple[int, int]:
     if tensor.ndim != 2:
-        raise BokehError(f"{path}: {key} has {tensor.ndim} dimensions {list(tensor.shape)}, expected a matrix.")
+        raise BokehError(
+            f"{path}: {key} has {tensor.ndim} dimensions {list(tensor.shape)}, expected a matrix."
+        )
     return tensor.shape[0], tensor.shape[1]
 
 
 def _config(base: str, settings: Mapping[str, Any]) -> AdapterConfig:
     known = {f.name for f in fields(AdapterConfig)} - {"base", "extra"}
-    named = {k: v for k, v in settings.items() if k in known and (v is not None or k == "lora_alpha")}
+    named: dict[str, Any] = {
+        k: v for k, v in settings.items() if k in known and (v is not None or k == "lora_alpha")
+    }
     return AdapterConfig(base=base, **named, extra={k: v for k, v in settings.items() if k not in known})
 
 
@@ -268,7 +294,9 @@ def _some(names: Any) -> str:
     return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
 
 
-def write_adapter(adapter: BokehAdapter, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Path:
+def write_adapter(
+    adapter: BokehAdapter, path: str | os.PathLike[str], dtype: torch.dtype | None = None
+) -> Path:
     """Write this project's layout, atomically.
 
     Args:
@@ -328,8 +356,8 @@ def write_released(
         "lora_alpha": config.lora_alpha,
         "lora_scale": config.lora_scale,
         "bokeh_scale": config.bokeh_scale,
-        "unfreeze_q": bool(adapter.query_key_layers),
-        "unfreeze_k": bool(adapter.query_key_layers),
+        "unfreeze_q": bool(adapter.query_key_layers) and "to_q_adp" in adapter.query_key_names,
+        "unfreeze_k": bool(adapter.query_key_layers) and "to_k_adp" in adapter.query_key_names,
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

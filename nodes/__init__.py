@@ -7,17 +7,10 @@ from comfy_api.latest import ComfyExtension, io
 
 class BokehExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from .camera import BokehFromCamera
-        from .colour import LabColorMatch
-        from .render import BokehMeRender
-        from .sheet import BokehContactSheet
+        from .adapter import BokehCondition, LoadBokehAdapter
+        from .sampling import GroundedSampler, GroundedSamplerAdvanced
 
-        return [
-            LabColorMatch,
-            BokehMeRender,
-            BokehFromCamera,
-            BokehContactSheet,
-        ]
+        return [LoadBokehAdapter, BokehCondition, GroundedSampler, GroundedSamplerAdvanced]
 
 
 async def comfy_entrypoint() -> BokehExtension:

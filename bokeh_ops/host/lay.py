@@ -1,0 +1,42 @@
+"""Laying an adapter onto a MODEL, and taking it off again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..adapter import BokehAdapter
+from .models import check_fits, describe
+from .patch import BokehPatch, LaidAdapter, patch_of, set_patch
+from .weights import add_query_key
+
+
+def lay_adapter(
+    patcher: Any,
+    adapter: BokehAdapter,
+    strength: float = 1.0,
+    query_key_strength: float = 1.0,
+    name: str = "The adapter",
+    node_id: str | None = None,
+) -> Any:
+    """A clone of ``patcher`` with ``adapter`` on it; ``patcher`` itself is not touched.
+
+    Args:
+        patcher: the host's MODEL, SD1.5 or FLUX.
+        adapter: for the same architecture.
+        strength: lambda of eq. 10. At 0 no bokeh term is computed at all.
+        query_key_strength: factor on the query/key adapters. At 0 no weight is patched.
+        name: what to call the adapter in a message.
+        node_id: the node to speak through while sampling.
+
+    Raises:
+        BokehError: the adapter does not fit the model.
+    """
+    model = describe(patcher)
+    check_fits(adapter, model, name)
+    clone = patcher.clone()
+    if query_key_strength and adapter.query_key_layers:
+        add_query_key(clone, adapter, model, query_key_strength)
+    if strength and adapter.cross_layers:
+        patch = patch_of(clone) or BokehPatch(model)
+        set_patch(clone, patch.with_adapter(LaidAdapter(adapter, strength), node_id))
+    return clone

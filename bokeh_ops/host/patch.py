@@ -1,0 +1,185 @@
+"""The one seam to the host: an APPLY_MODEL wrapper that lays adapters and grounding onto a single model call.
+
+The wrapper installs itself anew on a copy of ``transformer_options`` at every call. So it sees whatever other
+extensions installed, in any graph order, and chains them; and nothing of it remains after the call.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from torch import Tensor
+
+from ..adapter import BokehAdapter
+from ..attention import Grounding
+from ..errors import BokehError
+from . import flux, unet
+from .call import Call
+from .conditioning import K_KEY, PIVOT_KEY
+from .models import HostModel
+from .notices import say
+
+KEY = "bokeh"
+"""Key of this extension's wrapper and callback on a model."""
+
+
+@dataclass(frozen=True)
+class LaidAdapter:
+    """An adapter on a model, with the strength (lambda of eq. 10) it is applied with."""
+
+    adapter: BokehAdapter
+    strength: float
+
+
+class BokehPatch:
+    """Adapters and grounding of one MODEL. Immutable in what it does; a changed one replaces it on a clone.
+
+    Args:
+        model: the layers it was made for.
+        adapters: laid on in this order; their terms add up.
+        until_sigma: rows are grounded while the noise level is above this; None never.
+        node_id: the node to speak through.
+    """
+
+    def __init__(
+        self,
+        model: HostModel,
+        adapters: Sequence[LaidAdapter] = (),
+        until_sigma: float | None = None,
+        node_id: str | None = None,
+    ) -> None:
+        self.model = model
+        self.adapters = tuple(adapters)
+        self.until_sigma = until_sigma
+        self.node_id = node_id
+        self._warned = False
+        self._terms: OrderedDict[Any, dict[str, list[tuple[Tensor, Tensor]]]] = OrderedDict()
+
+    def __deepcopy__(self, memo: Any) -> BokehPatch:
+        # Hosts deep-copy the options of a cloned model; the adapter's tensors are shared, never doubled.
+        return self
+
+    def with_adapter(self, laid: LaidAdapter, node_id: str | None) -> BokehPatch:
+        return BokehPatch(self.model, (*self.adapters, laid), self.until_sigma, node_id)
+
+    def with_grounding(self, until_sigma: float | None, node_id: str | None) -> BokehPatch:
+        return BokehPatch(self.model, self.adapters, until_sigma, node_id)
+
+    def begin_run(self, *args: Any, **kwargs: Any) -> None:
+        """Host callback before each sampling run."""
+        self._warned = False
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """The APPLY_MODEL wrapper: ``(x, sigma, c_concat, c_crossattn, control, transformer_options, **conds)``."""
+        k = kwargs.pop(K_KEY, None)
+        pivots = kwargs.pop(PIVOT_KEY, None)
+        x, sigma = args[0], args[1]
+        in_keywords = "transformer_options" in kwargs
+        options = kwargs["transformer_options"] if in_keywords else args[5]
+        call = self.prepare(x, sigma, k, pivots, len(options.get("cond_or_uncond") or [0]))
+        if call is None:
+            return executor(*args, **kwargs)
+        install = flux.install if self.model.kind == "flux" else unet.install
+        options = install(options, call, self.model)
+        if in_keywords:
+            kwargs["transformer_options"] = options
+        else:
+            args = (*args[:5], options, *args[6:])
+        return executor(*args, **kwargs)
+
+    def prepare(
+        self, x: Tensor, sigma: Tensor, k: Tensor | None, pivots: Tensor | None, chunks: int
+    ) -> Call | None:
+        """Plan one model call; None where it is to run untouched.
+
+        Args:
+            x: latent batch ``[R, ...]``, ``chunks`` chunks of classifier-free guidance after one another.
+            sigma: noise level, ``[R]``.
+            k: K per row ``[R]``, or None.
+            pivots: pivot row inside its chunk per row ``[R]``, or None.
+            chunks: number of chunks.
+        """
+        grounding = None
+        if (
+            pivots is not None
+            and self.until_sigma is not None
+            and float(sigma.flatten()[0]) > self.until_sigma
+        ):
+            grounding = self._plan(pivots, x.shape[0], chunks)
+        terms: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        if self.adapters:
+            if k is None:
+                self._warn_once()
+            else:
+                terms = self._project(k, x)
+        if not terms and grounding is None:
+            return None
+        return Call(terms, grounding)
+
+    def _plan(self, pivots: Tensor, rows: int, chunks: int) -> Grounding | None:
+        per_chunk = rows // chunks
+        plan = []
+        for row, pivot in enumerate(pivots.tolist()):
+            # The host may run the branches together or apart: a pivot is a row of its own chunk.
+            plan.append(int(pivot) + row // per_chunk * per_chunk if pivot >= 0 else -1)
+            if pivot >= per_chunk:
+                raise BokehError(
+                    f"A row is grounded on row {int(pivot)} of a batch of {per_chunk}; pivot and targets must be in "
+                    "one latent batch."
+                )
+        grounding = Grounding.from_pivots(plan)
+        return grounding if grounding.groups else None
+
+    def _warn_once(self) -> None:
+        if not self._warned:
+            self._warned = True
+            say(
+                "the model carries a bokeh adapter but the conditioning has no K, so the adapter does nothing. "
+                "Put BokehCondition between the prompts and the sampler, or use GroundedSampler.",
+                self.node_id,
+            )
+
+    def _project(self, k: Tensor, x: Tensor) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        training = torch.is_grad_enabled() and any(
+            p.requires_grad for laid in self.adapters for p in laid.adapter.parameters()
+        )
+        if training:
+            return self._fresh_terms(k, x.device)
+        key = (tuple(k.tolist()), x.device)
+        key = (str(key[0]), key[1])  # NaN is not equal to itself, its name is
+        terms = self._terms.get(key)
+        if terms is None:
+            with torch.no_grad():
+                terms = self._fresh_terms(k, x.device)
+            self._terms[key] = terms
+            while len(self._terms) > 8:
+                self._terms.popitem(last=False)
+        return terms
+
+    def _fresh_terms(self, k: Tensor, device: torch.device) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        terms: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for laid in self.adapters:
+            strength = laid.strength * laid.adapter.config.bokeh_scale
+            for path, (keys, values) in laid.adapter.project(k).items():
+                # Scaling the values scales the term: it is linear in them.
+                terms.setdefault(path, []).append((keys.to(device), (strength * values).to(device)))
+        return terms
+
+
+def patch_of(patcher: Any) -> BokehPatch | None:
+    """The bokeh patch on a MODEL, if there is one."""
+    wrappers = patcher.wrappers.get(WrappersMP.APPLY_MODEL, {}).get(KEY, [])
+    return wrappers[0] if wrappers else None
+
+
+def set_patch(patcher: Any, patch: BokehPatch) -> None:
+    """Put ``patch`` on ``patcher``, in place of any it has. The caller has cloned ``patcher``."""
+    patcher.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
+    patcher.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, KEY)
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch)
+    patcher.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, patch.begin_run)

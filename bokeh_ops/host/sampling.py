@@ -1,0 +1,305 @@
+"""Sampling a pivot and its targets together in the host: the pivot-grounded sweep of sec. 3.4.
+
+Source: Fortes et al., "Bokeh Diffusion" (SIGGRAPH Asia 2025), eqs. 11, 12 and 15, alg. 1.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..adapter import K_RELEASED_NEGATIVE
+from ..errors import BokehError
+from ..sweep import SweepRows, mosaic, resolve_grounding_steps, target_groups
+from .conditioning import K_KEY, PIVOT_KEY, KCondition, PivotCondition, k_tensor
+from .models import describe
+from .noise import share_noise
+from .notices import say
+from .patch import KEY, BokehPatch, patch_of, set_patch
+
+BRANCHES = ("positive only", "positive and negative")
+"""Which branches of classifier-free guidance are grounded; the released code grounds the positive one."""
+
+# Keys and values of the targets are held twice while their attention runs. Measured against the host's own
+# estimate of a row (SD1.5 and FLUX, fp16 and bf16) that is at most this share of it.
+_EXTRA_MEMORY = 0.15
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to sample.
+
+    Attributes:
+        pivot_k: K of the pivot, which anchors the scene (10 to 20 is recommended).
+        target_k: K of every target, in the order of the results.
+        grounding_steps: first steps that are grounded; negative means 60 % of the steps.
+        branches: one of :data:`BRANCHES`.
+        rows_per_batch: most rows (pivots included) in one batch; 0 puts all into one.
+    """
+
+    pivot_k: float
+    target_k: Sequence[float]
+    grounding_steps: int = -1
+    branches: str = BRANCHES[0]
+    rows_per_batch: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.target_k):
+            raise BokehError("target_bokeh is empty; give at least one K, such as '0, 8, 16, 28'.")
+        if self.branches not in BRANCHES:
+            raise BokehError(
+                f"The grounded branches are {self.branches!r}; expected one of {', '.join(BRANCHES)}."
+            )
+
+
+def make_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """The host's plain classifier-free guidance."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def make_sigmas(model: Any, sampler_name: str, scheduler: str, steps: int, denoise: float) -> Tensor:
+    """The noise levels the host's KSampler would use."""
+    return comfy.samplers.KSampler(
+        model,
+        steps=steps,
+        device=model.load_device,
+        sampler=sampler_name,
+        scheduler=scheduler,
+        denoise=denoise,
+        model_options=model.model_options,
+    ).sigmas
+
+
+def grounded_sample(
+    guider: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    latent: dict[str, Any],
+    noise: Callable[[dict[str, Any]], Tensor],
+    seed: int,
+    sweep: Sweep,
+    node_id: str | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sample every picture of ``latent`` once as pivot and once per target K, all from the same noise.
+
+    Args:
+        guider: a host guider with its conditions set; it is copied, not changed.
+        sampler: a host sampler. It may call the model several times a step: grounding goes by noise level,
+            so every evaluation above the level at which step ``grounding_steps`` begins is grounded.
+        sigmas: noise levels ``[steps + 1]``.
+        latent: LATENT of ``P`` pictures (``noise_mask`` and ``batch_index`` are carried).
+        noise: makes the initial noise for a LATENT.
+        seed: for the noise that samplers add on the way.
+        sweep: what to sample.
+        node_id: the node to speak through.
+
+    Returns:
+        The pivots' LATENT ``[P, ...]`` and the targets' ``[N * P, ...]``, all pictures of the first K first.
+
+    Raises:
+        BokehError: an empty latent, more grounding steps than steps, a model or sampler that cannot be grounded.
+    """
+    patcher = guider.model_patcher
+    samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
+    if getattr(samples, "is_nested", False):
+        raise BokehError("The latent holds several tensors of different kinds; give a plain picture latent.")
+    pictures = samples.shape[0]
+    if pictures == 0:
+        raise BokehError("The latent batch is empty; give at least one picture.")
+    steps = max(sigmas.shape[-1] - 1, 0)
+    grounded_steps = resolve_grounding_steps(sweep.grounding_steps, steps)
+    _say_what_does_nothing(patcher, sweep, grounded_steps, node_id)
+    if steps == 0:
+        return {**latent, "samples": samples}, _result(
+            latent, samples.repeat(len(sweep.target_k), 1, 1, 1), sweep
+        )
+
+    latent = {**latent, "samples": samples}
+    initial = noise(latent)
+    rows_per_batch = sweep.rows_per_batch
+    pivot: Tensor | None = None
+    done: list[Tensor] = []
+    waiting = list(sweep.target_k)
+    while waiting:
+        group = next(target_groups(waiting, pictures, rows_per_batch))
+        progress = (len(sweep.target_k) - len(waiting), len(sweep.target_k))
+        try:
+            out = _sample_group(
+                guider,
+                sampler,
+                sigmas,
+                latent,
+                initial,
+                seed,
+                sweep,
+                group,
+                grounded_steps,
+                progress,
+                node_id,
+            )
+        except comfy.model_management.OOM_EXCEPTION as error:
+            # Some builds of torch know no such error; there it is Exception, and nothing may be swallowed.
+            if comfy.model_management.OOM_EXCEPTION is Exception or len(group) == 1:
+                raise
+            comfy.model_management.soft_empty_cache()
+            rows_per_batch = pictures * (1 + len(group) // 2)
+            say(f"{len(group)} targets at once do not fit in memory ({error}); going on with fewer.", node_id)
+            continue
+        pivot = out[:pictures] if pivot is None else pivot
+        done.append(out[pictures:])
+        waiting = waiting[len(group) :]
+    assert pivot is not None
+    return {**latent, "samples": pivot}, _result(latent, torch.cat(done), sweep)
+
+
+def _say_what_does_nothing(patcher: Any, sweep: Sweep, grounded_steps: int, node_id: str | None) -> None:
+    patch = patch_of(patcher)
+    if patch is None or not patch.adapters:
+        say(
+            "the model carries no bokeh adapter, so K changes nothing: every target comes out like the pivot. "
+            "Put LoadBokehAdapter before this node, unless grounding alone is what you want.",
+            node_id,
+        )
+    if grounded_steps == 0:
+        say("grounding_steps is 0: the targets are not tied to the pivot's scene.", node_id)
+
+
+def _result(latent: dict[str, Any], samples: Tensor, sweep: Sweep) -> dict[str, Any]:
+    result = {**latent, "samples": samples}
+    mask = result.get("noise_mask")
+    if mask is not None and mask.shape[0] > 1:
+        result["noise_mask"] = mask.repeat(len(sweep.target_k), *[1] * (mask.ndim - 1))
+    if "batch_index" in result:
+        result["batch_index"] = list(result["batch_index"]) * len(sweep.target_k)
+    return result
+
+
+def _sample_group(
+    guider: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    latent: dict[str, Any],
+    initial: Tensor,
+    seed: int,
+    sweep: Sweep,
+    group: Sequence[float],
+    grounded_steps: int,
+    progress: tuple[int, int],
+    node_id: str | None,
+) -> Tensor:
+    samples = latent["samples"]
+    rows = SweepRows(samples.shape[0], len(group))
+    guider = prepare_guider(
+        guider, rows, rows.per_row(sweep.pivot_k, group), sigmas, grounded_steps, sweep, node_id
+    )
+    steps = sigmas.shape[-1] - 1
+    done, targets = progress
+    # Every target counts as one run of the steps, so the bar goes on over groups of any size.
+    show = latent_preview.prepare_callback(guider.model_patcher, steps * targets)
+
+    def callback(step: int, x0: Tensor, x: Tensor, total_steps: int) -> None:
+        show(done * steps + (step + 1) * len(group) - 1, mosaic(x0), x, steps * targets)
+
+    out = guider.sample(
+        rows.tile(initial),
+        rows.tile(samples),
+        share_noise(sampler, rows),
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    return out.to(comfy.model_management.intermediate_device())
+
+
+def prepare_guider(
+    guider: Any,
+    rows: SweepRows,
+    k: Sequence[float],
+    sigmas: Tensor,
+    grounded_steps: int,
+    sweep: Sweep,
+    node_id: str | None = None,
+) -> Any:
+    """A copy of ``guider`` whose model is grounded and whose conditions carry K and pivots for ``rows``.
+
+    Raises:
+        BokehError: the guider keeps its conditions where no host guider does, or the model is of another kind.
+    """
+    if not getattr(guider, "original_conds", None):
+        raise BokehError(
+            f"The guider {type(guider).__name__} holds no conditions; connect BasicGuider, CFGGuider or "
+            "DualCFGGuider with its prompts."
+        )
+    guider = copy.copy(guider)
+    guider.model_patcher = ground_model(guider.model_patcher, rows, sigmas, grounded_steps, node_id)
+    guider.original_conds = {
+        name: [
+            _with_rows(cond, name, rows, k, grounded=name != "negative" or sweep.branches == BRANCHES[1])
+            for cond in conds
+        ]
+        for name, conds in guider.original_conds.items()
+    }
+    return guider
+
+
+def ground_model(
+    patcher: Any, rows: SweepRows, sigmas: Tensor, grounded_steps: int, node_id: str | None = None
+) -> Any:
+    """A clone of ``patcher`` that grounds its targets while the noise is above level ``sigmas[grounded_steps]``."""
+    clone = patcher.clone()
+    patch = patch_of(clone) or BokehPatch(describe(clone))
+    until = None
+    if grounded_steps > 0:
+        # A little above the level, for samplers that compute the level they evaluate at.
+        until = float(sigmas[grounded_steps]) * (1 + 1e-4)
+    set_patch(clone, patch.with_grounding(until, node_id))
+    if until is not None:
+        clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _announce_memory(rows))
+    return clone
+
+
+def _announce_memory(rows: SweepRows) -> Callable[..., Any]:
+    """The host's estimator does not know of the longer keys: tell it of a larger batch instead."""
+
+    def prepare(executor: Any, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+        extra = -int(-rows.pictures * rows.targets * _EXTRA_MEMORY // 1)
+        return executor(model, [noise_shape[0] + extra, *noise_shape[1:]], *args, **kwargs)
+
+    return prepare
+
+
+def _with_rows(
+    cond: dict[str, Any], name: str, rows: SweepRows, k: Sequence[float], grounded: bool
+) -> dict[str, Any]:
+    """A condition with one K and one pivot per row.
+
+    A negative branch keeps the K it was given where that does not follow the positive's (-30, or no bokeh at
+    all), and gets the released -30 where it was given none.
+    """
+    conds = dict(cond.get("model_conds", {}))
+    given = conds.get(K_KEY)
+    if given is None and name == "negative":
+        conds[K_KEY] = KCondition(torch.full((rows.total,), K_RELEASED_NEGATIVE))
+    elif given is None or bool((given.cond >= 0).all()):
+        conds[K_KEY] = KCondition(k_tensor(k))
+    else:
+        conds[K_KEY] = KCondition(given.cond[:1].repeat(rows.total))
+    pivots = rows.pivots() if grounded else [-1] * rows.total
+    conds[PIVOT_KEY] = PivotCondition(torch.tensor(pivots, dtype=torch.float32))
+    return {**cond, "model_conds": conds}

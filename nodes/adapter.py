@@ -1,0 +1,158 @@
+"""Loading an adapter onto a model, and giving a prompt its K."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..bokeh_ops.formats import read_adapter
+from ..bokeh_ops.host import conditioning as carry
+from ..bokeh_ops.host import library
+from ..bokeh_ops.host.graph import has_upstream_of_consumers
+from ..bokeh_ops.host.lay import lay_adapter
+from ..bokeh_ops.host.models import describe
+from ..bokeh_ops.host.notices import say
+from ..bokeh_ops.values import check_k_range, parse_values
+
+CATEGORY = "Bokeh"
+
+
+class LoadBokehAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadBokehAdapter",
+            display_name="Load Bokeh Adapter",
+            category=CATEGORY,
+            description=(
+                "Teaches the model to obey a defocus number K. Reads the adapter the authors released for FLUX and "
+                "adapters trained with this extension, for SD1.5 and FLUX. The model that comes in is not changed."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="SD1.5 or FLUX. Load LoRAs before this node."),
+                io.Combo.Input(
+                    "adapter",
+                    options=library.adapter_names(),
+                    tooltip=(
+                        "A .safetensors file in models/bokeh/ or a folder in it. Keep a released adapter's "
+                        "config.json beside it."
+                    ),
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-4.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Lambda: how strongly the bokeh term is added to attention. 1 as trained, 0 is off.",
+                ),
+                io.Float.Input(
+                    "query_key_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip=(
+                        "How strongly the adapter's query/key weights are applied, if it has any. 1 as trained, "
+                        "0 is off."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model with the adapter. Give it to a sampler together with a K.")
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter: str, **kwargs: Any) -> str:
+        return library.adapter_hash(adapter)
+
+    @classmethod
+    def execute(cls, model: Any, adapter: str, strength: float, query_key_strength: float) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id
+        path = library.adapter_path(adapter)
+        host_model = describe(model)
+        loaded = read_adapter(path, host_model.double_blocks or None)
+        if strength == 0 and (query_key_strength == 0 or not loaded.query_key_layers):
+            say("strength is 0, so the adapter does nothing: the model passes through unchanged.", node_id)
+        return io.NodeOutput(lay_adapter(model, loaded, strength, query_key_strength, adapter, node_id))
+
+
+class BokehCondition(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BokehCondition",
+            display_name="Bokeh Condition",
+            category=CATEGORY,
+            description=(
+                "Attaches the defocus K to the prompts. K is the blur radius in pixels per unit of disparity on a "
+                "picture 512 pixels wide: 0 is sharp from front to back, 30 the strongest blur."
+            ),
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The prompt's conditioning."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt's conditioning."),
+                io.Float.Input(
+                    "bokeh",
+                    default=15.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip=(
+                        "K: 0 all in focus, 30 strongest blur. Values beyond the trained 0 to 30, through a link, "
+                        "are used as they are, with a warning."
+                    ),
+                ),
+                io.Combo.Input(
+                    "negative_bokeh",
+                    options=list(carry.NEGATIVE_MODES),
+                    default=carry.NEGATIVE_MODES[0],
+                    tooltip=(
+                        "What the negative branch is told. 'released (-30)': as the authors' code does. 'same K': "
+                        "guidance acts on the words alone. 'none': the negative branch runs without the adapter. "
+                        "Without effect at CFG 1."
+                    ),
+                ),
+                io.String.Input(
+                    "values",
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "One K per picture of the latent batch, such as '0, 8, 16, 28' or '0:28:4'. Replaces the "
+                        "slider when not empty."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="The prompt with K."),
+                io.Conditioning.Output(display_name="negative", tooltip="The negative prompt with its K."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+        )
+
+    @classmethod
+    def validate_inputs(cls, bokeh: float | None = None, **kwargs: Any) -> bool | str:
+        # Named here so that the host does not refuse a K outside the slider's range: it is allowed, and said.
+        return True
+
+    @classmethod
+    def execute(
+        cls, positive: Any, negative: Any, bokeh: float, negative_bokeh: str, values: str = ""
+    ) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id
+        k = parse_values(values) if values.strip() else parse_values(bokeh)
+        warning = check_k_range(k)
+        if warning:
+            say(warning, node_id)
+        if not has_upstream_of_consumers(cls.hidden.prompt, node_id, "LoadBokehAdapter"):
+            say(
+                "K is given but no LoadBokehAdapter feeds the sampler that gets this prompt, so K does nothing. "
+                "Put LoadBokehAdapter between the model and the sampler.",
+                node_id,
+            )
+        return io.NodeOutput(
+            carry.with_k(positive, k), carry.with_k(negative, carry.negative_k(k, negative_bokeh))
+        )

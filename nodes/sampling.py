@@ -1,0 +1,235 @@
+"""Sampling one scene at several K."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..bokeh_ops.host.notices import say
+from ..bokeh_ops.host.sampling import BRANCHES, Sweep, grounded_sample, make_guider, make_sigmas
+from ..bokeh_ops.values import check_k_range, parse_values
+
+CATEGORY = "Bokeh"
+
+_SCENE = (
+    "Pivot and targets start from the same noise; during the first grounding_steps every target looks where the "
+    "pivot looks (grounded self-attention), so the scene stays and only the blur changes."
+)
+
+
+def _sweep_inputs() -> list[Any]:
+    return [
+        io.Float.Input(
+            "pivot_bokeh",
+            default=14.0,
+            min=0.0,
+            max=30.0,
+            step=0.1,
+            display_mode=io.NumberDisplay.slider,
+            tooltip="K of the pivot, the picture that fixes the scene. 10 to 20 is recommended.",
+        ),
+        io.String.Input(
+            "target_bokeh",
+            default="0, 8, 20, 28",
+            tooltip="K of every target: '0, 8, 20, 28', or start:stop:step as in '0:28:4'. 0 is sharp, 30 strongest.",
+        ),
+        io.Int.Input(
+            "grounding_steps",
+            default=-1,
+            min=-1,
+            max=10000,
+            tooltip=(
+                "How many of the first steps tie the targets to the pivot. -1: 60 % of the steps. 0: not at all. "
+                "More keeps the scene closer, fewer lets the blur change more."
+            ),
+        ),
+        io.Combo.Input(
+            "grounded_branches",
+            options=list(BRANCHES),
+            default=BRANCHES[0],
+            tooltip="Which branches of classifier-free guidance are grounded. The released code: positive only.",
+        ),
+        io.Int.Input(
+            "rows_per_batch",
+            default=0,
+            min=0,
+            max=4096,
+            tooltip=(
+                "Most pictures sampled at once, pivot included. 0: all, and fewer by itself when memory runs out. "
+                "Every group samples the pivot again, so the result is the same."
+            ),
+        ),
+    ]
+
+
+def _outputs() -> list[Any]:
+    return [
+        io.Latent.Output(display_name="pivot", tooltip="The pivot, one per picture of the latent batch."),
+        io.Latent.Output(
+            display_name="targets",
+            tooltip="The targets, in the order of target_bokeh; with several pictures all of the first K come first.",
+        ),
+    ]
+
+
+def _sweep(
+    node_id: str | None,
+    pivot_bokeh: float,
+    target_bokeh: Any,
+    grounding_steps: int,
+    grounded_branches: str,
+    rows_per_batch: int,
+) -> Sweep:
+    targets = parse_values(target_bokeh)
+    warning = check_k_range([pivot_bokeh, *targets])
+    if warning:
+        say(warning, node_id)
+    return Sweep(pivot_bokeh, targets, grounding_steps, grounded_branches, rows_per_batch)
+
+
+class GroundedSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GroundedSampler",
+            display_name="Grounded Sampler (Bokeh)",
+            category=CATEGORY,
+            description="Samples one scene at several strengths of background blur. " + _SCENE,
+            inputs=[
+                io.Model.Input("model", tooltip="The model, normally from Load Bokeh Adapter."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The prompt. K is set here; Bokeh Condition is not needed."
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    tooltip="The negative prompt. Without Bokeh Condition before it, it gets the released K of -30.",
+                ),
+                io.Latent.Input(
+                    "latent_image", tooltip="An empty latent, or pictures to start from (denoise < 1)."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The random seed of the noise that pivot and targets share.",
+                ),
+                io.Int.Input("steps", default=30, min=1, max=10000, tooltip="Sampling steps."),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Classifier-free guidance scale. 1 for FLUX.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.SAMPLER_NAMES,
+                    default="dpmpp_2m" if "dpmpp_2m" in comfy.samplers.SAMPLER_NAMES else None,
+                    tooltip="Ancestral and SDE samplers share their noise over pivot and targets.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.SCHEDULER_NAMES,
+                    tooltip="How the noise falls over the steps.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="1 makes a new picture; less keeps some of the latent that comes in.",
+                ),
+                *_sweep_inputs(),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, pivot_bokeh: float | None = None, **kwargs: Any) -> bool | str:
+        # Named here so that the host does not refuse a K outside the slider's range: it is allowed, and said.
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        latent_image: Any,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        **sweep: Any,
+    ) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id
+        pivot, targets = grounded_sample(
+            make_guider(model, positive, negative, cfg),
+            comfy.samplers.sampler_object(sampler_name),
+            make_sigmas(model, sampler_name, scheduler, steps, denoise),
+            latent_image,
+            lambda latent: comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index")),
+            seed,
+            _sweep(node_id, **sweep),
+            node_id,
+        )
+        return io.NodeOutput(pivot, targets)
+
+
+class GroundedSamplerAdvanced(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GroundedSamplerAdvanced",
+            display_name="Grounded Sampler Advanced (Bokeh)",
+            category=CATEGORY,
+            description="Grounded Sampler for custom sampling: noise, guider, sampler and sigmas come in. "
+            + _SCENE,
+            inputs=[
+                io.Noise.Input(
+                    "noise", tooltip="The noise that pivot and targets share, such as RandomNoise."
+                ),
+                io.Guider.Input(
+                    "guider", tooltip="BasicGuider, CFGGuider or DualCFGGuider, on a model with adapter."
+                ),
+                io.Sampler.Input("sampler", tooltip="Such as KSamplerSelect."),
+                io.Sigmas.Input("sigmas", tooltip="Such as BasicScheduler."),
+                io.Latent.Input("latent_image", tooltip="An empty latent, or pictures to start from."),
+                *_sweep_inputs(),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, pivot_bokeh: float | None = None, **kwargs: Any) -> bool | str:
+        # Named here so that the host does not refuse a K outside the slider's range: it is allowed, and said.
+        return True
+
+    @classmethod
+    def execute(
+        cls, noise: Any, guider: Any, sampler: Any, sigmas: Any, latent_image: Any, **sweep: Any
+    ) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id
+        pivot, targets = grounded_sample(
+            guider,
+            sampler,
+            sigmas,
+            latent_image,
+            noise.generate_noise,
+            noise.seed,
+            _sweep(node_id, **sweep),
+            node_id,
+        )
+        return io.NodeOutput(pivot, targets)

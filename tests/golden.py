@@ -1,0 +1,200 @@
+"""Golden directories of either format, run through the real nodes on a real host model.
+
+A directory holds a small random base model, a random adapter and the outputs that somebody else's code computed.
+``unet_config.json`` marks the SD1.5 format, ``flux_config.json`` the FLUX format.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+CASES = (
+    "out_base",
+    "out_unbounded",
+    "out_scale_half",
+    "out_negative",
+    "out_grounded",
+    "out_grounded_no_adapter",
+)
+
+
+@dataclass
+class Golden:
+    """One directory: a host MODEL, and the inputs and outputs to reproduce."""
+
+    folder: Path
+    kind: str
+    model: Any
+    io: dict[str, Tensor]
+    device: torch.device
+
+    def cases(self) -> list[str]:
+        return [case for case in CASES if case in self.io]
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Golden:
+    """Build the host's model of a golden directory. The host has to be loaded already."""
+    folder = Path(folder)
+    where = torch.device(device)
+    if (folder / "flux_config.json").is_file():
+        kind, model = "flux", flux_model(json.loads((folder / "flux_config.json").read_text()), dtype, where)
+    elif (folder / "unet_config.json").is_file():
+        kind, model = "sd15", unet_model(json.loads((folder / "unet_config.json").read_text()), dtype, where)
+    else:
+        raise FileNotFoundError(f"{folder} has neither flux_config.json nor unet_config.json")
+    missing, unexpected = model.model.diffusion_model.load_state_dict(
+        load_file(folder / "base.safetensors"), strict=False
+    )
+    assert not missing, f"base.safetensors lacks {missing[:3]}"
+    assert not unexpected, f"base.safetensors has {unexpected[:3]}"
+    return Golden(folder, kind, model, load_file(folder / "io.safetensors"), where)
+
+
+def flux_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
+    """A MODEL of the host's FLUX with diffusers' names of the sizes."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    hidden = config["attention_head_dim"] * config["num_attention_heads"]
+    unet_config = {
+        "image_model": "flux",
+        "in_channels": config["in_channels"] // 4,
+        "out_channels": config["in_channels"] // 4,
+        "patch_size": 2,
+        "vec_in_dim": config["pooled_projection_dim"],
+        "context_in_dim": config["joint_attention_dim"],
+        "hidden_size": hidden,
+        "mlp_ratio": config.get("mlp_ratio", 4.0),
+        "num_heads": config["num_attention_heads"],
+        "depth": config["num_layers"],
+        "depth_single_blocks": config["num_single_layers"],
+        "axes_dim": list(config["axes_dims_rope"]),
+        "theta": 10000,
+        "qkv_bias": True,
+        "guidance_embed": config["guidance_embeds"],
+        "dtype": dtype,
+    }
+    settings = comfy.supported_models.Flux(unet_config)
+    return patcher(comfy.model_base.Flux(settings, device=device), device)
+
+
+def unet_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
+    """A MODEL of the host's SD1.5 class with the UNet of ``config``."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    settings = comfy.supported_models.SD15({**config, "dtype": dtype})
+    settings.unet_config = {**config, "dtype": dtype}
+    return patcher(comfy.model_base.BaseModel(settings, device=device), device)
+
+
+def patcher(model: Any, device: torch.device) -> Any:
+    import comfy.model_patcher
+
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+
+
+def sigma_for(golden: Golden) -> Tensor:
+    """The host's noise level at which its model sees the golden timestep."""
+    sampling = golden.model.model.model_sampling
+    timestep = golden.io["timestep"]
+    return timestep if golden.kind == "flux" else sampling.sigma(timestep)
+
+
+def run(golden: Golden, pack: ModuleType, case: str) -> Tensor:
+    """The diffusion model's own output for ``case``: adapter by LoadBokehAdapter, K by BokehCondition, grounding
+    by what GroundedSampler uses, one call through the host's condition batching."""
+    carry = pack.bokeh_ops.host.conditioning
+    io = golden.io
+    k = [-30.0] * len(io["K"]) if case == "out_negative" else io["K"].tolist()
+    model = golden.model
+    if case not in ("out_base", "out_grounded_no_adapter"):
+        strength = 0.5 if case == "out_scale_half" else 1.0
+        with adapter_folder(golden.folder):
+            model = pack.nodes.adapter.LoadBokehAdapter.execute(
+                model, "model.safetensors", strength, 1.0
+            ).result[0]
+    settings: dict[str, Any] = {}
+    if "guidance" in io:
+        assert (io["guidance"] == io["guidance"][0]).all(), "the host takes one guidance for all rows"
+        settings["guidance"] = float(io["guidance"][0])
+    if "y" in io:
+        settings["pooled_output"] = io["y"]
+    positive: Any = [[io["context"], settings]]
+    positive, _ = pack.nodes.adapter.BokehCondition.execute(
+        positive, positive, 0.0, carry.NEGATIVE_MODES[0], " ".join(map(repr, k))
+    ).result
+    sigma = sigma_for(golden)
+    if "grounded" in case:
+        pivot = int(io["pivot"][0])
+        pivots = [-1.0 if row == pivot else float(pivot) for row in range(len(k))]
+        sampling = pack.bokeh_ops.host.sampling
+        model = sampling.ground_model(model, pack.bokeh_ops.sweep.SweepRows(1, len(k) - 1), torch.zeros(2), 1)
+        positive = carry.with_conditions(positive, bokeh_pivot=carry.PivotCondition(torch.tensor(pivots)))
+    return forward(golden, model, positive, sigma)
+
+
+@contextmanager
+def adapter_folder(folder: Path) -> Iterator[None]:
+    """``models/bokeh`` of the host is ``folder`` for a while."""
+    import folder_paths
+
+    kept = folder_paths.folder_names_and_paths.get("bokeh")
+    folder_paths.folder_names_and_paths["bokeh"] = ([str(folder)], {".safetensors"})
+    folder_paths.filename_list_cache.pop("bokeh", None)
+    try:
+        yield
+    finally:
+        folder_paths.filename_list_cache.pop("bokeh", None)
+        if kept is None:
+            del folder_paths.folder_names_and_paths["bokeh"]
+        else:
+            folder_paths.folder_names_and_paths["bokeh"] = kept
+
+
+@torch.no_grad()
+def forward(golden: Golden, model: Any, positive: Any, sigma: Tensor) -> Tensor:
+    """One call of the model the way the host's samplers make it; returns the diffusion model's raw output."""
+    import comfy.sampler_helpers
+    import comfy.samplers
+    from comfy.model_management import load_models_gpu
+
+    latent = golden.io["latent"].to(golden.device)
+    sigma = sigma.to(golden.device)
+    # What the model's `calculate_input` will undo, so that the network sees the golden latent itself.
+    x = latent if golden.kind == "flux" else latent * (sigma**2 + 1).sqrt().view(-1, 1, 1, 1)
+    load_models_gpu([model])
+    real = model.model
+    seen: list[Tensor] = []
+    handle = real.diffusion_model.register_forward_hook(
+        lambda _m, _a, out: seen.append(out.detach().float().cpu())
+    )
+    try:
+        model.pre_run()
+        conds = {"positive": comfy.sampler_helpers.convert_cond(positive)}
+        options = copy.deepcopy(model.model_options)
+        comfy.sampler_helpers.prepare_model_patcher(model, conds, options)
+        conds = comfy.samplers.process_conds(real, x, conds, golden.device, x, None, 0)
+        comfy.samplers.calc_cond_batch(real, [conds["positive"]], x, sigma, options)
+    finally:
+        handle.remove()
+        model.cleanup()
+        model.unpatch_model()
+    assert len(seen) == 1, f"the model ran {len(seen)} times"
+    return seen[0]
+
+
+def relative_error(out: Tensor, expected: Tensor) -> float:
+    """``max |out - expected| / max |expected|``."""
+    return float((out - expected).abs().max() / expected.abs().max())
