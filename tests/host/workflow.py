@@ -1,4 +1,4 @@
-"""From a workflow as the front end saves it to a prompt as the server takes it: what is shipped is what runs."""
+"""From a workflow as the front end saves it to a prompt as the server takes it: what is shipped is run."""
 
 from __future__ import annotations
 
