@@ -1,0 +1,115 @@
+"""Lists of numbers as people type them: ``0, 4, 8``, ``0:30:5``, and the labels made of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+
+from .errors import BokehError
+
+K_TRAINED = (0.0, 30.0)
+"""The range of K that Bokeh Diffusion is trained on (sec. 3.1)."""
+
+MOST_VALUES = 4096
+"""More values than this in one text are taken for a slip of the pen (``0:30:0.0001``)."""
+
+_SEPARATORS = re.compile(r"[\s,;，、；]+")
+
+
+def parse_values(text: str | float | Iterable[float], what: str = "K") -> list[float]:
+    """Read one or more numbers.
+
+    Args:
+        text: numbers separated by commas, semicolons, spaces or line breaks, and ranges ``start:stop:step``
+            that include ``stop`` when the steps hit it (``30:0:-10`` counts down). The decimal sign is a point.
+            A number, or a sequence of numbers, is taken as it is.
+        what: what the numbers are, for the message.
+
+    Returns:
+        The numbers in the order given, at least one, all finite.
+
+    Raises:
+        BokehError: nothing to read, something that is no number (named), NaN or infinity, a range without
+            end or in the wrong direction, or more than :data:`MOST_VALUES` numbers.
+    """
+    if isinstance(text, str):
+        tokens = _SEPARATORS.split(re.sub(r"\s*:\s*", ":", text.replace("\N{MINUS SIGN}", "-")).strip())
+        values: list[float] = []
+        for token in filter(None, tokens):
+            values += _range(token, what) if ":" in token else [float(_number(token, token, what))]
+            if len(values) > MOST_VALUES:
+                raise BokehError(
+                    f"{what}: {token!r} makes more than {MOST_VALUES} values; use a larger step or fewer values."
+                )
+    else:
+        given = text.tolist() if hasattr(text, "tolist") else text  # type: ignore[union-attr]  # arrays, tensors
+        given = list(given) if isinstance(given, Iterable) else [given]
+        values = [_plain(value, what) for value in given]
+    if not values:
+        raise BokehError(f"{what}: no value was given. Write numbers such as '0, 4, 8' or a range '0:30:5'.")
+    return values
+
+
+def format_value(value: float) -> str:
+    """A short label: ``4``, ``4.5``, ``10.13``; at most two decimals unless the number is smaller than that."""
+    rounded = f"{value:.2f}".rstrip("0").rstrip(".")
+    if rounded in {"0", "-0"}:
+        return "0" if value == 0 else f"{value:.2g}"
+    return rounded
+
+
+def check_k_range(values: Iterable[float]) -> str | None:
+    """A warning when any K lies outside 0 to 30, where Bokeh Diffusion is not trained; None when all are inside."""
+    low, high = K_TRAINED
+    outside = [format_value(value) for value in values if not low <= value <= high]
+    if not outside:
+        return None
+    return (
+        f"K = {', '.join(outside)} is outside {low:g} to {high:g}, the range the model is trained on; "
+        "the result may not follow it."
+    )
+
+
+def _plain(value: object, what: str) -> float:
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise BokehError(f"{what}: {value!r} is not a number.") from error
+    if not math.isfinite(number):
+        raise BokehError(f"{what}: {value!r} is not a finite number.")
+    return number
+
+
+def _number(part: str, token: str, what: str) -> Decimal:
+    try:
+        number = Decimal(part)
+    except InvalidOperation as error:
+        inside = "" if part == token else f" in {token!r}"
+        raise BokehError(
+            f"{what}: {part!r}{inside} is not a number. Write numbers such as '0, 4, 8' or a range '0:30:5'."
+        ) from error
+    if not math.isfinite(float(number)):
+        raise BokehError(f"{what}: {token!r} is not a finite number.")
+    return number
+
+
+def _range(token: str, what: str) -> list[float]:
+    """``start:stop:step``, in decimal arithmetic so that ``0:1:0.1`` holds 0.3 and ends with 1."""
+    parts = token.split(":")
+    if len(parts) != 3:
+        raise BokehError(f"{what}: {token!r} is not a range; write start:stop:step, for example 0:30:5.")
+    start, stop, step = (_number(part, token, what) for part in parts)
+    if float(step) == 0 or (stop - start) * step < 0:
+        raise BokehError(
+            f"{what}: the range {token!r} never gets from {parts[0]} to {parts[1]} by {parts[2]}."
+        )
+    steps = (stop - start) / step
+    if steps >= MOST_VALUES:
+        raise BokehError(
+            f"{what}: {token!r} makes more than {MOST_VALUES} values; use a larger step or fewer values."
+        )
+    return [float(start + index * step) for index in range(int(steps) + 1)]
