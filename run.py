@@ -35,7 +35,7 @@ def lint(python: Path) -> int:
     steps = [
         ("ruff", "check", "."),
         ("ruff", "format", "--check", "."),
-        ("pyright", "--pythonpath", str(python)),
+        ("pyright", "--level", "error", "--pythonpath", str(python)),
     ]
     failed = 0
     for step in steps:

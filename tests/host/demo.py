@@ -25,7 +25,7 @@ def main() -> int:
     try:
         written = run()
     except ServerError as error:
-        say(f"\n{error}\n\nIs the Python that ran it the one this ComfyUI is used with? See BOKEH_PYTHON.")
+        say(f"\n{error}")
     except (PromptError, SetupError, ValueError, OSError) as error:
         say(f"\nThe workflow could not be run. {error}")
     else:

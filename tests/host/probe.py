@@ -25,7 +25,7 @@ class BokehProbe:
         }
 
     def run(self, steps, pause, fail="", unique_id=None):
-        from server import PromptServer
+        from server import PromptServer  # type: ignore[attr-defined]  # the host's, not the file beside this one
 
         bar = comfy.utils.ProgressBar(steps)
         for step in range(steps):

@@ -186,7 +186,10 @@ class ComfyServer:
     def _check_alive(self) -> None:
         if self._process is None or self._process.poll() is not None:
             status = "was not started" if self._process is None else f"ended ({self._process.returncode})"
-            raise ServerError(f"The ComfyUI server {status}.\n{self.log_tail()}")
+            hint = ""
+            if os.environ.get("BOKEH_COMFYUI") and not os.environ.get("BOKEH_PYTHON"):
+                hint = "\nSet BOKEH_PYTHON to the Python that this ComfyUI is used with; it ran with ours."
+            raise ServerError(f"The ComfyUI server {status}.\n{self.log_tail()}{hint}")
 
     # Talking to it
 
