@@ -16,12 +16,12 @@ from ..bokeh_ops import focus as focusing
 from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.render import REFERENCE_WIDTH, Lens, blur_amount, colour_defocus, k_in_pixels, render_sweep
-from ..bokeh_ops.values import parse_values
+from ..bokeh_ops.values import K_TRAINED, format_value, parse_values
 
 AT_REFERENCE = f"at {REFERENCE_WIDTH} px width (scales with the image)"
 AT_IMAGE = "in image pixels"
 BY_POINT, BY_MASK, BY_VALUE, BY_DISTANCE = "point", "mask", "disparity value", "distance in metres"
-USUAL_K = 30.0
+USUAL_K = K_TRAINED[1]
 
 
 class BokehMeRender(io.ComfyNode):
@@ -174,7 +174,9 @@ class BokehMeRender(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The pictures with depth of field."),
+                io.Image.Output(
+                    "rendered", display_name="image", tooltip="The pictures with depth of field."
+                ),
                 io.Image.Output(
                     "defocus_map",
                     display_name="defocus map",
@@ -282,7 +284,7 @@ def _focus(
 
 def _remark(ks: list[float], largest: float, notice: depths.Notice) -> None:
     """Say when the numbers asked for are unusual, or did nothing."""
-    unusual = [f"{k:g}" for k in ks if k > USUAL_K]
+    unusual = [format_value(k) for k in ks if k > USUAL_K]
     if unusual:
         notice(f"K = {', '.join(unusual)} is above {USUAL_K:g}, the range Bokeh Diffusion is trained on.")
     if not any(ks):
