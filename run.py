@@ -20,6 +20,15 @@ sys.path.insert(0, str(ROOT))
 
 from tests.host import setup  # noqa: E402
 
+HOST = ("torch", "aiohttp", "PIL")
+LINT = ("ruff", "pyright")
+NEEDS = {
+    "demo": HOST,
+    "test": (*HOST, *LINT, "pytest", "pytest_timeout", "hypothesis"),
+    "browser-test": (*HOST, "pytest", "pytest_timeout", "websocket"),
+    "lint": LINT,
+}
+
 
 def run(python: Path, *arguments: str) -> int:
     """Run a module of this repository or of ``.venv`` from the repository's root; its exit status."""
@@ -66,11 +75,11 @@ def browser_test(python: Path) -> int:
 
 def main(words: list[str]) -> int:
     command, arguments = (words[0] if words else ""), words[1:]
-    if command not in {"demo", "test", "browser-test", "lint"} or (arguments and command != "test"):
+    if command not in NEEDS or (arguments and command != "test"):
         setup.say(str(__doc__).strip())
         return 2
     try:
-        python = setup.prepare()
+        python = setup.prepare(NEEDS[command])
         if command == "test":
             return test(python, arguments)
         return {"demo": demo, "lint": lint, "browser-test": browser_test}[command](python)

@@ -78,8 +78,11 @@ def chromium() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-def prepare() -> Path:
+def prepare(modules: tuple[str, ...] = ()) -> Path:
     """Do whatever is still to be done and return the interpreter to use.
+
+    Args:
+        modules: what a ``BOKEH_PYTHON`` has to have; the pinned packages include them.
 
     Raises:
         SetupError: something cannot be had; the message says what and why.
@@ -87,12 +90,23 @@ def prepare() -> Path:
     python = interpreter()
     if os.environ.get("BOKEH_PYTHON"):
         say(f"Python: {python} (BOKEH_PYTHON, used as it is)")
+        _check_modules(python, modules)
     else:
         _prepare_venv(python)
     if not os.environ.get("BOKEH_COMFYUI") and not (PINNED_HOST / "main.py").exists():
         _fetch_host(python)
     say(f"ComfyUI: {host_folder()}")
     return python
+
+
+def _check_modules(python: Path, modules: tuple[str, ...]) -> None:
+    code = "import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
+    done = subprocess.run([str(python), "-c", code, *modules], capture_output=True, text=True)
+    if done.returncode or done.stdout.strip():
+        missing = done.stdout.strip() or done.stderr.strip()
+        raise SetupError(
+            f"BOKEH_PYTHON ({python}) lacks: {missing}. Install that there, or leave BOKEH_PYTHON out."
+        )
 
 
 def _prepare_venv(python: Path) -> None:
@@ -171,7 +185,7 @@ def _pip(python: Path, *arguments: str) -> None:
         for line in process.stdout:
             tail.append(line.rstrip())
             if line.startswith(("Collecting", "Installing", "Successfully")):
-                say("  " + line.strip()[:150])
+                say("  " + line.split(" (from")[0].strip()[:150])
     if process.returncode:
         said = "\n  ".join(tail)
         raise SetupError(
