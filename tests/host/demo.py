@@ -8,6 +8,7 @@ ends by naming the pictures it wrote into ``output``.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from typing import Any
@@ -54,8 +55,8 @@ def run() -> dict[str, str]:
             for image in done.images(node):
                 if image["type"] != "output":
                     continue  # a preview
-                path = OUTPUT / (image["filename"].split("_00001_")[0] + ".png")
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path = OUTPUT / re.sub(r"_0*1_(?=\.\w+$)", "", image["filename"])
+                path.parent.mkdir(exist_ok=True)
                 path.write_bytes(server.view(**image))
                 written[str(path)] = prompt[node]["_meta"]["title"]
         return written
