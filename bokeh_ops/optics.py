@@ -37,6 +37,7 @@ SENSORS: dict[str, tuple[float, float]] = {
     "1 inch": (13.2, 8.8),
     "2/3 inch": (8.8, 6.6),
     "1/1.7 inch": (7.6, 5.7),
+    "1/1.8 inch": (7.18, 5.32),
     "1/2.3 inch": (6.17, 4.55),
     "Medium format 44 x 33": (43.8, 32.9),
     "Medium format 645": (53.4, 40.0),

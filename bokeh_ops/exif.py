@@ -1,0 +1,259 @@
+"""What a photograph file says about the lens that took it.
+
+Only the standard EXIF fields are read, through Pillow, without decoding the picture where the format allows that;
+maker notes are left alone. Cameras and editors write all sorts of values for "unknown" (0, 0/0, 4294967295, 65535):
+whatever cannot be true becomes None, with the reason beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from .errors import BokehError
+from .optics import SENSORS, sensor_width_from_35mm
+
+MOST_BYTES = 512 * 2**20
+"""Larger files are not opened."""
+
+MOST_PNG_PIXELS = 50_000_000
+"""A PNG may hold its EXIF after the pixels, which then have to be decoded: not for more than this."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "HEIF", "AVIF")
+"""Formats that are opened, those of them that this Pillow knows."""
+
+LONGEST_TEXT = 64
+_UNKNOWN = 0xFFFFFFFF  # EXIF 2.3: a numerator of this is infinity; many cameras mean "unknown"
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    OverflowError,
+    ZeroDivisionError,
+    struct.error,
+)
+"""What Pillow's parsers raise on damaged blocks, as far as is known."""
+
+# Lengths of FocalPlaneResolutionUnit in metres.
+_PLANE_UNITS = {2: 0.0254, 3: 0.01, 4: 0.001, 5: 1e-6}
+_PLAUSIBLE_SENSOR = (0.002, 0.07)
+
+
+@dataclass(frozen=True)
+class CameraExif:
+    """Camera and lens of a photograph. Lengths are in metres; None is unknown.
+
+    Attributes:
+        width: pixels, as stored.
+        height: pixels, as stored.
+        orientation: EXIF orientation, 1 to 8 (5 to 8 swap the sides when shown upright).
+        make: maker of the camera.
+        model: the camera.
+        lens: the lens.
+        f_number: N.
+        focal_length: metres, the true one.
+        focal_length_35mm: metres, of the lens that sees the same on 36 x 24 mm.
+        focus_distance: metres (SubjectDistance); most cameras leave it out.
+        exposure_time: seconds.
+        sensor_width: metres, an estimate of the sensor's long side.
+        sensor_source: the fields that the estimate was made from.
+        reasons: by attribute, why it is None.
+    """
+
+    width: int
+    height: int
+    orientation: int | None = None
+    make: str | None = None
+    model: str | None = None
+    lens: str | None = None
+    f_number: float | None = None
+    focal_length: float | None = None
+    focal_length_35mm: float | None = None
+    focus_distance: float | None = None
+    exposure_time: float | None = None
+    sensor_width: float | None = None
+    sensor_source: str | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height in pixels as the picture is shown."""
+        turned = self.orientation is not None and self.orientation >= 5
+        return (self.height, self.width) if turned else (self.width, self.height)
+
+    @property
+    def camera(self) -> str | None:
+        """Maker and model, the maker once."""
+        if self.make and self.model and self.model.lower().startswith(self.make.split()[0].lower()):
+            return self.model
+        return " ".join(filter(None, (self.make, self.model))) or None
+
+
+# attribute: (EXIF field, factor to the attribute's unit, least and most that can be true)
+_NUMBERS: dict[str, tuple[str, float, float, float]] = {
+    "f_number": ("FNumber", 1.0, 0.5, 128.0),
+    "focal_length": ("FocalLength", 0.001, 0.0005, 5.0),
+    "focal_length_35mm": ("FocalLengthIn35mmFilm", 0.001, 0.004, 10.0),
+    "focus_distance": ("SubjectDistance", 1.0, 0.001, 10_000.0),
+    "exposure_time": ("ExposureTime", 1.0, 1e-7, 1e5),
+}
+_TEXTS = {"make": "Make", "model": "Model", "lens": "LensModel"}
+
+
+def read_exif(source: str | Path | BinaryIO) -> CameraExif:
+    """Read camera and lens from a photograph.
+
+    Args:
+        source: path of a file, or a binary file that can seek.
+
+    Returns:
+        What is known. A picture without EXIF gives a :class:`CameraExif` with its size and reasons only.
+
+    Raises:
+        BokehError: no such file, no picture, or one too large to be opened.
+    """
+    name = str(source) if isinstance(source, (str, Path)) else "the picture"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with _open(source, name) as image:
+            width, height = image.size
+            fields, damage = _fields(image)
+            if image.format == "TIFF" and {"ImageWidth", "ImageLength"} <= set(fields):
+                width, height = fields["ImageWidth"], fields["ImageLength"]  # Pillow's are upright already
+    if damage is None and any(issubclass(warning.category, UserWarning) for warning in caught):
+        damage = "the EXIF block is damaged"
+    reasons: dict[str, str] = {}
+    found: dict[str, Any] = {}
+    for attribute, (tag, factor, least, most) in _NUMBERS.items():
+        number, reason = _number(fields.get(tag), factor, least, most)
+        found[attribute] = number
+        if number is None:
+            reasons[attribute] = f"{tag} {reason}" if fields or damage is None else damage
+    for attribute, tag in _TEXTS.items():
+        found[attribute] = _text(fields.get(tag))
+        if found[attribute] is None:
+            reasons[attribute] = f"{tag} is missing"
+    orientation = fields.get("Orientation")
+    found["orientation"] = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else None
+    if found["orientation"] is None:
+        reasons["orientation"] = "Orientation is missing or none of 1 to 8"
+    found["sensor_width"], found["sensor_source"] = _sensor(fields, found, width, height)
+    if found["sensor_width"] is None:
+        reasons["sensor_width"] = "neither a 35 mm equivalent nor a resolution of the focal plane is known"
+    if damage is not None:
+        reasons["exif"] = damage
+    return CameraExif(width, height, **found, reasons=reasons)
+
+
+@contextmanager
+def _open(source: str | Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    try:
+        if isinstance(source, (str, Path)):
+            size = Path(source).stat().st_size
+        else:
+            size = source.seek(0, 2)
+            source.seek(0)
+    except FileNotFoundError as error:
+        raise BokehError(f"There is no file {name}.") from error
+    except OSError as error:
+        raise BokehError(f"{name} cannot be read: {error}.") from error
+    if size > MOST_BYTES:
+        raise BokehError(f"{name} has {size} bytes; photographs of up to {MOST_BYTES} are read.")
+    Image.init()  # knows all formats only afterwards
+    formats = [kind for kind in FORMATS if kind in Image.OPEN]
+    try:
+        image = Image.open(source, formats=formats)
+    except UnidentifiedImageError as error:
+        raise BokehError(
+            f"{name} is no photograph that can be read; save it as JPEG (known are {', '.join(formats)})."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise BokehError(f"{name} has too many pixels: {error}") from error
+    except _BROKEN as error:
+        raise BokehError(f"{name} cannot be read as a picture: {error}.") from error
+    with image:
+        yield image
+
+
+def _fields(image: Image.Image) -> tuple[dict[str, Any], str | None]:
+    """EXIF fields by name, and what is wrong with the block, if anything."""
+    held = {"exif", "Raw profile type exif"} & set(image.info)
+    if image.format == "PNG" and not held and image.width * image.height > MOST_PNG_PIXELS:
+        return {}, "the picture is too large to look for EXIF behind its pixels"
+    try:
+        exif = image.getexif()
+        tags = {**dict(exif), **exif.get_ifd(ExifTags.IFD.Exif)}
+    except _BROKEN as error:
+        return {}, f"the EXIF block is damaged ({error})"
+    fields = {ExifTags.TAGS.get(tag, str(tag)): value for tag, value in tags.items()}
+    return fields, None if fields else "the file holds no EXIF"
+
+
+def _number(value: Any, factor: float, least: float, most: float) -> tuple[float | None, str]:
+    """The value if it can be true, or why not."""
+    if value is None:
+        return None, "is missing"
+    try:
+        number = float(value)
+        unknown = getattr(value, "numerator", value) == _UNKNOWN
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None, "is not a number"
+    if math.isnan(number):
+        return None, "is 0/0 or another fraction without value"
+    if unknown or math.isinf(number):
+        return None, "is infinite or unknown"
+    if number == 0:
+        return None, "is 0, which stands for unknown"
+    if not least <= number * factor <= most:
+        return None, f"is {number:g}, which cannot be true"
+    return number * factor, ""
+
+
+def _text(value: Any) -> str | None:
+    """Printable text, not too long; it is shown to people."""
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "ignore")
+    if not isinstance(value, str):
+        return None
+    clean = "".join(char for char in value if char.isprintable()).strip()
+    return clean[:LONGEST_TEXT].strip() or None
+
+
+def _sensor(
+    fields: Mapping[str, Any], found: Mapping[str, Any], width: int, height: int
+) -> tuple[float | None, str | None]:
+    """Long side of the sensor in metres, and where it is from."""
+    # The camera's own size of the picture, which survives a later reduction better than the file's.
+    sides = [_number(fields.get(tag), 1.0, 1.0, 1e6)[0] for tag in ("ExifImageWidth", "ExifImageHeight")]
+    long, short = max(width, height), min(width, height)
+    recorded = sides[0] is not None and sides[1] is not None
+    if recorded:
+        long, short = max(sides), min(sides)  # type: ignore[type-var]
+    lower, upper = _PLAUSIBLE_SENSOR
+    if found["focal_length"] and found["focal_length_35mm"]:
+        # Beyond 2:1 the picture is a cut-out or a panorama and tells nothing of the sensor's shape.
+        aspect = long / short if long <= 2 * short else 1.5
+        estimate = sensor_width_from_35mm(found["focal_length"], found["focal_length_35mm"], aspect)
+        if lower <= estimate <= upper:
+            return estimate, "the 35 mm equivalent"
+    unit = _PLANE_UNITS.get(fields.get("FocalPlaneResolutionUnit", 2))
+    resolution = _number(fields.get("FocalPlaneXResolution"), 1.0, 1e-3, 1e9)[0]
+    if recorded and unit and resolution:
+        estimate = long / resolution * unit
+        # Editors scale the recorded size but not the resolution: only a width that sensors have is believed.
+        if any(abs(estimate * 1000 / known - 1) < 0.03 for known, _ in SENSORS.values()):
+            return estimate, "the resolution of the focal plane"
+    return None, None
