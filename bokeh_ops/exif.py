@@ -12,14 +12,14 @@ import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import BokehError
-from .optics import SENSORS, sensor_width_from_35mm
+from .optics import SENSORS, Camera, sensor_width_from_35mm
 
 MOST_BYTES = 512 * 2**20
 """Larger files are not opened."""
@@ -156,6 +156,35 @@ def read_exif(source: str | Path | BinaryIO) -> CameraExif:
     if damage is not None:
         reasons["exif"] = damage
     return CameraExif(width, height, **found, reasons=reasons)
+
+
+def fill_in(camera: Camera, photograph: CameraExif) -> tuple[Camera, list[str], list[str]]:
+    """A camera whose settings are the photograph's where it holds them.
+
+    Args:
+        camera: what holds where the photograph is silent.
+        photograph: from :func:`read_exif`.
+
+    Returns:
+        The camera; a text for each setting that is the photograph's; and one for each that is not, with the reason.
+    """
+    labels = {
+        "f_number": "f/{:.4g}",
+        "focal_length": "focal length {:.4g} mm",
+        "focus_distance": "focus at {:.4g} m",
+        "sensor_width": "sensor {:.4g} mm wide",
+    }
+    changes: dict[str, float] = {}
+    taken, missing = [], []
+    for name, label in labels.items():
+        value = getattr(photograph, name)
+        if value is None:
+            missing.append(f"{name.replace('_', ' ')} ({photograph.reasons.get(name, 'unknown')})")
+            continue
+        changes[name] = value
+        text = label.format(value * 1000 if label.endswith(("mm", "mm wide")) else value)
+        taken.append(f"{text} (by {photograph.sensor_source})" if name == "sensor_width" else text)
+    return replace(camera, **changes), taken, missing
 
 
 @contextmanager

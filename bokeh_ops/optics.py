@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import BokehError
+from .values import format_value
 
 Quantity = float | Tensor
 
@@ -122,6 +124,39 @@ def k_from_camera(
         BokehError: a quantity that is not above 0, or a focus no farther than the focal length.
     """
     return _reach(focal_length, f_number, focus_distance) / 2 * pixel_ratio(image_width, sensor_width)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera as it is set.
+
+    Attributes:
+        focal_length: metres.
+        f_number: N.
+        focus_distance: metres.
+        sensor_width: metres.
+    """
+
+    focal_length: float
+    f_number: float
+    focus_distance: float
+    sensor_width: float
+
+    def k(self, image_width: float = TRAINING_WIDTH) -> float:
+        """K at a width in pixels (:func:`k_from_camera`)."""
+        return float(
+            k_from_camera(
+                self.focal_length, self.f_number, self.focus_distance, self.sensor_width, image_width
+            )
+        )
+
+    def describe(self, image_width: float = TRAINING_WIDTH) -> str:
+        """A line for people: ``50 mm f/1.8 focused at 2 m on a 36 mm sensor, 512 px: K = 10.13 ...``."""
+        return (
+            f"{self.focal_length * 1000:.4g} mm f/{self.f_number:.4g} focused at {self.focus_distance:.4g} m on a "
+            f"{self.sensor_width * 1000:.4g} mm sensor, {image_width:g} px: K = {format_value(self.k(image_width))} "
+            "px of blur radius per dioptre"
+        )
 
 
 def sensor_width(name: str) -> float:
