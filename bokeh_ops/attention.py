@@ -8,6 +8,7 @@ Shapes: ``R`` rows (samples of the batch, all chunks of classifier-free guidance
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,8 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Ordinary attention in torch, as an :data:`Attend`."""
+    """Ordinary attention in torch, as an :data:`Attend`; a mask ``[R, Lq, Lk]`` serves every head."""
+    mask = mask[:, None] if mask is not None and mask.ndim == 3 else mask
     return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
 
@@ -228,6 +230,11 @@ def _concatenated(
     return attend(q_pivot, k_both, v_both, mask_both)
 
 
+# Logits held at a time: enough rows for the matrix products to run at speed, few enough to stay near the cache.
+_BLOCK_ELEMENTS = 1 << 21
+_LOG2_E = math.log2(math.e)
+
+
 def shared_logit_attention(q_pivot: Tensor, k_pivot: Tensor, k_targets: Tensor, v_targets: Tensor) -> Tensor:
     """Eq. 11 for all targets of one pivot, with two savings that change nothing but the rounding.
 
@@ -236,38 +243,35 @@ def shared_logit_attention(q_pivot: Tensor, k_pivot: Tensor, k_targets: Tensor, 
     And ``Q_piv K_piv^T`` is the same for every target, so it and its exponential are computed once.
 
     Args:
-        q_pivot, k_pivot: ``[H, L, D]``.
+        q_pivot: ``[H, Lq, D]``.
+        k_pivot: ``[H, L, D]``.
         k_targets, v_targets: ``[N, H, L, D]``.
 
     Returns:
-        ``[N, H, L, D]``.
+        ``[N, H, Lq, D]``.
     """
     count, heads, length, features = k_targets.shape
-    scale = features**-0.5
-    dtype = q_pivot.dtype
-    # Half precision overflows in the sum of exponentials; the logits are formed in fp32.
+    dtype = v_targets.dtype
+    # Sums of exponentials overflow in half precision. Powers of 2, as torch computes them faster than of e.
     work = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-    out = torch.empty_like(v_targets, memory_format=torch.contiguous_format)
-    keys = k_targets.transpose(-2, -1).to(work)
-    keys_pivot = k_pivot.transpose(-2, -1).to(work)
+    queries = q_pivot.to(work) * (features**-0.5 * _LOG2_E)
+    keys = torch.cat((k_pivot[None], k_targets)).to(work)
+    keys = rearrange(keys, "n h l d -> h d (n l)").contiguous()
     values = v_targets.to(work)
-    queries = q_pivot.to(work) * scale
-    # A block of queries whose logits stay in the processor's cache.
-    block = max(16, min(length, _CACHE_ELEMENTS // max(length, 1)))
+    out = torch.empty(count, heads, queries.shape[1], features, dtype=dtype, device=v_targets.device)
+    block = max(16, min(queries.shape[1], _BLOCK_ELEMENTS // keys.shape[2]))
+    buffer = keys.new_empty(block, keys.shape[2])
     for head in range(heads):
         for start in range(0, queries.shape[1], block):
             rows = queries[head, start : start + block]
-            anchor = rows @ keys_pivot[head]
-            anchor_top = anchor.amax(dim=-1, keepdim=True)
-            anchor = anchor.sub_(anchor_top).exp_()
+            logits = torch.mm(rows, keys[head], out=buffer[: len(rows)]).view(len(rows), 1 + count, length)
+            tops = logits.amax(dim=-1, keepdim=True)
+            shift = torch.maximum(tops, tops[:, :1])
+            weights = logits.sub_(shift).exp2_()
+            anchor, weights = weights[:, :1], weights[:, 1:]
+            weights.addcmul_(anchor, (tops[:, :1] - shift[:, 1:]).exp2_())
+            sums = weights.sum(dim=-1, keepdim=True)
             for target in range(count):
-                logits = rows @ keys[target, head]
-                top = torch.maximum(logits.amax(dim=-1, keepdim=True), anchor_top)
-                weights = logits.sub_(top).exp_()
-                weights = weights.addcmul_(anchor, (anchor_top - top).exp_())
-                result = weights @ values[target, head]
-                out[target, head, start : start + block] = result / weights.sum(dim=-1, keepdim=True)
+                result = weights[:, target] @ values[target, head]
+                out[target, head, start : start + block] = result / sums[:, target]
     return out
-
-
-_CACHE_ELEMENTS = 1 << 18
