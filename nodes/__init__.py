@@ -8,9 +8,23 @@ from comfy_api.latest import ComfyExtension, io
 class BokehExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from .adapter import BokehCondition, LoadBokehAdapter
+        from .camera import BokehFromCamera
+        from .colour import LabColorMatch
+        from .render import BokehLoadDepth, BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
+        from .sheet import BokehContactSheet
 
-        return [LoadBokehAdapter, BokehCondition, GroundedSampler, GroundedSamplerAdvanced]
+        return [
+            LoadBokehAdapter,
+            BokehCondition,
+            GroundedSampler,
+            GroundedSamplerAdvanced,
+            LabColorMatch,
+            BokehMeRender,
+            BokehLoadDepth,
+            BokehFromCamera,
+            BokehContactSheet,
+        ]
 
 
 async def comfy_entrypoint() -> BokehExtension:
