@@ -47,9 +47,7 @@ class LabColorMatch(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    "images", display_name="images", tooltip="The pictures with the reference's colours."
-                )
+                io.Image.Output(display_name="images", tooltip="The pictures with the reference's colours.")
             ],
             hidden=[io.Hidden.unique_id],
         )
