@@ -154,12 +154,12 @@ def _cell(height: int, width: int, cell_size: int) -> tuple[int, int]:
 
 
 def _plan(labels: Sequence[str], columns: int, scenes: int, height: int, width: int, title: str) -> _Plan:
-    font = _font(width / 14)
+    font = _font(width / 16)
     widest = max(_length(font, label) for label in labels)
     if widest > max(width, _NARROWEST):  # smaller letters for long labels, as far as they can be read
-        font = _font(width / 14 * max(width, _NARROWEST) / widest)
+        font = _font(width / 16 * max(width, _NARROWEST) / widest)
         widest = max(_length(font, label) for label in labels)
-    slot = max(width, min(widest, _NARROWEST))
+    slot = max(width, min(widest + 8, _NARROWEST))  # letters of neighbours must not touch
     letters = _height(font)
     gap = max(4, round(0.02 * max(width, height)))
     space = max(3, letters // 3)
