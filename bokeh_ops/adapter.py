@@ -8,6 +8,7 @@ The tree of sub-modules follows the paths of the diffusion model (``output_block
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +77,12 @@ class AdapterConfig:
                 raise BokehError(
                     f"The adapter's {name} is {value!r}; it must be a whole number of at least 1."
                 )
+        for name in ("k_range", "lora_alpha", "lora_scale", "bokeh_scale"):
+            value = getattr(self, name)
+            if value is None and name == "lora_alpha":
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+                raise BokehError(f"The adapter's {name} is {value!r}; it must be a finite number.")
         if not self.k_range > 0:
             raise BokehError(f"The adapter's k_range is {self.k_range!r}; it must be above 0.")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -88,15 +87,15 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             else "no such folder"
         )
         raise BokehError(f"No adapter file {path}: {found}.")
-    with open(path, "rb") as file:
-        head = file.read(512)
-    looks = _looks_like(head)
-    if looks:
-        raise BokehError(f"{path} is not a safetensors file: {looks}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
+        # Only now: the first bytes of a sound file are a length, and may look like anything.
+        with open(path, "rb") as file:
+            looks = _looks_like(file.read(512))
+        if looks:
+            raise BokehError(f"{path} is not a safetensors file: {looks}") from error
         raise BokehError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as safetensors ({error}). "
             "The download is probably cut short: fetch it again and compare its size."
@@ -148,6 +147,7 @@ def _project_settings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]
         raise BokehError(f"{path}: the 'config' in its metadata is not JSON ({error}).") from error
     if not isinstance(settings, dict):
         raise BokehError(f"{path}: the 'config' in its metadata is not a JSON object.")
+    settings.pop("bokeh_input_dim", None)  # always 1, as the tensors say
     return settings
 
 
@@ -156,7 +156,7 @@ def _rename_released(
 ) -> dict[str, Tensor]:
     numbers = sorted({int(m.group(1)) for key in tensors if (m := _RELEASED_KEY.match(key))})
     blocks = config.get("blocks") if config else None
-    if blocks:
+    if blocks is not None:
         names = _ordered_blocks(blocks, path)
         if len(names) != len(numbers):
             raise BokehError(
@@ -187,6 +187,10 @@ def _rename_released(
 
 
 def _ordered_blocks(blocks: Any, path: Path) -> list[str]:
+    if not isinstance(blocks, list):
+        raise BokehError(
+            f"{path}: the 'blocks' of config.json is {blocks!r}, expected a list of block names."
+        )
     found = []
     for name in blocks:
         match = _BLOCK_NAME.match(str(name))
@@ -196,6 +200,8 @@ def _ordered_blocks(blocks: Any, path: Path) -> list[str]:
                 "'single_transformer_blocks.N'."
             )
         found.append((bool(match.group(1)), int(match.group(2))))
+    if len(set(found)) != len(found):
+        raise BokehError(f"{path}: config.json names a block twice. Download it again.")
     return [f"{'single' if single else 'double'}_blocks.{index}" for single, index in sorted(found)]
 
 
@@ -226,14 +232,14 @@ def _build(
         raise BokehError(
             f"{path}: its layers read bokeh tokens of different widths ({context} and {contexts})."
         )
-    if out_dim % context:
+    if not context or out_dim % context:
         raise BokehError(
             f"{path}: the embedding makes {out_dim} numbers, which is no whole number of tokens of width {context}."
         )
     settings.update(bokeh_hidden_dim=hidden, bokeh_context_dim=context, tokens=out_dim // context)
     adapter = BokehAdapter(_config(base, settings), cross, query_key, present)
     wanted = adapter.state_dict()
-    lacking = sorted(set(wanted) - set(tensors))
+    lacking = sorted(_counterparts(tensors) | set(wanted) - set(tensors))
     if lacking:
         raise BokehError(
             f"{path} lacks {len(lacking)} tensors: {_some(lacking)}. It is incomplete: download it again."
@@ -273,6 +279,16 @@ def _layers(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, LayerS
     return dict(sorted(cross.items())), dict(sorted(query_key.items()))
 
 
+def _counterparts(tensors: Mapping[str, Tensor]) -> set[str]:
+    """The other halves of the low-rank pairs of which ``tensors`` has only one."""
+    halves = {key for key in tensors if (m := _PROJECT_KEY.match(key)) and m.group(3) != "weight"}
+    swap = {"down.weight": "up.weight", "up.weight": "down.weight"}
+    others = {
+        f"{m.group(1)}.{m.group(2)}.{swap[m.group(3)]}" for key in halves if (m := _PROJECT_KEY.match(key))
+    }
+    return others - halves
+
+
 def _matrix(tensor: Tensor, key: str, path: Path) -> tuple[int, int]:
     if tensor.ndim != 2:
         raise BokehError(
@@ -307,7 +323,7 @@ def write_adapter(
     metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "config": json.dumps({**adapter.config.extra, "bokeh_input_dim": 1, **config}),
+        "config": json.dumps({**adapter.config.extra, **config}),
     }
     return _save({k: _cast(v, dtype) for k, v in adapter.state_dict().items()}, Path(path), metadata)
 
@@ -372,11 +388,13 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # `save_file` makes files that only their owner may read
         save_file(tensors, temporary, metadata=metadata)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path
