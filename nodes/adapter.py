@@ -134,8 +134,9 @@ class BokehCondition(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, bokeh: float | None = None, **kwargs: Any) -> bool | str:
+    def validate_inputs(cls, bokeh: float | None = None) -> bool | str:
         # Named here so that the host does not refuse a K outside the slider's range: it is allowed, and said.
+        # No `**kwargs`: with it the host would check none of the other inputs either.
         return True
 
     @classmethod

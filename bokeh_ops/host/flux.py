@@ -44,9 +44,17 @@ def install(options: dict[str, Any], call: Call, model: HostModel) -> dict[str, 
 
 def _stamp(path: str, current: _Current, previous: Callable[..., Any] | None) -> Callable[..., Any]:
     def block(args: dict[str, Any], extra: dict[str, Any]) -> Any:
+        original = extra["original_block"]
+
+        def stamped(args: dict[str, Any]) -> Any:
+            current.path = path  # again, as another extension may run the block twice
+            return original(args)
+
         current.path = path
         try:
-            return previous(args, extra) if previous is not None else extra["original_block"](args)
+            if previous is not None:
+                return previous(args, {**extra, "original_block": stamped})
+            return original(args)
         finally:
             current.path = None
 

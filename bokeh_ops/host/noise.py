@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
+import torch
 from comfy.k_diffusion.sampling import BrownianTreeNoiseSampler, default_noise_sampler
 from torch import Tensor
 
@@ -24,6 +25,9 @@ _BROWNIAN = {
     for name in ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
     for suffix in ("", "_gpu")
 }
+
+
+_HOST_MODULES = {"comfy.k_diffusion.sampling", "comfy.samplers", "comfy.extra_samplers.uni_pc"}
 
 
 def share_noise(sampler: Any, rows: SweepRows) -> Any:
@@ -49,8 +53,32 @@ def share_noise(sampler: Any, rows: SweepRows) -> Any:
         )
     if "noise_sampler" in inspect.signature(function).parameters and options.get("noise_sampler") is None:
         function = _with_shared_noise(function, name, rows)
-    # Masked sampling with noise of its own would draw it per row; the initial noise serves as well.
+    if sampler.inpaint_options.get("random"):
+        function = _with_shared_inpaint_noise(function, rows)
     return comfy.samplers.KSAMPLER(function, options, {})
+
+
+def sampler_is_unknown(sampler: Any) -> bool:
+    """Whether nothing is known of the noise a sampler adds on its way, so that it may not be shared."""
+    if not isinstance(sampler, comfy.samplers.KSAMPLER):
+        return True
+    if sampler.extra_options.get("noise_sampler") is not None:
+        return True
+    function = sampler.sampler_function
+    if "noise_sampler" in inspect.signature(function).parameters:
+        return False
+    return getattr(function, "__module__", None) not in _HOST_MODULES
+
+
+def _with_shared_inpaint_noise(function: Callable[..., Tensor], rows: SweepRows) -> Callable[..., Tensor]:
+    """The noise that "ddim" puts outside the mask: as the host draws it for the pictures alone."""
+
+    def sample(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, **options: Any) -> Tensor:
+        source = torch.Generator().manual_seed((extra_args or {}).get("seed", 41) + 1)
+        model.noise = rows.tile(torch.randn(x[: rows.pictures].shape, generator=source).to(x))
+        return function(model, x, sigmas, extra_args=extra_args, **options)
+
+    return sample
 
 
 def _with_shared_noise(function: Callable[..., Tensor], name: str, rows: SweepRows) -> Callable[..., Tensor]:

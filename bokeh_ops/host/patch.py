@@ -139,8 +139,8 @@ class BokehPatch:
         if not self._warned:
             self._warned = True
             say(
-                "the model carries a bokeh adapter but the conditioning has no K, so the adapter does nothing. "
-                "Put BokehCondition between the prompts and the sampler, or use GroundedSampler.",
+                "the model carries a bokeh adapter but a prompt of this run has no K; where that prompt acts, the "
+                "adapter does nothing. Put BokehCondition between the prompts and the sampler, or use GroundedSampler.",
                 self.node_id,
             )
 
@@ -150,8 +150,8 @@ class BokehPatch:
         )
         if training:
             return self._fresh_terms(k, x.device)
-        key = (tuple(k.tolist()), x.device)
-        key = (str(key[0]), key[1])  # NaN is not equal to itself, its name is
+        # NaN is not equal to itself, its name is. A trainer changes weights between two evaluations.
+        key = (str(k.tolist()), x.device, *(_state(laid.adapter) for laid in self.adapters))
         terms = self._terms.get(key)
         if terms is None:
             with torch.no_grad():
@@ -169,6 +169,11 @@ class BokehPatch:
                 # Scaling the values scales the term: it is linear in them.
                 terms.setdefault(path, []).append((keys.to(device), (strength * values).to(device)))
         return terms
+
+
+def _state(adapter: BokehAdapter) -> tuple[tuple[int, int], ...]:
+    """Changes whenever a weight is changed or replaced."""
+    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in adapter.parameters())
 
 
 def patch_of(patcher: Any) -> BokehPatch | None:

@@ -24,7 +24,7 @@ from ..errors import BokehError
 from ..sweep import SweepRows, mosaic, resolve_grounding_steps, target_groups
 from .conditioning import K_KEY, PIVOT_KEY, KCondition, PivotCondition, k_tensor
 from .models import describe
-from .noise import share_noise
+from .noise import sampler_is_unknown, share_noise
 from .notices import say
 from .patch import KEY, BokehPatch, patch_of, set_patch
 
@@ -122,13 +122,27 @@ def grounded_sample(
         raise BokehError("The latent batch is empty; give at least one picture.")
     steps = max(sigmas.shape[-1] - 1, 0)
     grounded_steps = resolve_grounding_steps(sweep.grounding_steps, steps)
-    _say_what_does_nothing(patcher, sweep, grounded_steps, node_id)
-    if steps == 0:
-        return {**latent, "samples": samples}, _result(
-            latent, samples.repeat(len(sweep.target_k), 1, 1, 1), sweep
+    if grounded_steps and float(sigmas[0]) <= float(sigmas[-1]):
+        raise BokehError(
+            f"The sigmas rise from {float(sigmas[0]):.4g} to {float(sigmas[-1]):.4g}, which adds noise; only "
+            "denoising can be grounded. Connect sigmas that fall, or set grounding_steps to 0."
         )
-
+    _say_what_does_nothing(patcher, sweep, grounded_steps, node_id)
     latent = {**latent, "samples": samples}
+    mask = latent.get("noise_mask")
+    if mask is not None and mask.ndim > 2 and mask.shape[0] not in (1, pictures):
+        # As the host fits it to these pictures; to more rows it would fit it otherwise.
+        latent["noise_mask"] = comfy.utils.repeat_to_batch_size(mask, pictures)
+    if steps == 0:
+        targets = SweepRows(pictures, len(sweep.target_k) - 1).tile(samples)
+        return latent, _result(latent, targets, sweep)
+
+    if sampler_is_unknown(sampler):
+        say(
+            "this sampler is not one of ComfyUI's own. If it adds noise while it samples, pivot and targets get "
+            "different noise and drift apart; the ancestral and SDE samplers of KSamplerSelect share it.",
+            node_id,
+        )
     initial = noise(latent)
     rows_per_batch = sweep.rows_per_batch
     pivot: Tensor | None = None
@@ -137,6 +151,8 @@ def grounded_sample(
     while waiting:
         group = next(target_groups(waiting, pictures, rows_per_batch))
         progress = (len(sweep.target_k) - len(waiting), len(sweep.target_k))
+        short: str | None = None
+        out: Tensor | None = None
         try:
             out = _sample_group(
                 guider,
@@ -155,9 +171,11 @@ def grounded_sample(
             # Some builds of torch know no such error; there it is Exception, and nothing may be swallowed.
             if comfy.model_management.OOM_EXCEPTION is Exception or len(group) == 1:
                 raise
+            short = str(error)
+        if out is None:  # only here, as inside the handler the error still holds what the failed run held
             comfy.model_management.soft_empty_cache()
             rows_per_batch = pictures * (1 + len(group) // 2)
-            say(f"{len(group)} targets at once do not fit in memory ({error}); going on with fewer.", node_id)
+            say(f"{len(group)} targets at once do not fit in memory ({short}); going on with fewer.", node_id)
             continue
         pivot = out[:pictures] if pivot is None else pivot
         done.append(out[pictures:])
@@ -181,7 +199,7 @@ def _say_what_does_nothing(patcher: Any, sweep: Sweep, grounded_steps: int, node
 def _result(latent: dict[str, Any], samples: Tensor, sweep: Sweep) -> dict[str, Any]:
     result = {**latent, "samples": samples}
     mask = result.get("noise_mask")
-    if mask is not None and mask.shape[0] > 1:
+    if mask is not None and mask.ndim > 2 and mask.shape[0] > 1:
         result["noise_mask"] = mask.repeat(len(sweep.target_k), *[1] * (mask.ndim - 1))
     if "batch_index" in result:
         result["batch_index"] = list(result["batch_index"]) * len(sweep.target_k)
@@ -250,7 +268,7 @@ def prepare_guider(
     guider.model_patcher = ground_model(guider.model_patcher, rows, sigmas, grounded_steps, node_id)
     guider.original_conds = {
         name: [
-            _with_rows(cond, name, rows, k, grounded=name != "negative" or sweep.branches == BRANCHES[1])
+            _with_rows(cond, name, rows, k, grounded="negative" not in name or sweep.branches == BRANCHES[1])
             for cond in conds
         ]
         for name, conds in guider.original_conds.items()
@@ -289,17 +307,23 @@ def _with_rows(
 ) -> dict[str, Any]:
     """A condition with one K and one pivot per row.
 
-    A negative branch keeps the K it was given where that does not follow the positive's (-30, or no bokeh at
-    all), and gets the released -30 where it was given none.
+    A branch that is not the positive keeps the K it was given where that does not follow the positive's (-30, or
+    no bokeh at all); a negative one gets the released -30 where it was given none.
     """
     conds = dict(cond.get("model_conds", {}))
     given = conds.get(K_KEY)
-    if given is None and name == "negative":
+    if given is None and "negative" in name:
         conds[K_KEY] = KCondition(torch.full((rows.total,), K_RELEASED_NEGATIVE))
-    elif given is None or bool((given.cond >= 0).all()):
+    elif given is None or name == "positive" or bool((given.cond >= 0).all()):
         conds[K_KEY] = KCondition(k_tensor(k))
     else:
         conds[K_KEY] = KCondition(given.cond[:1].repeat(rows.total))
     pivots = rows.pivots() if grounded else [-1] * rows.total
     conds[PIVOT_KEY] = PivotCondition(torch.tensor(pivots, dtype=torch.float32))
-    return {**cond, "model_conds": conds}
+    # What inpainting models see of the picture: the host stretches it to the batch instead of tiling it.
+    pictures = {
+        key: rows.tile(cond[key])
+        for key in ("concat_latent_image", "concat_mask")
+        if key in cond and 1 < cond[key].shape[0] == rows.pictures
+    }
+    return {**cond, **pictures, "model_conds": conds}

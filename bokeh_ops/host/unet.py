@@ -63,7 +63,10 @@ def _self_attention(call: Call, previous: Replacement | None) -> Replacement:
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             q, k, v = merge_heads(q), merge_heads(k), merge_heads(v)
-            return previous(q, k, v, extra) if previous is not None else host_attention(q, k, v, extra, mask)
+            if previous is None:
+                return host_attention(q, k, v, extra, mask)
+            # Perturbed-attention guidance gives back the values; a target's come twice, one after the other.
+            return previous(q, k, v, extra)[:, : q.shape[1]]
 
         chained = previous is not None or "optimized_attention_override" in extra
         q, k, v = split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
