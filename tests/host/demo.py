@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from .server import ComfyServer, PromptError, ServerError
@@ -23,8 +24,12 @@ OUTPUT = ROOT / "output"
 
 
 def main() -> int:
+    start = time.monotonic()
+    say("Starting the ComfyUI server")
     try:
-        written = run()
+        with ComfyServer() as server:
+            say(f"The server is up after {time.monotonic() - start:.0f} s: {server.url}")
+            written = run(server, OUTPUT)
     except ServerError as error:
         say(f"\n{error}")
     except (PromptError, SetupError, ValueError, OSError) as error:
@@ -37,29 +42,24 @@ def main() -> int:
     return 1
 
 
-def run() -> dict[str, str]:
-    """Run the workflow; the files it wrote, each with its node's title."""
-    start = time.monotonic()
-    say("Starting the ComfyUI server")
-    with ComfyServer() as server:
-        say(f"The server is up after {time.monotonic() - start:.0f} s: {server.url}")
-        for path in sorted(ASSETS.iterdir()):
-            if path.suffix in {".jpg", ".png"}:
-                say(f"Uploading {server.upload_image(path)}")
-        prompt = to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
-        say(f"Running {WORKFLOW.relative_to(ROOT)}")
-        done = server.wait(server.queue(prompt), on_event=_Progress(prompt))
-        say(f"Done in {done.seconds:.1f} s")
-        written = {}
-        for node in done.outputs:
-            for image in done.images(node):
-                if image["type"] != "output":
-                    continue  # a preview
-                path = OUTPUT / re.sub(r"_0*1_(?=\.\w+$)", "", image["filename"])
-                path.parent.mkdir(exist_ok=True)
+def run(server: ComfyServer, output: Path) -> dict[Path, str]:
+    """Run the workflow on a running server; the pictures it wrote, each with its node's title."""
+    for path in sorted(ASSETS.iterdir()):
+        if path.suffix in {".jpg", ".png"}:
+            say(f"Uploading {server.upload_image(path)}")
+    prompt = to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
+    say(f"Running {WORKFLOW.relative_to(ROOT)}")
+    done = server.wait(server.queue(prompt), timeout=3600, on_event=_Progress(prompt))
+    say(f"Done in {done.seconds:.1f} s")
+    output.mkdir(exist_ok=True)
+    written = {}
+    for node in sorted(done.outputs):
+        for image in done.images(node):
+            if image["type"] == "output":  # not a preview
+                path = output / re.sub(r"_0*1_(?=\.\w+$)", "", image["filename"])
                 path.write_bytes(server.view(**image))
-                written[str(path)] = prompt[node]["_meta"]["title"]
-        return written
+                written[path] = prompt[node]["_meta"]["title"]
+    return written
 
 
 class _Progress:

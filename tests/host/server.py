@@ -148,6 +148,8 @@ class ComfyServer:
                 command, cwd=self.base, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
         self._wait_until_up()
+        if any(NAME in line and "IMPORT FAILED" in line for line in self.log.read_text().splitlines()):
+            raise ServerError(f"The host could not import the extension.\n{self.log_tail(60)}")
         connected = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._listen(connected)), daemon=True).start()
         if not connected.wait(30):

@@ -1,0 +1,51 @@
+"""The main job, as `python run.py demo` does it: the shipped workflow on the shipped photograph."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.host import demo
+from tests.host.server import ComfyServer
+
+
+@pytest.fixture(scope="module")
+def written(comfy_server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    paths = demo.run(comfy_server, tmp_path_factory.mktemp("output"))
+    return {path.name: path for path in paths}
+
+
+def detail(pixels: np.ndarray) -> float:
+    """How much neighbouring pixels of a grey picture differ."""
+    return float(np.abs(np.diff(pixels, axis=1)).mean() + np.abs(np.diff(pixels, axis=0)).mean())
+
+
+def part(cell: np.ndarray, across: tuple[float, float], down: tuple[float, float]) -> np.ndarray:
+    """A region of a picture, given by fractions of its width and height."""
+    height, width = cell.shape
+    (left, right), (top, bottom) = across, down
+    return cell[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
+
+
+def test_it_writes_a_contact_sheet_and_a_defocus_map(written: dict[str, Path]) -> None:
+    assert sorted(written) == ["photo_bokeh_defocus.png", "photo_bokeh_sheet.png"]
+    with (
+        Image.open(written["photo_bokeh_defocus.png"]) as image,
+        Image.open(demo.ASSETS / "pug.jpg") as photo,
+    ):
+        assert image.size == photo.size
+
+
+def test_the_wall_blurs_with_k_and_the_face_stays(written: dict[str, Path]) -> None:
+    sheet = np.asarray(Image.open(written["photo_bokeh_sheet.png"]).convert("L"), dtype=np.float64)
+    rows = [np.array_split(row, 3, axis=1) for row in np.array_split(sheet, 2)]
+    cells = [cell for row in rows for cell in row]
+    walls = [detail(part(cell, (0.3, 0.8), (0.1, 0.35))) for cell in cells]
+    faces = [detail(part(cell, (0.53, 0.6), (0.48, 0.58))) for cell in cells]
+    assert all(sharper > softer for sharper, softer in pairwise(walls)), walls
+    assert walls[-1] < 0.5 * walls[0]
+    assert faces[-1] > 0.9 * faces[0]
