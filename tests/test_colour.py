@@ -108,6 +108,11 @@ def test_gradients_are_right_and_finite_even_at_black() -> None:
     lab_to_rgb(rgb_to_lab(black)).sum().backward()
     assert black.grad is not None
     torch.testing.assert_close(black.grad, torch.ones(2, 3), atol=1e-3, rtol=0)
+    for convert in (srgb_to_linear, linear_to_srgb):  # below black, where a power has no value
+        below = torch.tensor([-0.2, -0.01, 0.0], requires_grad=True)
+        convert(below).sum().backward()
+        assert below.grad is not None
+        assert torch.isfinite(below.grad).all()
 
 
 @pytest.mark.parametrize(("mode", "rows"), [("mean", MEAN_ROWS), ("mean and deviation", DEVIATION_ROWS)])
