@@ -53,9 +53,9 @@ def scene(height: int = 26, width: int = 33, channels: int = 3, dtype: torch.dty
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.2, 4.0])
-@pytest.mark.parametrize("k", [0.4, 3.0, 12.0, 70.0])
+@pytest.mark.parametrize("k", [0.4, 3.0, 12.0, 70.0, 250.0])
 def test_equals_the_definition(k: float, gamma: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classical, "CPU_TILE", 16)  # several tiles even here
+    monkeypatch.setattr(classical, "CPU_NUMBERS", 4 * 16 * 16)  # several tiles even here
     image, disparity = scene()
     out = render(image, disparity, Lens(k, 0.45, gamma))
     radius = out.defocus[0, 0].abs().double().numpy()
@@ -67,7 +67,7 @@ def test_equals_the_definition(k: float, gamma: float, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(("blades", "rotation"), [(3, 0.0), (5, 20.0), (6, 0.0), (8, -100.0)])
 def test_polygons_equal_the_definition(blades: int, rotation: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classical, "CPU_TILE", 16)
+    monkeypatch.setattr(classical, "CPU_NUMBERS", 4 * 16 * 16)
     image, disparity = scene()
     out = render(image, disparity, Lens(18.0, 0.2, 1.0, blades, rotation))
     radius = out.defocus[0, 0].abs().double().numpy()
@@ -135,8 +135,8 @@ def test_rows_of_a_batch_have_their_own_k_and_focus() -> None:
 def test_tiles_and_grouping_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     image, disparity = scene(70, 90)
     results = []
-    for tile in (8, 33, 1000):
-        monkeypatch.setattr(classical, "CPU_TILE", tile)
+    for tile in (8, 32, 1000):
+        monkeypatch.setattr(classical, "CPU_NUMBERS", 4 * tile * tile)
         results.append(render(image, disparity, Lens(20.0, 0.45)).image)
     assert float((results[0] - results[2]).abs().max()) < 2e-5
     assert float((results[1] - results[2]).abs().max()) < 2e-5

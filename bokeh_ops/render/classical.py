@@ -21,15 +21,19 @@ Memory: one accumulator of the picture's size plus its blur margin in fp32, and 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from .contract import Lens, Progress, Rendered
 from .plan import FLOOR, SHARPNESS, Group, Plan
 
-# A CPU tile's planes should stay in the second-level cache; on a GPU one launch should have enough to do.
-CPU_TILE = 192
-GPU_TILE = 1024
+# Numbers in one addition. On a CPU: what torch still does in one thread (its grain size) and what stays in the
+# second-level cache. Thousands of short additions gain little from more threads, and crawl when those threads
+# have to wait for a busy core. On a GPU: enough for one launch to be worth it.
+CPU_NUMBERS = 32768
+GPU_NUMBERS = 4 * 1024 * 1024
 
 
 @torch.no_grad()
@@ -54,7 +58,8 @@ def render_classical(
     defocus = lens.defocus(disparity.to(image.device))
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
     radius = defocus.abs().to(work)
-    tile = CPU_TILE if image.device.type == "cpu" else GPU_TILE
+    numbers = CPU_NUMBERS if image.device.type == "cpu" else GPU_NUMBERS
+    tile = max(8, math.isqrt(numbers // (image.shape[1] + 1)) // 8 * 8)
     tail = min(1e-6, 0.001**lens.gamma)
     plans = [
         Plan(row.float().cpu().numpy(), lens.blades, lens.rotation, tail, tile) if bool(row.any()) else None
@@ -66,7 +71,9 @@ def render_classical(
     for index, plan in enumerate(plans):
         if plan is None:
             continue
-        total_light = _accumulate(image[index], radius[index, 0], lens, plan, work, progress, done, total)
+        total_light = _accumulate(
+            image[index], radius[index, 0], lens, plan, numbers, work, progress, done, total
+        )
         rendered[index] = _develop(total_light, image[index], lens).to(image.dtype)
         done += plan.total
     if progress:
@@ -107,6 +114,7 @@ def _accumulate(
     radius: Tensor,
     lens: Lens,
     plan: Plan,
+    numbers: int,
     work: torch.dtype,
     progress: Progress | None,
     done: int,
@@ -123,7 +131,7 @@ def _accumulate(
         # The plan was made in fp32; the same rounding decides who belongs to the group.
         member = (r.float() >= group.least) & (r.float() <= group.most)
         light = _light(image[:, box[0], box[1]].to(work), r, lens) * (member / (r * r + FLOOR))
-        _add_inner(sums, light, group, plan.pad)
+        _add_inner(sums, light, group, plan.pad, numbers)
         spent = group.cost * 0.02
         step = (group.cost - spent) / max(1, group.last - group.first)
         y, x = group.top + pad_y, group.left + pad_x
@@ -142,7 +150,7 @@ def _accumulate(
     return sums[:, pad_y : pad_y + height, pad_x : pad_x + width]
 
 
-def _add_inner(sums: Tensor, light: Tensor, group: Group, pad: tuple[int, int]) -> None:
+def _add_inner(sums: Tensor, light: Tensor, group: Group, pad: tuple[int, int], numbers: int) -> None:
     """Add ``light`` at every offset with ``dy^2 + dx^2 <= group.inner`` to ``sums``, in place.
 
     Row by row from the top of the disc to its middle the box grows, so each column of it is added once.
@@ -150,19 +158,22 @@ def _add_inner(sums: Tensor, light: Tensor, group: Group, pad: tuple[int, int]) 
     if group.inner < 0:
         return
     pad_y, pad_x = pad
-    planes, h, w = light.shape
-    reach = min(int(group.inner**0.5), pad_x)  # further columns lie outside the frame for every pixel
-    box = torch.zeros(planes, h, w + 2 * reach, dtype=light.dtype, device=light.device)
-    box[:, :, reach : reach + w] = light
+    _, h, w = light.shape
+    height = math.isqrt(group.inner)
+    reach = min(height, pad_x)  # further columns lie outside the frame for every pixel
     y, x = group.top + pad_y, group.left + pad_x - reach
-    grown = 0
-    for dy in range(int(group.inner**0.5), -1, -1):
-        half = int((group.inner - dy * dy) ** 0.5)
-        while grown < min(half, reach):
-            grown += 1
-            box[:, :, reach + grown : reach + grown + w].add_(light)
-            box[:, :, reach - grown : reach - grown + w].add_(light)
-        if dy > pad_y:
-            continue
-        for row in {dy, -dy}:
-            sums[:, y + row : y + row + h, x : x + w + 2 * reach].add_(box)
+    several = max(1, numbers // (h * (w + 2 * reach)))
+    for planes, target in zip(light.split(several), sums.split(several), strict=True):
+        box = planes.new_zeros(len(planes), h, w + 2 * reach)
+        box[:, :, reach : reach + w] = planes
+        grown = 0
+        for dy in range(height, -1, -1):
+            half = min(math.isqrt(group.inner - dy * dy), reach)
+            while grown < half:
+                grown += 1
+                box[:, :, reach + grown : reach + grown + w].add_(planes)
+                box[:, :, reach - grown : reach - grown + w].add_(planes)
+            if dy > pad_y:
+                continue
+            for row in {dy, -dy}:
+                target[:, y + row : y + row + h, x : x + w + 2 * reach].add_(box)
