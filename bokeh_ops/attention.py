@@ -231,7 +231,7 @@ def _concatenated(
 
 
 # Logits held at a time: enough rows for the matrix products to run at speed, few enough to stay near the cache.
-_BLOCK_ELEMENTS = 1 << 21
+_BLOCK_ELEMENTS = 1 << 22
 _LOG2_E = math.log2(math.e)
 
 
@@ -271,7 +271,6 @@ def shared_logit_attention(q_pivot: Tensor, k_pivot: Tensor, k_targets: Tensor, 
             anchor, weights = weights[:, :1], weights[:, 1:]
             weights.addcmul_(anchor, (tops[:, :1] - shift[:, 1:]).exp2_())
             sums = weights.sum(dim=-1, keepdim=True)
-            for target in range(count):
-                result = weights[:, target] @ values[target, head]
-                out[target, head, start : start + block] = result / sums[:, target]
+            result = torch.bmm(weights.transpose(0, 1), values[:, head])
+            out[:, head, start : start + block] = result / sums.transpose(0, 1)
     return out
