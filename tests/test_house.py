@@ -99,7 +99,7 @@ def test_no_cycles() -> None:
 @pytest.mark.parametrize(
     "path",
     [ROOT / "run.py", ROOT / "__init__.py", *sources("bokeh_ops", "nodes", "trainer", "tests")],
-    ids=str,
+    ids=module_name,
 )
 def test_no_file_is_hard_to_hold_in_the_head(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
