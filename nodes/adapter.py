@@ -100,6 +100,7 @@ class BokehCondition(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
+                    round=0.001,
                     display_mode=io.NumberDisplay.slider,
                     tooltip=(
                         "K: 0 all in focus, 30 strongest blur. Values beyond the trained 0 to 30, through a link, "

@@ -28,6 +28,7 @@ def _sweep_inputs() -> list[Any]:
             min=0.0,
             max=30.0,
             step=0.1,
+            round=0.001,
             display_mode=io.NumberDisplay.slider,
             tooltip="K of the pivot, the picture that fixes the scene. 10 to 20 is recommended.",
         ),
