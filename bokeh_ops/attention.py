@@ -100,6 +100,19 @@ class Grounding:
             )
         return cls(rows, tuple(plain), tuple((p, tuple(t)) for p, t in targets.items()))
 
+    def check(self, rows: int) -> None:
+        """Raise unless the attention at hand has the rows of this plan.
+
+        Raises:
+            BokehError: it has others.
+        """
+        if rows != self.rows:
+            raise BokehError(
+                f"Grounded attention was planned for {self.rows} rows but the model's attention has {rows}. Another "
+                "extension splits or merges the batch inside the model (HyperTile does); remove it, or set "
+                "grounding_steps to 0."
+            )
+
     @property
     def targets(self) -> int:
         """Number of grounded rows."""
@@ -161,12 +174,7 @@ def grounded_attention(
     Raises:
         BokehError: the tensors have another number of rows than the plan.
     """
-    if q.shape[0] != grounding.rows:
-        raise BokehError(
-            f"Grounded attention was planned for {grounding.rows} rows but the model's attention has "
-            f"{q.shape[0]}. Another extension splits or merges the batch inside the model (HyperTile does); "
-            "remove it, or set grounding_steps to 0."
-        )
+    grounding.check(q.shape[0])
     if not grounding.groups:
         return attend(q, k, v, mask)
     if shared is None:
@@ -184,7 +192,7 @@ def grounded_attention(
                 shared_logit_attention(q[pivot], k[pivot], _take(k, targets), _take(v, targets))
             )
         else:
-            grounded = _concatenated(q, k, v, pivot, targets, attend, mask)
+            grounded = concatenated_attention(q, k, v, pivot, targets, attend, mask)
         _put(out, targets, grounded)
     return out
 
@@ -207,14 +215,31 @@ def _grounded_for_training(
         plain = attend(_take(q, rows), _take(k, rows), _take(v, rows), _mask_rows(mask, rows, grounding.rows))
         pieces.update(zip(rows, plain, strict=True))
     for pivot, targets in grounding.groups:
-        pieces.update(zip(targets, _concatenated(q, k, v, pivot, targets, attend, mask), strict=True))
+        pieces.update(
+            zip(targets, concatenated_attention(q, k, v, pivot, targets, attend, mask), strict=True)
+        )
     return torch.stack([pieces[row] for row in range(grounding.rows)])
 
 
-def _concatenated(
-    q: Tensor, k: Tensor, v: Tensor, pivot: int, targets: Sequence[int], attend: Attend, mask: Tensor | None
+def concatenated_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pivot: int,
+    targets: Sequence[int],
+    attend: Attend = sdpa,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """Eq. 11 as printed, for the targets of one pivot, through the caller's attention."""
+    """Eq. 11 as printed, for the targets of one pivot, through the caller's attention.
+
+    Args:
+        q, k, v: ``[R, H, L, D]``, all rows.
+        pivot, targets: rows of them.
+        attend, mask: as for :func:`grounded_attention`.
+
+    Returns:
+        ``[N, L, C]``, the ``targets`` only.
+    """
     count = len(targets)
     k_targets, v_targets = _take(k, targets), _take(v, targets)
     q_pivot = q[pivot].expand(count, *q.shape[1:])

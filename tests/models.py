@@ -150,7 +150,8 @@ def conditioning(kind: str, seed: int = 0, tokens: int = 5, rows: int = 1) -> li
     """A random prompt as a CONDITIONING."""
     settings: dict[str, Any] = {}
     if kind == "flux":
-        settings = {"pooled_output": randn(rows, POOLED, seed=seed + 100), "guidance": 3.0}
+        # Times 1000, as the host takes it, this is 4096 in every precision: see golden.exact_guidance.
+        settings = {"pooled_output": randn(rows, POOLED, seed=seed + 100), "guidance": 4.096}
     return [[randn(rows, tokens, CONTEXT, seed=seed), settings]]
 
 
@@ -202,3 +203,40 @@ def sample(
 
 def per_row(values: Sequence[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float32)
+
+
+def sigma_of(kind: str) -> float:
+    return 0.7 if kind == "flux" else 3.0
+
+
+@torch.no_grad()
+def predict(
+    model: Any, positive: Any, negative: Any = None, *, x: Tensor, sigma: float | None = None
+) -> list[Tensor]:
+    """One call of the model as the host's samplers make it: what it predicts for each of the two prompts."""
+    import comfy.sampler_helpers
+    import comfy.samplers
+
+    sigma = sigma_of("flux" if x.shape[1] == 16 else "sd15") if sigma is None else sigma
+    conds = {"positive": comfy.sampler_helpers.convert_cond(positive)}
+    if negative is not None:
+        conds["negative"] = comfy.sampler_helpers.convert_cond(negative)
+    options = comfy.model_patcher.create_model_options_clone(model.model_options)
+    comfy.sampler_helpers.prepare_model_patcher(model, conds, options)
+    real, conds, loaded = comfy.sampler_helpers.prepare_sampling(model, x.shape, conds, options)
+    try:
+        model.pre_run()
+        conds = comfy.samplers.process_conds(real, x, conds, x.device, x, None, 0)
+        sigmas = torch.full((x.shape[0],), sigma)
+        out = comfy.samplers.calc_cond_batch(real, list(conds.values()), x, sigmas, options)
+    finally:
+        model.cleanup()
+        comfy.sampler_helpers.cleanup_models(conds, loaded)
+    return out
+
+
+def unload() -> None:
+    """Take every model off, as the host does to make room: weight patches are undone."""
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 DTYPES = ("fp32", "fp16", "bf16")
-# fp32: rounding alone. In half precision the host's own rounding of a small random network comes first (it even
-# rounds FLUX's guidance embedding), so the bound there is on top of 1.25 x the error of the plain base model.
-BOUNDS = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 5e-2}
+# fp32: rounding alone. In half precision the host's own rounding of a small random network comes first, so the
+# bound there is on top of 1.25 x the error of the plain base model.
+BOUNDS = {"fp32": 1e-5, "fp16": 3e-3, "bf16": 2e-2}
 
 
 def main(argv: list[str] | None = None) -> int:

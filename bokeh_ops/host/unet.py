@@ -9,10 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ..attention import bokeh_attention, grounded_attention, merge_heads, split_heads
+from ..attention import (
+    Grounding,
+    bokeh_attention,
+    concatenated_attention,
+    grounded_attention,
+    merge_heads,
+    split_heads,
+)
 from ..errors import BokehError
 from .call import Call, add_term
 from .models import HostModel
@@ -59,20 +67,58 @@ def _self_attention(call: Call, previous: Replacement | None) -> Replacement:
     def attention(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
         grounding = call.grounding
         assert grounding is not None
+        grounding.check(q.shape[0])
+        _check_tokens(q, extra)
+        if previous is not None:
+            return _chained_self_attention(q, k, v, extra, grounding, previous)
         heads = extra["n_heads"]
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-            q, k, v = merge_heads(q), merge_heads(k), merge_heads(v)
-            if previous is None:
-                return host_attention(q, k, v, extra, mask)
-            # Perturbed-attention guidance gives back the values; a target's come twice, one after the other.
-            return previous(q, k, v, extra)[:, : q.shape[1]]
+            return host_attention(merge_heads(q), merge_heads(k), merge_heads(v), extra, mask)
 
-        chained = previous is not None or "optimized_attention_override" in extra
+        shared = False if "optimized_attention_override" in extra else None
         q, k, v = split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
-        return grounded_attention(q, k, v, grounding, attend, shared=False if chained else None)
+        return grounded_attention(q, k, v, grounding, attend, shared=shared)
 
     return attention
+
+
+def _check_tokens(q: Tensor, extra: dict[str, Any]) -> None:
+    shape = extra.get("activations_shape")
+    if shape is not None and q.shape[1] != shape[-1] * shape[-2]:
+        raise BokehError(
+            f"Self-attention has {q.shape[1]} queries for {shape[-2]} x {shape[-1]} places. Another extension merges "
+            "tokens, in every picture others (ToMe does), so a pivot's queries fit no target; remove it, or set "
+            "grounding_steps to 0."
+        )
+
+
+def _chained_self_attention(
+    q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any], grounding: Grounding, previous: Replacement
+) -> Tensor:
+    """Grounded attention through another extension's replacement.
+
+    It is called with the whole batch first, as it would be without grounding, since some of them read the batch
+    (self-attention guidance records the negative branch), and then for the targets of each pivot, told the one
+    branch that they belong to.
+    """
+    out = previous(q, k, v, extra)
+    heads, tokens = extra["n_heads"], q.shape[1]
+    branches = extra.get("cond_or_uncond") or [0]
+    per_branch = q.shape[0] // len(branches)
+    by_heads = split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
+    for pivot, targets in grounding.groups:
+        told = {**extra, "cond_or_uncond": [branches[pivot // per_branch]]}
+
+        def attend(
+            q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, told: dict[str, Any] = told
+        ) -> Tensor:
+            # Perturbed-attention guidance gives back the values, and a target's come twice, one after the other.
+            return previous(merge_heads(q), merge_heads(k), merge_heads(v), told)[:, :tokens]
+
+        grounded = concatenated_attention(*by_heads, pivot, targets, attend)
+        out = out.index_copy(0, torch.tensor(targets, device=out.device), grounded.to(out.dtype))
+    return out
 
 
 def _cross_attention(terms: list[tuple[Tensor, Tensor]], previous: Replacement | None) -> Replacement:

@@ -101,8 +101,9 @@ def add_query_key(patcher: Any, adapter: BokehAdapter, model: HostModel, strengt
     taken = set(patcher.add_patches(wanted, strength))
     lost = [key for key in wanted if key not in taken]
     if lost:
+        name = lost[0] if isinstance(lost[0], str) else lost[0][0]
         raise BokehError(
-            f"The model has no parameter for {len(lost)} of {len(wanted)} query/key adapters, such as {lost[0]}. "
-            "It is not the plain model the adapter was made for."
+            f"The model has no parameter for {len(lost)} of the adapter's {len(wanted)} query/key changes, such as "
+            f"{name}. It is not the plain model the adapter was made for; set query_key_strength to 0 to go without."
         )
     return len(wanted)

@@ -1,0 +1,142 @@
+"""What others computed: golden directories of both formats through the real nodes, and the command that checks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests import golden, parity
+from tests.models import one_thread  # noqa: F401
+
+FORMATS = ("flux_official", "sd15_reference")
+CASES = {"flux_official": golden.CASES[:5], "sd15_reference": golden.CASES}
+
+
+def copy_with(source: Path, target: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
+    """A copy of a golden directory whose adapter is changed."""
+    shutil.copytree(source, target)
+    tensors = load_file(source / "model.safetensors")
+    change(tensors)
+    metadata = {"format": "bokeh-adapter"} if "sd15" in source.name else {"format": "pt"}
+    save_file(tensors, target / "model.safetensors", metadata)
+    return target
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_outputs_of_others_in_single_precision(
+    shared: Path, pack: ModuleType, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parity.main([str(shared / "golden" / name)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [case for case, _ in lines] == list(CASES[name])
+    assert all(float(error) < 1e-5 for _, error in lines)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_outputs_of_others_in_half_precision(shared: Path, pack: ModuleType, name: str, dtype: str) -> None:
+    assert parity.main([str(shared / "golden" / name), "--dtype", dtype]) == 0
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("part", ["to_v_bokeh", "to_q_adp", "to_k_adp", "embedding_layer"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_wrong_adapter_does_not_pass(
+    shared: Path, pack: ModuleType, tmp_path: Path, name: str, part: str, dtype: str
+) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        for key, tensor in tensors.items():
+            if part in key and "down" not in key:
+                tensor.mul_(1.001 if dtype == "fp32" else -1)
+
+    folder = copy_with(
+        shared / "golden" / name, tmp_path / "sd15" if "sd15" in name else tmp_path / "f", change
+    )
+    assert parity.main([str(folder), "--dtype", dtype]) == 1
+
+
+def test_nan_does_not_pass(shared: Path, pack: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "golden"
+    shutil.copytree(shared / "golden" / "flux_official", folder)
+    base = load_file(folder / "base.safetensors")
+    next(iter(base.values())).fill_(float("nan"))
+    save_file(base, folder / "base.safetensors")
+    assert parity.main([str(folder)]) == 1
+
+
+def test_its_own_bound(shared: Path, pack: ModuleType) -> None:
+    folder = str(shared / "golden" / "flux_official")
+    assert parity.main([folder, "--bound", "1e-9"]) == 1
+    assert parity.main([folder, "--dtype", "bf16", "--bound", "1e-5"]) == 1
+
+
+def test_a_file_in_the_layout_of_this_project(shared: Path, pack: ModuleType, tmp_path: Path) -> None:
+    """The released FLUX adapter, read and written anew in this project's layout, computes the same."""
+    formats = pack.bokeh_ops.formats
+    folder = tmp_path / "golden"
+    shutil.copytree(shared / "golden" / "flux_official", folder)
+    adapter = formats.read_adapter(folder)
+    (folder / "config.json").unlink()
+    formats.write_adapter(adapter, folder / "model.safetensors")
+    assert parity.main([str(folder)]) == 0
+
+
+def test_the_released_layout_without_its_config(shared: Path, pack: ModuleType, tmp_path: Path) -> None:
+    """Then the number of double blocks comes from the model it is laid onto."""
+    folder = tmp_path / "golden"
+    shutil.copytree(shared / "golden" / "flux_official", folder)
+    (folder / "config.json").unlink()
+    assert parity.main([str(folder)]) == 0
+
+
+def test_lora_alpha_is_obeyed(shared: Path, pack: ModuleType, tmp_path: Path) -> None:
+    """alpha / rank = 2 with every low-rank pair halved is the golden adapter again."""
+
+    def halve(tensors: dict[str, Tensor]) -> None:
+        for key, tensor in tensors.items():
+            if key.endswith("up.weight"):
+                tensor.div_(2)
+
+    folder = copy_with(shared / "golden" / "flux_official", tmp_path / "flux", halve)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "lora_alpha": 2.0 * config["lora_rank"]}))
+    assert parity.main([str(folder)]) == 0
+
+
+@pytest.mark.parametrize(("bound", "status"), [("1e-5", 0), ("1e-12", 1)])
+def test_the_command(shared: Path, repo: Path, bound: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.parity", str(shared / "golden" / "flux_official"), "--bound", bound],
+        cwd=repo,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == status, done.stderr[-2000:]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(CASES["flux_official"])
+
+
+def test_a_folder_of_neither_format(pack: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="neither flux_config.json nor unet_config.json"):
+        golden.load(tmp_path)
+
+
+def test_the_models_are_left_as_they_were(shared: Path, pack: ModuleType) -> None:
+    for name in FORMATS:
+        case = golden.load(shared / "golden" / name)
+        before = {key: value.clone() for key, value in case.model.model.state_dict().items()}
+        golden.run(case, pack, "out_grounded")
+        after = case.model.model.state_dict()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+        assert not case.model.patches
+        assert not case.model.wrappers
