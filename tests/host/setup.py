@@ -65,7 +65,7 @@ def interpreter() -> Path:
     """The Python that runs host and tests: ``BOKEH_PYTHON`` where set, else the one in ``.venv``."""
     own = os.environ.get("BOKEH_PYTHON")
     if own:
-        found = shutil.which(Path(own).expanduser())
+        found = shutil.which(str(Path(own).expanduser()))
         if found is None:
             raise SetupError(f"BOKEH_PYTHON names {own}, which is not a program that can be run.")
         return Path(found)
