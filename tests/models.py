@@ -7,6 +7,7 @@ The adapters are built with plain ``bokeh_ops``, or with the extension's own cla
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -203,6 +204,21 @@ def sample(
 
 def per_row(values: Sequence[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float32)
+
+
+@contextmanager
+def watched(model: Any) -> Iterator[list[tuple[tuple[int, ...], list[int]]]]:
+    """The shape of the batch and the chunks (0 cond, 1 uncond) of every call of the network."""
+    calls: list[tuple[tuple[int, ...], list[int]]] = []
+
+    def look(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append((tuple(args[0].shape), list(kwargs["transformer_options"]["cond_or_uncond"])))
+
+    handle = model.model.diffusion_model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
 
 
 def sigma_of(kind: str) -> float:

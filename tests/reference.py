@@ -66,7 +66,7 @@ def by_hooks(
 
     Args:
         k: K per row of the batch the network sees, all chunks included.
-        pivots: pivot row in that same batch per row, -1 for none.
+        pivots: pivot row in that same batch per row, -1 for none; None leaves self-attention to the host.
         query_key: strength of the query/key adapters.
     """
     network = model.model.diffusion_model
@@ -145,7 +145,7 @@ def _unet(
         ) -> Tensor:
             q, k, v = (heads(seen[name], n) for name in ("to_q", "to_k", "to_v"))
             if path.endswith("attn1"):
-                return self_attention(q, k, v, pivots or [-1] * len(q))
+                return out if pivots is None else self_attention(q, k, v, pivots)
             return with_terms(out, q, path, range(len(q)))
 
         on_input(module.to_out, replace)
@@ -159,12 +159,14 @@ def _flux(
     shared: dict[str, Tensor] = {}
     on_output(network.pe_embedder, lambda _a, out: shared.update(pe=out))
 
-    def joint(q: Tensor, k: Tensor, v: Tensor, path: str) -> Tensor:
-        """Eq. 15 for text and image tokens together."""
+    def joint(q: Tensor, k: Tensor, v: Tensor, path: str, out: Tensor | None) -> Tensor:
+        """Eq. 15 for text and image tokens together; ``out`` is the host's attention where nothing is grounded."""
         q, k = apply_rope(q, k, shared["pe"])
-        plan = list(pivots or [-1] * len(q))
-        sources = [row if pivot < 0 else pivot for row, pivot in enumerate(plan)]
-        return with_terms(self_attention(q, k, v, plan), q, path, sources)
+        if pivots is None:
+            assert out is not None
+            return with_terms(out, q, path, range(len(q)))
+        sources = [row if pivot < 0 else pivot for row, pivot in enumerate(pivots)]
+        return with_terms(self_attention(q, k, v, pivots), q, path, sources)
 
     def on_projection(module: Any, path: str, width: int) -> None:
         def change(_args: Any, out: Tensor) -> Tensor:
@@ -182,13 +184,17 @@ def _flux(
         on_norm(block.img_attn.norm, seen, "img")
         on_norm(block.txt_attn.norm, seen, "txt")
 
-        def image(out: Tensor, path: str = path, seen: dict[str, Any] = seen) -> Tensor:
+        def project(out: Tensor, part: str, path: str = path, seen: dict[str, Any] = seen) -> Tensor:
+            # The host hands out its joint attention in two parts, text tokens first.
             q, k, v = (torch.cat(pair, 2) for pair in zip(seen["txt"], seen["img"], strict=True))
-            seen["out"] = joint(q, k, v, path)
-            return seen["out"][:, -out.shape[1] :]
+            text = q.shape[2] - out.shape[1] if part == "img" else out.shape[1]
+            whole = torch.zeros(len(q), q.shape[2], out.shape[2])
+            where = slice(text, None) if part == "img" else slice(text)
+            whole[:, where] = out
+            return joint(q, k, v, path, whole)[:, where]
 
-        on_input(block.img_attn.proj, image)
-        on_input(block.txt_attn.proj, lambda out, seen=seen: seen["out"][:, : out.shape[1]])
+        on_input(block.img_attn.proj, lambda out, project=project: project(out, "img"))
+        on_input(block.txt_attn.proj, lambda out, project=project: project(out, "txt"))
 
     for i, block in enumerate(network.single_blocks):
         path, seen = f"single_blocks.{i}", {}
@@ -198,6 +204,6 @@ def _flux(
         def single(
             x: Tensor, path: str = path, seen: dict[str, Any] = seen, c: int = block.hidden_dim
         ) -> Tensor:
-            return torch.cat((joint(*seen["all"], path), x[..., c:].double()), -1)
+            return torch.cat((joint(*seen["all"], path, x[..., :c]), x[..., c:].double()), -1)
 
         on_input(block.linear2, single)

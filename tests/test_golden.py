@@ -127,7 +127,7 @@ def test_the_command(shared: Path, repo: Path, bound: str, status: int) -> None:
 
 
 def test_a_folder_of_neither_format(pack: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="neither flux_config.json nor unet_config.json"):
+    with pytest.raises(FileNotFoundError, match=r"neither flux_config.json nor unet_config.json"):
         golden.load(tmp_path)
 
 
