@@ -112,8 +112,8 @@ def _looks_like(head: bytes) -> str | None:
         return "it is a Git LFS pointer. Run 'git lfs pull', or download the file itself."
     if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
         return (
-            "it is a pickle (.pt, .pth, .bin), which can run code when loaded and is not read here. "
-            "Ask for, or convert it to, safetensors."
+            "it is a pickle or an archive (.ckpt, .pt, .pth, .bin), which can run code when loaded and is not read "
+            "here. Ask for, or convert it to, safetensors."
         )
     if head.startswith(b"GGUF"):
         return "it is a GGUF model; adapters are .safetensors files."
@@ -127,7 +127,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise BokehError(
-            f"{path} cannot be read as JSON ({error}); download it again or remove it."
+            f"{path} cannot be read as JSON ({error}); download it again, or move it away if it is another file's."
         ) from error
     if not isinstance(value, dict):
         raise BokehError(f"{path} holds a JSON {type(value).__name__}, expected an object.")
@@ -237,7 +237,11 @@ def _build(
             f"{path}: the embedding makes {out_dim} numbers, which is no whole number of tokens of width {context}."
         )
     settings.update(bokeh_hidden_dim=hidden, bokeh_context_dim=context, tokens=out_dim // context)
-    adapter = BokehAdapter(_config(base, settings), cross, query_key, present)
+    try:
+        config = _config(base, settings)
+    except BokehError as error:
+        raise BokehError(f"{path}: {error}") from error
+    adapter = BokehAdapter(config, cross, query_key, present)
     wanted = adapter.state_dict()
     lacking = sorted(_counterparts(tensors) | set(wanted) - set(tensors))
     if lacking:
