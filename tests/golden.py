@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,6 +65,7 @@ def flux_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device)
     """A MODEL of the host's FLUX with diffusers' names of the sizes."""
     import comfy.model_base
     import comfy.supported_models
+    from comfy.ldm.flux.model import FluxParams
 
     hidden = config["attention_head_dim"] * config["num_attention_heads"]
     unet_config = {
@@ -85,6 +86,8 @@ def flux_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device)
         "guidance_embed": config["guidance_embeds"],
         "dtype": dtype,
     }
+    if "txt_ids_dims" in {field.name for field in fields(FluxParams)}:
+        unet_config["txt_ids_dims"] = []  # ComfyUI 0.8 wants it named
     settings = comfy.supported_models.Flux(unet_config)
     return patcher(comfy.model_base.Flux(settings, device=device), device)
 

@@ -105,16 +105,16 @@ class Sampling:
         from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
         noise, sampler, sigmas, latent = self.custom(sampler, sigmas, latent, 7)
-        return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).result[0]["samples"]
+        return models.call(SamplerCustomAdvanced, noise, guider, sampler, sigmas, latent)["samples"]
 
     def custom(self, sampler: Any, sigmas: Any, latent: Any, noise: Any) -> tuple[Any, Any, Any, Any]:
         from comfy_extras.nodes_custom_sampler import BasicScheduler, KSamplerSelect, RandomNoise
 
         if isinstance(sampler, str):
-            sampler = KSamplerSelect.execute(sampler).result[0]
+            sampler = models.call(KSamplerSelect, sampler)
         if sigmas is None:
-            sigmas = BasicScheduler.execute(self.model, "simple", 4, 1.0).result[0]
-        noise = RandomNoise.execute(noise).result[0] if isinstance(noise, int) else noise
+            sigmas = models.call(BasicScheduler, self.model, "simple", 4, 1.0)
+        noise = models.call(RandomNoise, noise) if isinstance(noise, int) else noise
         return noise, sampler, sigmas, latent or self.latent
 
     def alone(
@@ -137,7 +137,7 @@ def s(pack: ModuleType, kind: str, model: Any) -> Sampling:
 def cfg_guider(model: Any, positive: Any, negative: Any, cfg: float = 2.0) -> Any:
     from comfy_extras.nodes_custom_sampler import CFGGuider
 
-    return CFGGuider.execute(model, positive, negative, cfg).result[0]
+    return models.call(CFGGuider, model, positive, negative, cfg)
 
 
 def real_latent(kind: str, pictures: int = 1) -> dict[str, Any]:

@@ -368,26 +368,22 @@ def test_a_control_net(pack: ModuleType, bases: Any, adapters: Any, carry: Modul
 # ---- core extensions that change attention ----
 
 
-def node_result(result: Any) -> Any:
-    return result.result[0] if hasattr(result, "result") else result[0]
-
-
 def core(name: str, model: Any) -> Any:
     if name == "perturbed-attention guidance":
         from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 
-        return node_result(PerturbedAttentionGuidance.execute(model, 3.0))
+        return models.call(PerturbedAttentionGuidance, model, 3.0)
     if name == "self-attention guidance":
         from comfy_extras.nodes_sag import SelfAttentionGuidance
 
-        return node_result(SelfAttentionGuidance.execute(model, 0.5, 2.0))
+        return models.call(SelfAttentionGuidance, model, 0.5, 2.0)
     if name == "HyperTile":
         from comfy_extras.nodes_hypertile import HyperTile
 
-        return node_result(HyperTile.execute(model, 32, 2, 0, False))
+        return models.call(HyperTile, model, 32, 2, 0, False)
     from comfy_extras.nodes_tomesd import TomePatchModel
 
-    return node_result(TomePatchModel.execute(model, 0.3))
+    return models.call(TomePatchModel, model, 0.3)
 
 
 @pytest.mark.parametrize("name", ["perturbed-attention guidance", "self-attention guidance"])

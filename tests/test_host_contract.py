@@ -239,7 +239,7 @@ PROMPT_NODES: dict[str, tuple[Callable[[ModuleType, Any, Any], Any], list[list[f
 def flux_guidance(conditioning: Any) -> Any:
     from comfy_extras.nodes_flux import FluxGuidance
 
-    return FluxGuidance.execute(conditioning, 2.5).result[0]
+    return models.call(FluxGuidance, conditioning, 2.5)
 
 
 @pytest.mark.parametrize("name", PROMPT_NODES)

@@ -78,6 +78,8 @@ def test_an_interrupt_leaves_everything_clean(
             show(step, *more)
             if step >= 5:
                 comfy.model_management.interrupt_current_processing()
+                # The server's progress bar asks after every step; newer hosts ask in every layer too.
+                comfy.model_management.throw_exception_if_processing_interrupted()
 
         return callback
 

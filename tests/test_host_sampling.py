@@ -334,7 +334,7 @@ def test_both_forms_give_the_same_bits(s: Sampling) -> None:
 def test_the_basic_guider_is_guidance_of_one(s: Sampling) -> None:
     from comfy_extras.nodes_custom_sampler import BasicGuider
 
-    guider = BasicGuider.execute(s.model, s.positive).result[0]
+    guider = models.call(BasicGuider, s.model, s.positive)
     custom = s.advanced(guider)
     usual = s.grounded(cfg=1.0)
     assert all(torch.equal(a["samples"], b["samples"]) for a, b in zip(usual, custom, strict=True))
@@ -347,7 +347,7 @@ def test_the_dual_guider(s: Sampling, base: Any, style: str) -> None:
     middle = models.conditioning(s.kind, 2)
 
     def guider(positive: Any, middle: Any, negative: Any) -> Any:
-        return DualCFGGuider.execute(s.model, positive, middle, negative, 2.0, 1.5, style).result[0]
+        return models.call(DualCFGGuider, s.model, positive, middle, negative, 2.0, 1.5, style)
 
     with watched(base) as calls:
         pivot, targets = s.advanced(guider(s.positive, middle, s.negative))
