@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
 from .errors import BokehError
@@ -256,7 +256,7 @@ def concatenated_attention(
 
 
 # Logits held at a time: enough rows for the matrix products to run at speed, few enough to stay near the cache.
-_BLOCK_ELEMENTS = 1 << 22
+_BLOCK_ELEMENTS = 1 << 21
 _LOG2_E = math.log2(math.e)
 
 
@@ -280,22 +280,30 @@ def shared_logit_attention(q_pivot: Tensor, k_pivot: Tensor, k_targets: Tensor, 
     # Sums of exponentials overflow in half precision. Powers of 2, as torch computes them faster than of e.
     work = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     queries = q_pivot.to(work) * (features**-0.5 * _LOG2_E)
-    keys = torch.cat((k_pivot[None], k_targets)).to(work)
-    keys = rearrange(keys, "n h l d -> h d (n l)").contiguous()
+    keys = torch.cat((k_pivot[None], k_targets)).to(work).transpose(-2, -1)
     values = v_targets.to(work)
-    out = torch.empty(count, heads, queries.shape[1], features, dtype=dtype, device=v_targets.device)
-    block = max(16, min(queries.shape[1], _BLOCK_ELEMENTS // keys.shape[2]))
-    buffer = keys.new_empty(block, keys.shape[2])
-    for head in range(heads):
-        for start in range(0, queries.shape[1], block):
-            rows = queries[head, start : start + block]
-            logits = torch.mm(rows, keys[head], out=buffer[: len(rows)]).view(len(rows), 1 + count, length)
+    places = queries.shape[1]
+    out = torch.empty(count, heads, places, features, dtype=dtype, device=v_targets.device)
+    size = max(16, min(places, _BLOCK_ELEMENTS // ((1 + count) * length)))
+    together = max(1, min(heads, _BLOCK_ELEMENTS // ((1 + count) * length * size)))
+    buffer = queries.new_empty((1 + count) * together * size * length)
+    for first in range(0, heads, together):
+        group = slice(first, first + together)
+        keys_group = rearrange(keys[:, group], "n h d l -> (n h) d l")
+        values_group = rearrange(values[:, group], "n h l d -> (n h) l d")
+        for start in range(0, places, size):
+            block = slice(start, start + size)
+            rows = queries[group, block]
+            rows = repeat(rows, "h q d -> (n h) q d", n=1 + count)
+            shape = (rows.shape[0], rows.shape[1], length)
+            logits = torch.bmm(rows, keys_group, out=buffer[: math.prod(shape)].view(shape))
+            logits = rearrange(logits, "(n h) q l -> n h q l", n=1 + count)
             tops = logits.amax(dim=-1, keepdim=True)
-            shift = torch.maximum(tops, tops[:, :1])
+            shift = torch.maximum(tops, tops[:1])
             weights = logits.sub_(shift).exp2_()
-            anchor, weights = weights[:, :1], weights[:, 1:]
-            weights.addcmul_(anchor, (tops[:, :1] - shift[:, 1:]).exp2_())
+            anchor, weights = weights[:1], weights[1:]
+            weights.addcmul_(anchor, (tops[:1] - shift[1:]).exp2_())
             sums = weights.sum(dim=-1, keepdim=True)
-            result = torch.bmm(weights.transpose(0, 1), values[:, head])
-            out[:, head, start : start + block] = result / sums.transpose(0, 1)
+            result = torch.bmm(rearrange(weights, "n h q l -> (n h) q l"), values_group)
+            out[:, group, block] = rearrange(result, "(n h) q d -> n h q d", n=count) / sums
     return out
