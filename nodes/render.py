@@ -15,10 +15,11 @@ from ..bokeh_ops import depth as depths
 from ..bokeh_ops import focus as focusing
 from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host.notices import say
-from ..bokeh_ops.render import REFERENCE_WIDTH, Lens, blur_amount, colour_defocus, k_in_pixels, render_sweep
+from ..bokeh_ops.optics import TRAINING_WIDTH, k_at_width
+from ..bokeh_ops.render import Lens, blur_amount, colour_defocus, render_sweep
 from ..bokeh_ops.values import K_TRAINED, format_value, parse_values
 
-AT_REFERENCE = f"at {REFERENCE_WIDTH} px width (scales with the image)"
+AT_REFERENCE = f"at {TRAINING_WIDTH} px width (scales with the image)"
 AT_IMAGE = "in image pixels"
 BY_POINT, BY_MASK, BY_VALUE, BY_DISTANCE = "point", "mask", "disparity value", "distance in metres"
 USUAL_K = K_TRAINED[1]
@@ -88,7 +89,7 @@ class BokehMeRender(io.ComfyNode):
                     "k_reference",
                     options=[AT_REFERENCE, AT_IMAGE],
                     default=AT_REFERENCE,
-                    tooltip=f"Where K's pixels are counted: on a picture {REFERENCE_WIDTH} px wide, so that "
+                    tooltip=f"Where K's pixels are counted: on a picture {TRAINING_WIDTH} px wide, so that "
                     "the look is the same at any size (Bokeh Diffusion's K), or on this picture (BokehMe's "
                     "K).",
                 ),
@@ -232,7 +233,7 @@ class BokehMeRender(io.ComfyNode):
         disparity = depths.fit_to_image(disparity, batch, height, width, notice)
         focus = _focus(disparity, focus_mode, focus_x, focus_y, focus_value, focus_mask, depth_range)
         lens = Lens(0.0, focus, gamma, blades, rotation, highlight_boost)
-        pixels = [k_in_pixels(value, width) if k_reference == AT_REFERENCE else value for value in ks]
+        pixels = [k_at_width(value, width) if k_reference == AT_REFERENCE else value for value in ks]
         bar = comfy.utils.ProgressBar(1000 * len(ks) * batch)
 
         def progress(done: int, total: int) -> None:

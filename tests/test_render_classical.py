@@ -15,7 +15,6 @@ from bokeh_ops.render import (
     blur_amount,
     classical,
     colour_defocus,
-    k_in_pixels,
     render,
     render_sweep,
 )
@@ -237,11 +236,6 @@ def test_sweep_is_value_by_value() -> None:
     assert torch.equal(out.defocus[2:], at_seven.defocus)
     assert seen == sorted(seen)
     assert seen[-1] == 4000
-
-
-def test_k_scales_with_the_picture() -> None:
-    assert k_in_pixels(12.0, 512) == 12.0
-    assert k_in_pixels(12.0, 1024) == 24.0
 
 
 def test_defocus_colours() -> None:

@@ -10,19 +10,17 @@ from torch import Tensor
 
 from ..errors import BokehError
 from .classical import render_classical
-from .contract import REFERENCE_WIDTH, Lens, LensModel, Progress, Rendered, check_inputs, k_in_pixels
+from .contract import Lens, LensModel, Progress, Rendered, check_inputs
 from .defocus import blur_amount, colour_defocus
 
 __all__ = [
     "MODELS",
-    "REFERENCE_WIDTH",
     "Lens",
     "LensModel",
     "Progress",
     "Rendered",
     "blur_amount",
     "colour_defocus",
-    "k_in_pixels",
     "render",
     "render_sweep",
 ]

@@ -19,9 +19,6 @@ from ..errors import BokehError
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` while rendering. Raising from it stops the rendering."""
 
-REFERENCE_WIDTH = 512
-"""Image width in pixels at which K is defined by Bokeh Diffusion, whose training images are 512 x 512."""
-
 
 @dataclass(frozen=True, eq=False)
 class Lens:
@@ -116,19 +113,6 @@ class LensModel(Protocol):
     def __call__(
         self, image: Tensor, disparity: Tensor, lens: Lens, progress: Progress | None = None
     ) -> Rendered: ...
-
-
-def k_in_pixels(k: float, width: int, reference_width: int = REFERENCE_WIDTH) -> float:
-    """K at the image's own resolution, from K at a reference width: ``k * width / reference_width``.
-
-    The blur then covers the same share of the picture whatever its size.
-
-    Raises:
-        BokehError: a width below 1.
-    """
-    if width < 1 or reference_width < 1:
-        raise BokehError(f"The widths {width} and {reference_width} must both be at least 1 pixel.")
-    return k * width / reference_width
 
 
 def check_inputs(image: Tensor, disparity: Tensor) -> None:
