@@ -1,0 +1,294 @@
+"""The shipped workflows through a real server, on models of the real size with random weights.
+
+The graphs are those that are shipped, with the stock loaders in them; only sizes and steps are lowered. Where a
+test needs to see more than a picture shows, the latents are saved by the host's own SaveLatent and compared bit
+by bit.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from tests import fullsize
+from tests.host.server import ComfyServer, PromptError, Run
+from tests.host.workflow import to_api
+from tests.prompts import (
+    OUTPUTS,
+    SAMPLERS,
+    Prompt,
+    find,
+    pictures,
+    relative,
+    same_bits,
+    sampled,
+    small,
+    stock,
+    texts,
+    with_inputs,
+    without,
+)
+
+pytestmark = pytest.mark.server
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A server whose models folder is filled, with the shipped pictures in its input folder."""
+    base = tmp_path_factory.mktemp("full-size")
+    free = {"disk": shutil.disk_usage(base).free / 1e9, "memory": psutil.virtual_memory().available / 1e9}
+    for what, needed in {"disk": fullsize.DISK_GB, "memory": fullsize.MEMORY_GB}.items():
+        if free[what] < needed:
+            pytest.skip(f"full-size models need {needed:g} GB of {what}; {free[what]:.1f} GB are free")
+    try:
+        # In a process of its own, whose memory goes back before the server needs it.
+        command = [sys.executable, "-m", "tests.fullsize", str(base / "models")]
+        subprocess.run(command, cwd=ROOT, check=True)
+        broken_adapters(base / "models" / "bokeh" / "broken")
+        stand_in = ROOT / "tests" / "host" / "shallow_t5.py"
+        with pytest.MonkeyPatch.context() as patch:
+            # Threads that spin while they wait are several times slower on a machine that others use too.
+            patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+            with ComfyServer(base=base, custom_nodes=(stand_in,)) as running:
+                for path in sorted((ROOT / "workflows" / "assets").iterdir()):
+                    if path.suffix in {".jpg", ".png"}:
+                        running.upload_image(path)
+                yield running
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def shipped(server: ComfyServer) -> dict[str, Prompt]:
+    """Every shipped workflow as a prompt, small."""
+    info = server.object_info()
+    return {name: small(to_api(json.loads(read(name)), info)) for name in SHIPPED}
+
+
+def read(name: str) -> str:
+    return (ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")
+
+
+# What is built
+
+
+def test_the_checkpoint_has_as_many_parameters_as_the_published_one(server: ComfyServer) -> None:
+    # Counts of runwayml/stable-diffusion-v1-5: UNet2DConditionModel, AutoencoderKL, CLIPTextModel.
+    published = {
+        "model.diffusion_model.": 859_520_964,
+        "first_stage_model.": 83_653_863,
+        "cond_stage_model.": 123_060_480,
+    }
+    path = server.base / "models" / "checkpoints" / "v1-5-pruned-emaonly-fp16.safetensors"
+    with safe_open(path, framework="pt") as file:
+        sizes = {key: int(np.prod(file.get_slice(key).get_shape())) for key in file.keys()}  # noqa: SIM118
+    counted = {prefix: sum(n for key, n in sizes.items() if key.startswith(prefix)) for prefix in published}
+    assert counted == published
+
+
+# The shipped workflows. SD1.5 before FLUX, so that each model is loaded once.
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if "sd15" not in n and "flux" not in n])
+def test_a_workflow_without_a_model_runs(server: ComfyServer, shipped: dict[str, Prompt], name: str) -> None:
+    check_run(server, shipped[name])
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if "sd15" in n])
+def test_an_sd15_workflow_runs(server: ComfyServer, shipped: dict[str, Prompt], name: str) -> None:
+    assert find(shipped[name], "CheckpointLoaderSimple")
+    check_samples(server, shipped[name])
+
+
+def check_run(server: ComfyServer, prompt: Prompt) -> Run:
+    run = server.run(prompt)
+    shown = [node_id for node_id, node in prompt.items() if node["class_type"] in OUTPUTS]
+    assert shown
+    for node_id in shown:
+        (picture,) = pictures(server, run, node_id)
+        assert picture.std() > 5, f"node {node_id} shows an empty picture"
+    return run
+
+
+def check_samples(server: ComfyServer, prompt: Prompt) -> None:
+    run = check_run(server, prompt)
+    sampler = find(prompt, *SAMPLERS)
+    steps = [(value, of) for node, value, of in run.progress if node == sampler]
+    assert steps, "no progress was told"
+    assert steps[-1][0] == steps[-1][1]
+    assert run.previews
+    assert all(Image.open(io.BytesIO(preview)).size[0] > 0 for preview in run.previews)
+    assert run.texts == [], "a shipped workflow gives cause for a notice"
+    log = server.log.read_text(errors="replace")
+    assert "missing:" not in log, "the host found the model files incomplete"
+
+
+def check_obeys_k(server: ComfyServer, prompt: Prompt) -> None:
+    """K changes what comes out, the same seed gives the same bits, and strength 0 gives the model's own."""
+    _, (strong,) = sampled(server, with_inputs(prompt, "BokehCondition", bokeh=28.0))
+    _, (weak,) = sampled(server, with_inputs(prompt, "BokehCondition", bokeh=2.0))
+    again, (same,) = sampled(server, with_inputs(prompt, "BokehCondition", bokeh=28.0))
+    assert find(prompt, "KSampler") in again.executed
+    assert same_bits(strong, same)
+    assert relative(weak, strong) > 1e-2
+
+    _, (plain,) = sampled(server, stock(prompt))
+    off, (at_zero,) = sampled(
+        server, with_inputs(prompt, "LoadBokehAdapter", strength=0.0, query_key_strength=0.0)
+    )
+    assert find(prompt, "KSampler") in off.executed
+    assert same_bits(at_zero, plain)
+    assert relative(strong, plain) > 1e-2
+    assert "strength is 0" in texts(off)
+
+    bare, (no_adapter,) = sampled(
+        server, with_inputs(without(prompt, "LoadBokehAdapter", "model"), "BokehCondition", bokeh=45.0)
+    )
+    assert same_bits(no_adapter, plain)
+    assert "no LoadBokehAdapter" in texts(bare)
+    assert "45" in texts(bare), "K beyond the trained range is not mentioned"
+
+
+def check_survives_an_interrupt(server: ComfyServer, grounded: Prompt, single: Prompt) -> None:
+    """The run after an interrupted one gives the bits of the run before it, with and without adapter."""
+    kind = grounded[find(grounded, *SAMPLERS)]["class_type"]
+    steps_at = next(k for k in ("GroundedSampler", "BasicScheduler") if any(
+        node["class_type"] == k for node in grounded.values()
+    ))  # fmt: skip
+    _, before = sampled(server, grounded)
+    _, (plain,) = sampled(server, stock(single))
+
+    def stop(event: str, data: dict[str, Any]) -> None:
+        if event == "progress":
+            server.interrupt()
+
+    long = with_inputs(grounded, steps_at, steps=40)
+    run, _ = sampled(server, long, on_event=stop, timeout=300)
+    assert run.interrupted
+    assert run.outputs == {}
+    after_run, after = sampled(server, grounded)
+    assert find(grounded, kind) in after_run.executed
+    assert all(same_bits(a, b) for a, b in zip(after, before, strict=True))
+    _, (plain_after,) = sampled(server, stock(single))
+    assert same_bits(plain_after, plain)
+
+
+def test_sd15_obeys_k(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
+    check_obeys_k(server, shipped["single_k_sd15"])
+
+
+def test_an_sd15_pivot_is_what_it_would_be_alone(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
+    _, (pivot, target) = sampled(server, shipped["sharp_background_sd15"])
+    _, (alone,) = sampled(server, with_inputs(shipped["single_k_sd15"], "BokehCondition", bokeh=14.0))
+    assert relative(pivot, alone) < 1e-4  # another batch size rounds otherwise
+    assert relative(target, alone) > 1e-2
+
+
+def test_an_sd15_interrupt_leaves_the_model_clean(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
+    check_survives_an_interrupt(server, shipped["sharp_background_sd15"], shipped["single_k_sd15"])
+
+
+def test_an_adapter_that_gets_no_k_is_mentioned(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
+    run, _ = sampled(server, without(shipped["single_k_sd15"], "BokehCondition", "positive", "negative"))
+    assert "K" in texts(run)
+    assert "BokehCondition" in texts(run)
+
+
+# Bad input: each says what is wrong in its own words, at its own node
+
+
+def broken_adapters(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    good = {name: torch.zeros(shape) for name, shape in fullsize.flux_adapter_shapes().items()}
+    save_file(good, folder / "whole.safetensors")
+    whole = (folder / "whole.safetensors").read_bytes()
+    (folder / "cut_short.safetensors").write_bytes(whole[: len(whole) // 3])
+    (folder / "whole.safetensors").unlink()
+    (folder / "web_page.safetensors").write_text(
+        "<!DOCTYPE html><html><body>Log in to download</body></html>"
+    )
+    torch.save({"a": torch.zeros(2)}, folder / "pickle.safetensors")
+    save_file({"lora_unet_up.lora_down.weight": torch.zeros(4, 4)}, folder / "lora.safetensors")
+    save_file({**good, "embedding_layer.0.weight": good["embedding_layer.0.weight"] * float("nan")},
+              folder / "nan.safetensors")  # fmt: skip
+    save_file({k: v for k, v in good.items() if "1.to_v_bokeh.up" not in k}, folder / "lacking.safetensors")
+
+
+BAD_INPUT = [
+    ("LoadBokehAdapter", {"adapter": "bokeh-diffusion-flux/model.safetensors"}, "adapter for FLUX, but"),
+    ("LoadBokehAdapter", {"adapter": "broken/cut_short.safetensors"}, "cut short"),
+    ("LoadBokehAdapter", {"adapter": "broken/web_page.safetensors"}, "web page"),
+    ("LoadBokehAdapter", {"adapter": "broken/pickle.safetensors"}, "pickle"),
+    ("LoadBokehAdapter", {"adapter": "broken/lora.safetensors"}, "not a bokeh adapter"),
+    ("LoadBokehAdapter", {"adapter": "broken/nan.safetensors"}, "NaN"),
+    ("LoadBokehAdapter", {"adapter": "broken/lacking.safetensors"}, "lacks"),
+    ("GroundedSampler", {"target_bokeh": ""}, "no value was given"),
+    ("GroundedSampler", {"target_bokeh": "sharp, soft"}, "sharp"),
+    ("GroundedSampler", {"grounding_steps": 3}, "grounding"),
+]
+
+
+@pytest.mark.parametrize(("kind", "inputs", "said"), BAD_INPUT, ids=[said for *_, said in BAD_INPUT])
+def test_bad_input_is_told(
+    server: ComfyServer, shipped: dict[str, Prompt], kind: str, inputs: dict[str, Any], said: str
+) -> None:
+    prompt = with_inputs(shipped["sharp_background_sd15"], kind, **inputs)
+    run = server.run(prompt, check=False)
+    assert run.error is not None
+    assert run.error["node_type"] == kind
+    assert run.error["exception_type"].endswith("BokehError")
+    assert said in run.error["exception_message"]
+
+
+def test_a_list_of_k_that_fits_no_batch_is_told(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
+    prompt = with_inputs(shipped["single_k_sd15"], "BokehCondition", values="0, 8, 16")
+    prompt = with_inputs(prompt, "EmptyLatentImage", batch_size=2)
+    with pytest.raises(PromptError, match="3 K values for a latent batch of 2"):
+        server.run(prompt)
+
+
+def test_an_adapter_that_is_not_there_is_told(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
+    prompt = with_inputs(shipped["single_k_sd15"], "LoadBokehAdapter", adapter="nowhere.safetensors")
+    with pytest.raises(PromptError, match=r"LoadBokehAdapter.*nowhere\.safetensors"):
+        server.run(prompt)
+
+
+# FLUX
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if "flux" in n])
+def test_a_flux_workflow_runs(server: ComfyServer, shipped: dict[str, Prompt], name: str) -> None:
+    assert find(shipped[name], "UNETLoader")
+    assert find(shipped[name], "VAELoader")
+    check_samples(server, shipped[name])
+
+
+def test_flux_obeys_k(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
+    check_obeys_k(server, shipped["single_k_flux"])
+
+
+def test_a_flux_interrupt_leaves_the_model_clean(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
+    check_survives_an_interrupt(server, shipped["sharp_background_flux"], shipped["single_k_flux"])
+
+
+def test_an_adapter_for_sd15_on_flux_is_told(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
+    prompt = with_inputs(shipped["single_k_flux"], "LoadBokehAdapter", adapter="bokeh_sd15.safetensors")
+    with pytest.raises(PromptError, match=r"adapter for SD1\.5, but the model is"):
+        server.run(prompt)
