@@ -233,7 +233,7 @@ class BokehMeRender(io.ComfyNode):
         disparity = depths.fit_to_image(disparity, batch, height, width, notice)
         focus = _focus(disparity, focus_mode, focus_x, focus_y, focus_value, focus_mask, depth_range)
         lens = Lens(0.0, focus, gamma, blades, rotation, highlight_boost)
-        pixels = [k_at_width(value, width) if k_reference == AT_REFERENCE else value for value in ks]
+        pixels = [float(k_at_width(value, width)) if k_reference == AT_REFERENCE else value for value in ks]
         bar = comfy.utils.ProgressBar(1000 * len(ks) * batch)
 
         def progress(done: int, total: int) -> None:
