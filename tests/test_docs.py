@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("en", "zh", "ja")
-ADDED_BY_THE_FRONT_END = {"control_after_generate"}  # a widget with a label, but no input of the node
 HELP = ROOT / "web" / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PICTURE_BYTES = 120_000
@@ -70,6 +70,11 @@ def foreign(text: str) -> bool:
     return bool(re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", text))
 
 
+def columns(line: str) -> int:
+    """Width in a fixed-width font, where Chinese characters and kana take two columns."""
+    return sum(1 + (unicodedata.east_asian_width(char) in "WF") for char in line)
+
+
 # ---- translations ----
 
 
@@ -83,7 +88,7 @@ def test_every_node_is_translated_whole(node_classes: dict[str, Any], language: 
     assert set(found) == set(node_classes)
     for node_id, wanted in english(node_classes).items():
         entry = found[node_id]
-        assert set(entry["inputs"]) - ADDED_BY_THE_FRONT_END == set(wanted["inputs"]), node_id
+        assert set(entry["inputs"]) == set(wanted["inputs"]), node_id
         assert set(entry["outputs"]) == set(wanted["outputs"]), node_id
         assert all(texts(entry)), f"{node_id}: a text is empty"
         for part in ("inputs", "outputs"):
@@ -95,12 +100,7 @@ def test_every_node_is_translated_whole(node_classes: dict[str, Any], language: 
 def test_translations_are_in_their_language(language: str) -> None:
     for node_id, entry in words(language).items():
         long = [entry["display_name"], entry["description"]]
-        long += [
-            each["tooltip"]
-            for part in ("inputs", "outputs")
-            for each in entry[part].values()
-            if "tooltip" in each
-        ]
+        long += [each["tooltip"] for part in ("inputs", "outputs") for each in entry[part].values()]
         left = [text for text in long if not foreign(text)]
         # An example that is nothing but a node's name needs no translation.
         assert not [text for text in left if len(text.split()) > 3], f"{node_id}: still English: {left}"
@@ -159,7 +159,10 @@ def test_every_node_has_a_help_page_that_names_all_it_has(
         names += [entry.display_name or entry.io_type for entry in schema.outputs]
         unexplained = [name for name in names if f"`{name}`" not in text]
         assert not unexplained, f"{page.relative_to(ROOT)} says nothing of {unexplained}"
-        assert "```" in text, f"{page.relative_to(ROOT)} shows no graph"
+        graphs = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+        assert graphs, f"{page.relative_to(ROOT)} shows no graph"
+        # The side panel that shows these pages is no wider, and code does not wrap.
+        assert all(columns(line) <= 34 for graph in graphs for line in graph.splitlines())
         assert foreign(text) == (language != "en")
 
 
