@@ -313,6 +313,29 @@ def test_another_apply_model_wrapper_that_uses_keywords(both_orders: Any) -> Non
         both_orders(kind, install)
 
 
+def test_a_wrapper_that_runs_the_model_twice(both_orders: Any) -> None:
+    """With the very same options: nothing of ours may stay on them."""
+    from comfy.patcher_extension import WrappersMP
+
+    def wrapper(executor: Any, *args: Any, **more: Any) -> Tensor:
+        options = args[5]
+        kept = {name: dict(table) for name, table in options.get("patches_replace", {}).items()}
+        names = set(options)
+        first = executor(*args, **more)
+        assert "optimized_attention_override" not in options
+        assert options.get("patches_replace", {}) == kept
+        assert names <= set(options)
+        return 0.25 * (first + executor(*args, **more))
+
+    def install(model: Any) -> Any:
+        clone = model.clone()
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "theirs", wrapper)
+        return clone
+
+    for kind in models.KINDS:
+        both_orders(kind, install)
+
+
 def control_net() -> Any:
     import comfy.cldm.cldm
     import comfy.controlnet
