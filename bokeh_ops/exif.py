@@ -95,6 +95,14 @@ class CameraExif:
         return (self.height, self.width) if turned else (self.width, self.height)
 
     @property
+    def sensor_across(self) -> float | None:
+        """Metres of sensor along the width of the picture shown upright: the short side of an upright one's."""
+        if self.sensor_width is None:
+            return None
+        width, height = self.upright_size
+        return self.sensor_width * min(1.0, width / height)
+
+    @property
     def camera(self) -> str | None:
         """Maker and model, the maker once."""
         if self.make and self.model and self.model.lower().startswith(self.make.split()[0].lower()):
@@ -177,7 +185,7 @@ def fill_in(camera: Camera, photograph: CameraExif) -> tuple[Camera, list[str], 
     changes: dict[str, float] = {}
     taken, missing = [], []
     for name, label in labels.items():
-        value = getattr(photograph, name)
+        value = photograph.sensor_across if name == "sensor_width" else getattr(photograph, name)
         if value is None:
             missing.append(f"{name.replace('_', ' ')} ({photograph.reasons.get(name, 'unknown')})")
             continue

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.formats import read_adapter
 from ..bokeh_ops.host import conditioning as carry
 from ..bokeh_ops.host import library
@@ -64,6 +65,16 @@ class LoadBokehAdapter(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, adapter: str | None = None) -> bool | str:
+        # Instead of the host's "value not in list": where was searched, and what to do. None: it comes by a link.
+        if adapter is not None:
+            try:
+                library.adapter_path(adapter)
+            except BokehError as error:
+                return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str, **kwargs: Any) -> str:

@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("attention", "model"))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--targets", type=int, nargs="+", default=list(TARGETS))
+    parser.add_argument("--models", choices=("sd15", "flux"), nargs="+", default=["sd15", "flux"])
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args(argv)
 
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         print(
             "\n| model step | rows | grounded / plain | adapter / plain | plain, s |\n|---|---|---|---|---|"
         )
-        for kind in ("sd15", "flux"):
+        for kind in args.models:
             for targets in args.targets:
                 bench.model(kind, targets)
     if args.out:

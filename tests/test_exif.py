@@ -14,7 +14,8 @@ from PIL import Image
 
 from bokeh_ops import exif as exif_module
 from bokeh_ops.errors import BokehError
-from bokeh_ops.exif import CameraExif, read_exif
+from bokeh_ops.exif import CameraExif, fill_in, read_exif
+from bokeh_ops.optics import Camera
 
 MAKE, MODEL, ORIENTATION, EXPOSURE, F_NUMBER = 0x010F, 0x0110, 0x0112, 0x829A, 0x829D
 DISTANCE, FOCAL, MAKER_NOTE, WIDTH, HEIGHT = 0x9206, 0x920A, 0x927C, 0xA002, 0xA003
@@ -265,3 +266,14 @@ def test_pictures_too_large_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
     with pytest.raises(BokehError, match="too many pixels"):
         read_exif(plain)
+
+
+def test_an_upright_photograph_has_the_sensor_s_short_side_as_its_width() -> None:
+    fields = {FOCAL: (57, 10), FOCAL_35: 26}
+    lying = read_exif(photograph(fields, (64, 48)))
+    standing = read_exif(photograph(fields, (48, 64)))
+    assert lying.sensor_width is not None
+    assert lying.sensor_across == lying.sensor_width
+    assert standing.sensor_across == pytest.approx(lying.sensor_width * 48 / 64)
+    camera, *_ = fill_in(Camera(0.05, 1.8, 2.0, 0.036), standing)
+    assert camera.sensor_width == standing.sensor_across
