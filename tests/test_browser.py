@@ -1,0 +1,214 @@
+"""The extension in the real front end: what a person sees who opens ComfyUI and one of the shipped workflows.
+
+Screenshots of every step are left in ``output/browser``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.host.browser import Browser, Message
+from tests.host.server import ComfyServer
+from tests.host.setup import chromium
+from tests.host.workflow import NOTES
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOTS = ROOT / "output" / "browser"
+SHIPPED = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+EXTENSION = "comfyui-bokeh"
+READY = "!!(window.app?.graph && window.app.extensionManager?.command)"
+CARD = "[data-testid=template-workflow-{}]"
+
+# What the front end says of itself in its console, with or without this extension: files of the user's that do not
+# exist yet, the host's own templates where their package is not whole, and addresses that its own policy blocks.
+ITS_OWN = re.compile(
+    r"/(user\.css|favicon\.ico|userdata\b[^ ]*|templates/index\.json)\)?$|"
+    r"Error loading core workflow templates|"
+    r"reading 'id'\)\s+at onChange .*/assets/index-|"  # its settings, while they load
+    r"https://api\.comfy\.org/|Content Security Policy|"
+    r"listeners for graph that was never set up|"  # on switching to the other drawing of nodes
+    r"/docs/\w+/en\.md\)?$",  # where it looks for help before it takes the page without a language
+    re.DOTALL,
+)
+
+
+@pytest.fixture(scope="module")
+def page(comfy_server: ComfyServer) -> Iterator[Browser]:
+    """The front end, just opened by somebody who never was there."""
+    if chromium() is None:
+        pytest.skip("no Chromium found (name one in BOKEH_CHROMIUM)")
+    for path in sorted((ROOT / "workflows" / "assets").iterdir()):
+        if path.suffix in {".jpg", ".png"}:
+            comfy_server.upload_image(path)
+    with Browser((1920, 1080)) as browser:
+        browser.open(comfy_server.url)
+        browser.wait_for(READY)
+        browser.wait_for("!!document.querySelector('[role=dialog]')")  # the templates, shown to newcomers
+        # Text at any zoom, for the screenshots; and nothing in front of the graph.
+        settings = {"LiteGraph.Canvas.MinFontSizeForLOD": 0, "Comfy.Minimap.Visible": False}
+        for name, value in settings.items():
+            browser.evaluate(f"app.extensionManager.setting.set({name!r}, {json.dumps(value)}).then(() => 0)")
+        yield browser
+        print(f"\nScreenshots: {SHOTS}")
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def shoot(page: Browser, name: str) -> None:
+    page.evaluate("new Promise(done => setTimeout(done, 700))")  # animations end
+    page.screenshot(SHOTS / f"{name}.png")
+
+
+def show_templates(page: Browser) -> None:
+    if not page.evaluate("!!document.querySelector('[data-testid=template-workflows-content]')"):
+        page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.wait_for("!!document.querySelector('[data-testid=template-workflows-content]')")
+
+
+def open_template(page: Browser, name: str) -> None:
+    """Open a shipped workflow by a click on its card in the template browser."""
+    show_templates(page)
+    page.click(CARD.format(name))
+    count = len(read(name)["nodes"])
+    page.wait_for("!document.querySelector('[data-testid=template-workflows-content]')")
+    page.wait_for(f"app.extensionManager.workflow.activeWorkflow.filename.startsWith({name!r})")
+    page.wait_for(f"app.graph._nodes.length === {count}")
+
+
+def nodes_of(page: Browser) -> list[dict[str, Any]]:
+    return page.evaluate("JSON.parse(JSON.stringify(app.graph.serialize().nodes))")
+
+
+def ours(messages: list[Message]) -> list[str]:
+    return [str(message) for message in messages if not ITS_OWN.search(str(message))]
+
+
+def at(page: Browser, kind: str, x: str, y: str) -> tuple[float, float]:
+    """Where in the window a point of a node is, given in JavaScript of ``n``, the node."""
+    return tuple(  # type: ignore[return-value]
+        page.evaluate(
+            f"(() => {{ const n = app.graph._nodes.find(n => n.type === {kind!r}); const d = app.canvas.ds; "
+            f"const r = app.canvas.canvas.getBoundingClientRect(); return [(n.pos[0] + {x} + d.offset[0]) * "
+            f"d.scale + r.x, (n.pos[1] + {y} + d.offset[1]) * d.scale + r.y] }})()"
+        )
+    )
+
+
+def test_the_template_browser_lists_the_workflows_with_thumbnails(page: Browser) -> None:
+    show_templates(page)
+    entry = (
+        f"[...document.querySelectorAll('[role=dialog] *')].find(e => e.textContent.trim() === '{EXTENSION}')"
+    )
+    page.wait_for(f"!!{entry}")
+    page.evaluate(f"{entry}.click()")
+    cards = "[...document.querySelectorAll('[data-testid^=template-workflow-]')]"
+    page.wait_for(f"{cards}.length === {len(SHIPPED)}")
+    listed = page.evaluate(f"{cards}.map(e => e.dataset.testid)")
+    assert sorted(name.removeprefix("template-workflow-") for name in listed) == SHIPPED
+    for name in SHIPPED:
+        card = f"document.querySelector({json.dumps(CARD.format(name))})"
+        page.evaluate(f"{card}.scrollIntoView({{block: 'center'}})")
+        page.wait_for(f"{card}.querySelector('img')?.naturalWidth === 512")
+    first = f"{cards}[0]"
+    page.evaluate(f"{first}.scrollIntoView({{block: 'end'}})")
+    shoot(page, "templates")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_workflow_opens_whole(page: Browser, name: str) -> None:
+    open_template(page, name)
+    shipped = {node["id"]: node for node in read(name)["nodes"]}
+    shown = {node["id"]: node for node in nodes_of(page)}
+    assert shown.keys() == shipped.keys()
+    missing = page.evaluate(
+        "app.graph._nodes.filter(n => !LiteGraph.registered_node_types[n.type] || n.has_errors).map(n => n.type)"
+    )
+    assert missing == []
+    assert page.evaluate("document.querySelector('[role=dialog]')?.innerText ?? ''") == ""
+    for node_id, node in shipped.items():
+        values = shown[node_id]["widgets_values"]
+        assert values[: len(node["widgets_values"])] == node["widgets_values"], node["type"]
+        links = {entry["name"]: entry["link"] for entry in node["inputs"]}
+        assert {entry["name"]: entry["link"] for entry in shown[node_id]["inputs"]} == links | {
+            entry["name"]: entry["link"] for entry in shown[node_id]["inputs"] if entry["name"] not in links
+        }
+    shoot(page, name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_node_is_too_small_for_what_is_in_it(page: Browser, name: str) -> None:
+    open_template(page, name)
+    tight = page.evaluate(
+        "app.graph._nodes.filter(n => n.computeSize()[1] > n.size[1] + 1 || n.computeSize()[0] > n.size[0] + 1)"
+        ".map(n => [n.type, [...n.size], [...n.computeSize()]])"
+    )
+    assert tight == []
+
+
+@pytest.mark.parametrize("name", ["colour_match", "photo_rerendered_from_depth"])
+def test_run_makes_pictures_and_shows_them(page: Browser, name: str) -> None:
+    open_template(page, name)
+    page.click("[data-testid=queue-button] button")
+    shows = "app.graph._nodes.filter(n => ['SaveImage', 'PreviewImage'].includes(n.type))"
+    page.wait_for(
+        f"{shows}.every(n => n.imgs?.length && n.imgs.every(i => i.complete && i.naturalWidth))", 300
+    )
+    sizes = page.evaluate(f"{shows}.map(n => [n.imgs[0].naturalWidth, n.imgs[0].naturalHeight])")
+    assert all(min(size) > 300 for size in sizes)
+    shoot(page, f"{name}_done")
+
+
+def test_a_tooltip_is_shown(page: Browser, comfy_server: ComfyServer) -> None:
+    open_template(page, "single_k_sd15")
+    known = comfy_server.object_info("BokehCondition")["BokehCondition"]["input"]["required"]["bokeh"]
+    widget = "n.widgets.find(w => w.name === 'bokeh').y"
+    x, y = at(page, "BokehCondition", "n.size[0] / 2", f"{widget} + 10")
+    for step in (2, 1, 0):  # the pointer comes and rests
+        page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x - step, y=y)
+    shown = page.wait_for("document.querySelector('.node-tooltip')?.innerText")
+    assert " ".join(shown.split()) == " ".join(known[1]["tooltip"].split())
+    shoot(page, "tooltip")
+
+
+def test_the_help_page_of_a_node_opens(page: Browser) -> None:
+    open_template(page, "single_k_sd15")
+    x, y = at(page, "LoadBokehAdapter", "60", "-15")
+    for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+        page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    page.click("[data-testid=info-button]")
+    written = (ROOT / "web" / "docs" / "LoadBokehAdapter.md").read_text(encoding="utf-8")
+    words = next(line for line in written.splitlines() if line and line[0].isalpha())[:30]
+    page.wait_for(f"document.querySelector('.node-help-content')?.innerText.includes({json.dumps(words)})")
+    shoot(page, "help")
+
+
+def test_the_workflows_also_open_as_nodes_2(page: Browser) -> None:
+    """The front end's newer drawing of nodes, which users may switch on."""
+    switch = "app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {}).then(() => 0)"
+    page.evaluate(switch.format("true"))
+    try:
+        open_template(page, "bokeh_sweep_sd15")
+        count = len(read("bokeh_sweep_sd15")["nodes"])
+        page.wait_for(f"document.querySelectorAll('[data-node-id]').length === {count}")
+        shown = {node["id"]: node["widgets_values"] for node in nodes_of(page)}
+        for node in read("bokeh_sweep_sd15")["nodes"]:
+            if node["type"] not in NOTES:
+                assert shown[node["id"]] == node["widgets_values"]
+        shoot(page, "bokeh_sweep_sd15_nodes_2")
+    finally:
+        page.evaluate(switch.format("false"))
+
+
+def test_the_console_has_no_errors_from_us(page: Browser) -> None:
+    """Last: of all that was done above."""
+    assert ours(page.errors()) == []
