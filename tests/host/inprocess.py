@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import importlib
 import importlib.util
 import os
 import shutil
@@ -41,6 +42,7 @@ def load_host(*, cpu: bool = True) -> Path:
     args.cpu = cpu
     args.base_directory = tempfile.mkdtemp(prefix="bokeh-host-")
     atexit.register(shutil.rmtree, args.base_directory, ignore_errors=True)
+    importlib.import_module("nodes")  # now, while the host is first on the path: later some test may not be
     return host
 
 
