@@ -192,7 +192,7 @@ def test_the_help_page_of_a_node_opens(page: Browser) -> None:
     shoot(page, "help")
 
 
-@pytest.mark.slow  # the front end lays these nodes out much more slowly
+@pytest.mark.slow  # was seen to take over a minute on a loaded machine
 def test_the_workflows_also_open_as_nodes_2(page: Browser) -> None:
     """The front end's newer drawing of nodes, which users may switch on."""
     switch = "app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {}).then(() => 0)"
