@@ -100,7 +100,7 @@ def test_samplers_that_nothing_is_known_of_are_told(s: Sampling, said: Any) -> N
     s.advanced(guider, "dpm_fast")
     assert said() == []
     s.advanced(guider, comfy.samplers.KSAMPLER(theirs))
-    assert ["not one of ComfyUI's own" in text for text in said()] == [True]
+    assert ["nothing is known of the noise" in text for text in said()] == [True]
 
 
 # ---- against the equations, with nothing of the extension ----

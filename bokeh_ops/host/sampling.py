@@ -140,8 +140,8 @@ def grounded_sample(
 
     if sampler_is_unknown(sampler):
         say(
-            "this sampler is not one of ComfyUI's own. If it adds noise while it samples, pivot and targets get "
-            "different noise and drift apart; the ancestral and SDE samplers of KSamplerSelect share it.",
+            "nothing is known of the noise that this sampler adds while it samples. If it adds any, pivot and targets "
+            "get different noise and drift apart; the ancestral and SDE samplers of KSamplerSelect share it.",
             node_id,
         )
     initial = noise(latent)
