@@ -508,12 +508,36 @@ def test_the_node_loads_both_layouts(
         assert torch.equal(again, out)
 
 
-def test_the_node_lists_safetensors_only(pack: ModuleType, bokeh_folder: Path) -> None:
-    for name in ("a.safetensors", "b.ckpt", "c.pt", "sub/d.safetensors", "config.json"):
-        (bokeh_folder / name).parent.mkdir(exist_ok=True)
-        (bokeh_folder / name).write_bytes(b"")
-    names = pack.bokeh_ops.host.library.adapter_names()
-    assert sorted(name.replace("\\", "/") for name in names) == ["a.safetensors", "sub/d.safetensors"]
+def test_the_node_lists_safetensors_only(
+    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In models/bokeh and in the folders of the user's extra model paths, which accept every ending at first."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    folder_paths.add_model_folder_path("bokeh", str(tmp_path / "extra"))
+    for name in (
+        "models/bokeh/a.safetensors",
+        "models/bokeh/b.ckpt",
+        "extra/c.pt",
+        "extra/sub/d.safetensors",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    library = pack.bokeh_ops.host.library
+    for _ in range(2):
+        names = library.adapter_names()
+        assert sorted(name.replace("\\", "/") for name in names) == ["a.safetensors", "sub/d.safetensors"]
+    assert folder_paths.get_folder_paths("bokeh") == [
+        str(tmp_path / "models" / "bokeh"),
+        str(tmp_path / "extra"),
+    ]
+    assert library.adapter_path("sub/d.safetensors") == tmp_path / "extra" / "sub" / "d.safetensors"
+    (tmp_path / "models" / "bokeh" / "new.safetensors").write_bytes(b"")
+    folder_paths.filename_list_cache.clear()  # what the refresh key does
+    assert len(library.adapter_names()) == 3
 
 
 def test_the_nodes_hash_follows_file_and_config(pack: ModuleType, bokeh_folder: Path) -> None:
