@@ -1,5 +1,5 @@
-"""Training of bokeh adapters. Nothing is here yet.
+"""Training and measuring, as ``python -m trainer``: see :mod:`trainer.cli` for the commands.
 
-This package is kept for ``python -m trainer``, which will train on the host's own models through
-:mod:`bokeh_ops` and :mod:`bokeh_ops.host`, and never import :mod:`nodes`.
+Trains on the host's own models through :mod:`bokeh_ops` and :mod:`bokeh_ops.host`, so that the attention that
+trains is the attention that samples; never imports :mod:`nodes`.
 """
