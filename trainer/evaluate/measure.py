@@ -1,0 +1,191 @@
+"""One lens model over scenes with ground truth: what it is given, how long it takes, how near it comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from bokeh_ops.errors import BokehError
+from bokeh_ops.render import MODELS, render
+from trainer.evaluate.blb import Case, Scene
+from trainer.evaluate.lens import make_lens
+from trainer.evaluate.pictures import write_comparison
+from trainer.evaluate.report import mean
+from trainer.metrics import Lpips, depth_edge_band, display_encode, psnr, ssim
+
+UNCHANGED = "unchanged"
+"""The model that does nothing: what any other has to beat."""
+
+_FIGURES = {"psnr": ".2f", "edge_psnr": ".2f", "ssim": ".4f", "lpips": ".4f", "seconds": ".3f"}
+COLUMNS = {"scene": "", "case": "", "k": "g", "focus": ".3f", **_FIGURES}
+MEANS = {"model": "", "input": "", "depth": "", **_FIGURES}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured: a model, what it is given, and how wrong its depth is made."""
+
+    model: str
+    kind: str
+    shift: int = 0
+    """Pixels by which near things grow in the disparity map; negative: shrink."""
+    k_scale: float = 1.0
+    highlights: str | None = None
+
+    @property
+    def words(self) -> dict[str, Any]:
+        way = "dilated" if self.shift > 0 else "eroded"
+        depth = f"{way} by {abs(self.shift)}" if self.shift else "as it is"
+        return {
+            "model": self.model,
+            "input": self.kind,
+            "depth": depth,
+            "k_scale": self.k_scale,
+            "highlights": self.highlights,
+        }
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}, {self.kind}, depth {self.words['depth']}"
+
+
+@dataclass
+class Run:
+    """The figures of one setting."""
+
+    setting: Setting
+    cases: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def mean(self) -> dict[str, Any]:
+        figures = {name: mean([case[name] for case in self.cases]) for name in _FIGURES}
+        return {"scene": "mean", "case": "", "k": None, "focus": None, **figures}
+
+
+def check_setting(setting: Setting) -> None:
+    """Refuse what cannot be measured before anything is.
+
+    Raises:
+        BokehError: an unknown model or input, or a lens that cannot be made.
+    """
+    if setting.model != UNCHANGED and setting.model not in MODELS:
+        raise BokehError(
+            f"There is no lens model named {setting.model!r}; there are: {', '.join([*sorted(MODELS), UNCHANGED])}."
+        )
+    if setting.kind not in ("hdr", "ldr"):
+        raise BokehError(f"The input {setting.kind!r} is neither hdr nor ldr.")
+    make_lens(setting.k_scale, 0.0, setting.kind == "ldr", setting.highlights)
+
+
+def measure(
+    scenes: Sequence[Scene],
+    setting: Setting,
+    lpips: Lpips | None,
+    device: torch.device,
+    pattern: str | None = None,
+    pictures: Path | None = None,
+) -> Run:
+    """Render every case of every scene and compare it with its ground truth.
+
+    Args:
+        scenes: from :func:`trainer.evaluate.blb.find_scenes`.
+        setting: what to measure.
+        lpips: on ``device``; ``None`` leaves that figure out.
+        device: where to render and compare.
+        pattern: only cases whose ``scene/0i_0j`` matches it.
+        pictures: a folder for comparisons, one PNG a case.
+
+    Raises:
+        BokehError: a file cannot be read, no case is left, or what the model refuses.
+    """
+    jobs = [
+        (
+            scene,
+            [
+                case
+                for case in scene.cases
+                if not pattern or fnmatchcase(f"{scene.name}/{case.name}", pattern)
+            ],
+        )
+        for scene in scenes
+    ]
+    total = sum(len(cases) for _, cases in jobs)
+    if not total:
+        raise BokehError(
+            f"No case matches {pattern!r}; the first is {scenes[0].name}/{scenes[0].cases[0].name}."
+        )
+    result = Run(setting)
+    with tqdm(total=total, desc=setting.title, unit="picture") as bar:
+        for scene, cases in jobs:
+            if not cases:
+                continue
+            picture, disparity = (each.to(device) for each in scene.load())
+            band = depth_edge_band(disparity)
+            given = encode_8bit(picture) if setting.kind == "ldr" else picture
+            told = shift_edges(disparity, setting.shift)
+            for case in cases:
+                shown, seconds = _render(given, told, case, setting)
+                truth = display_encode(case.truth((picture.shape[1], picture.shape[2])).to(device))
+                figures = {
+                    "scene": scene.name,
+                    "case": case.name,
+                    "k": case.k,
+                    "focus": case.focus_disparity,
+                    **_compare(shown, truth, band, lpips),
+                    "seconds": seconds,
+                }
+                result.cases.append(figures)
+                if pictures:
+                    name = (
+                        f"{scene.name}_{case.name}_{setting.title.replace(', ', '_').replace(' ', '-')}.png"
+                    )
+                    write_comparison(pictures / name.replace(":", "-"), shown, truth, setting.title, figures)
+                bar.update()
+    return result
+
+
+def encode_8bit(linear: Tensor) -> Tensor:
+    """What a camera or a model would give: clipped to 0..1, raised to 1/2.2, rounded to 8 bits. Elementwise."""
+    return (display_encode(linear) * 255).round() / 255
+
+
+def shift_edges(disparity: Tensor, pixels: int) -> Tensor:
+    """Grey-scale dilation (``pixels`` > 0: near things grow) or erosion of disparity ``[H, W]``, over the square
+    that reaches that far each way."""
+    if pixels == 0:
+        return disparity
+    sign, reach = (1, pixels) if pixels > 0 else (-1, -pixels)
+    return sign * F.max_pool2d(sign * disparity[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0]
+
+
+def _render(given: Tensor, disparity: Tensor, case: Case, setting: Setting) -> tuple[Tensor, float]:
+    """The model's picture, display-encoded ``[3, H, W]``, and seconds."""
+    encoded = setting.kind == "ldr"
+    lens = make_lens(case.k * setting.k_scale, case.focus_disparity, encoded, setting.highlights)
+    start = time.perf_counter()
+    if setting.model == UNCHANGED:
+        output = given
+    else:
+        output = render(given[None], disparity[None, None], lens, setting.model).image[0]
+    if output.device.type == "cuda":
+        torch.cuda.synchronize(output.device)
+    seconds = time.perf_counter() - start
+    return output.clamp(0, 1) if encoded else display_encode(output), seconds
+
+
+def _compare(shown: Tensor, truth: Tensor, band: Tensor, lpips: Lpips | None) -> dict[str, float | None]:
+    return {
+        "psnr": psnr(shown, truth),
+        "edge_psnr": psnr(shown, truth, band),
+        "ssim": ssim(shown, truth),
+        "lpips": None if lpips is None else float(lpips(shown[None], truth[None])),
+    }
