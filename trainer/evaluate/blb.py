@@ -118,13 +118,14 @@ def _scene(folder: Path) -> Scene:
 
 def _numbers(info: Any, key: str, path: Path, zero: bool) -> list[float]:
     values = info.get(key) if isinstance(info, dict) else None
-    good = isinstance(values, list) and len(values) > 0
-    for value in values if good else ():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    def good(value: Any) -> bool:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value):
+            return False
         # A focus at infinity is a disparity of 0; JSON as Python reads it has a word for it.
-        good &= number and not math.isnan(value) and (value >= 0 if zero else value > 0)
-        good &= number and (not zero or math.isfinite(value))
-    if not good:
+        return 0 <= value < math.inf if zero else value > 0
+
+    if not isinstance(values, list) or not values or not all(good(value) for value in values):
         what = "numbers, 0 or larger" if zero else "distances in metres above 0"
         raise BokehError(f"{path}: {key!r} is {values!r}; expected a list of {what}.")
     return [float(value) for value in values]

@@ -25,7 +25,14 @@ from trainer.metrics import Lpips, depth_edge_band, display_encode, psnr, ssim
 UNCHANGED = "unchanged"
 """The model that does nothing: what any other has to beat."""
 
-_FIGURES = {"psnr": ".2f", "edge_psnr": ".2f", "ssim": ".4f", "lpips": ".4f", "seconds": ".3f"}
+_FIGURES = {
+    "psnr": ".2f",
+    "edge_psnr": ".2f",
+    "ssim": ".4f",
+    "ssim_gauss": ".4f",
+    "lpips": ".4f",
+    "seconds": ".3f",
+}
 COLUMNS = {"scene": "", "case": "", "k": "g", "focus": ".3f", **_FIGURES}
 MEANS = {"model": "", "input": "", "depth": "", **_FIGURES}
 
@@ -187,5 +194,6 @@ def _compare(shown: Tensor, truth: Tensor, band: Tensor, lpips: Lpips | None) ->
         "psnr": psnr(shown, truth),
         "edge_psnr": psnr(shown, truth, band),
         "ssim": ssim(shown, truth),
+        "ssim_gauss": ssim(shown, truth, "gaussian"),
         "lpips": None if lpips is None else float(lpips(shown[None], truth[None])),
     }

@@ -5,7 +5,8 @@ Every picture is compared after clipping to 0..1 and raising to 1/2.2. Per case 
 
   psnr       dB over the picture
   edge_psnr  dB over the pixels within 15 of a jump in disparity of over 0.15 dioptre
-  ssim       Gaussian window of 11 pixels, sigma 1.5
+  ssim       uniform window of 7 pixels, as scikit-image's default
+  ssim_gauss Gaussian window of 11 pixels, sigma 1.5
   lpips      perceptual distance, AlexNet; lower is better
   seconds    for rendering alone
 
@@ -17,8 +18,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bokeh_ops.errors import BokehError
+
+if TYPE_CHECKING:
+    import torch
 
 HELP = "lens models against ground truth in BLB layout"
 INPUTS = ("hdr", "ldr")
@@ -131,7 +136,7 @@ def _shifts(erode: str | None, dilate: str | None) -> list[int]:
     return list(dict.fromkeys(shifts)) or [0]
 
 
-def _device(name: str):
+def _device(name: str) -> torch.device:
     import torch
 
     try:

@@ -19,7 +19,7 @@ EDGE_DIOPTRES = 0.15
 BAND_PIXELS = 15
 """How far from a depth edge its band reaches."""
 
-_WINDOW, _SIGMA = 11, 1.5
+_GAUSSIAN, _SIGMA, _UNIFORM = 11, 1.5, 7
 _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 of Wang et al. 2004 for values 0..1
 
 
@@ -58,7 +58,7 @@ def depth_edge_band(disparity: Tensor, step: float = EDGE_DIOPTRES, reach: int =
     """Where renderers differ: the pixels near a jump in depth.
 
     A pixel is at an edge if its disparity differs from that of the pixel right of it or below it by more than
-    ``step`` (both of them are). The band is every pixel whose row and whose column are within ``reach`` of one.
+    ``step`` (both of them are). The band is every pixel within the Euclidean distance ``reach`` of one.
 
     Args:
         disparity: ``[H, W]`` in dioptres.
@@ -80,45 +80,58 @@ def depth_edge_band(disparity: Tensor, step: float = EDGE_DIOPTRES, reach: int =
     edge[:, :-1] |= across
     edge[1:] |= down
     edge[:-1] |= down
-    grown = F.max_pool2d(edge.float()[None, None], 2 * reach + 1, stride=1, padding=reach)
-    return grown[0, 0] > 0
+    # A disc is a stack of rows: each row of the picture, widened, goes to the rows up to ``reach`` away.
+    rows = edge.float()[None, None]
+    band = torch.zeros_like(rows)
+    height = disparity.shape[0]
+    for dy in range(min(reach, height - 1) + 1):
+        half = math.isqrt(reach * reach - dy * dy)
+        wide = F.max_pool2d(rows, (1, 2 * half + 1), stride=1, padding=(0, half))
+        band[:, :, dy:] = torch.maximum(band[:, :, dy:], wide[:, :, : height - dy])
+        band[:, :, : height - dy] = torch.maximum(band[:, :, : height - dy], wide[:, :, dy:])
+    return band[0, 0] > 0
 
 
-def ssim(image: Tensor, reference: Tensor) -> float:
+def ssim(image: Tensor, reference: Tensor, window: str = "uniform") -> float:
     """Structural similarity (Wang et al. 2004) of values 0..1: mean over channels and over every whole window.
 
-    Gaussian window of 11 x 11 with sigma 1.5, variances of the population: scikit-image's
-    ``structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)``.
+    Two windows are in use, and their figures differ by up to some hundredths, so that only like may be compared:
+
+    * ``"uniform"``: 7 x 7, variances of the sample; ``structural_similarity`` of scikit-image as it comes.
+    * ``"gaussian"``: 11 x 11, sigma 1.5, variances of the population; the one of the original paper.
 
     Args:
-        image: ``[C, H, W]``, both sides at least 11.
+        image: ``[C, H, W]``, both sides at least the window's.
         reference: of the same shape.
+        window: which.
 
     Raises:
-        BokehError: shapes differ, or a picture smaller than the window.
+        BokehError: shapes differ, an unknown window, or a picture smaller than it.
     """
     _check_pair(image, reference)
-    if image.ndim != 3 or min(image.shape[-2:]) < _WINDOW:
+    if window not in ("uniform", "gaussian"):
+        raise BokehError(f"The window of SSIM is {window!r}; it must be uniform or gaussian.")
+    size = _GAUSSIAN if window == "gaussian" else _UNIFORM
+    if image.ndim != 3 or min(image.shape[-2:]) < size:
         raise BokehError(
-            f"SSIM needs a picture [C, H, W] of at least {_WINDOW} x {_WINDOW} pixels; got {tuple(image.shape)}."
+            f"SSIM needs a picture [C, H, W] of at least {size} x {size} pixels; got {tuple(image.shape)}."
         )
     # float64 where there is one: a variance is a small difference of large numbers.
     work = torch.float32 if image.device.type == "mps" else torch.float64
     x, y = image.to(work), reference.to(work)
-    mean_x, mean_y, xx, yy, xy = (_windowed(each) for each in (x, y, x * x, y * y, x * y))
-    var_x, var_y, covariance = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
+    offsets = torch.arange(size, dtype=work, device=x.device) - size // 2
+    weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2) if window == "gaussian" else torch.ones_like(offsets)
+    weights = weights / weights.sum()
+    sample = 1.0 if window == "gaussian" else size**2 / (size**2 - 1)
+
+    planes = torch.cat((x, y, x * x, y * y, x * y))[:, None]
+    planes = F.conv2d(F.conv2d(planes, weights.reshape(1, 1, -1, 1)), weights.reshape(1, 1, 1, -1))[:, 0]
+    mean_x, mean_y, xx, yy, xy = planes.chunk(5)
+    var_x, var_y = sample * (xx - mean_x**2), sample * (yy - mean_y**2)
+    covariance = sample * (xy - mean_x * mean_y)
     above = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
     below = (mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2)
     return float((above / below).mean())
-
-
-def _windowed(planes: Tensor) -> Tensor:
-    """Gaussian mean of ``[C, H, W]`` over every window that lies in the picture."""
-    offsets = torch.arange(_WINDOW, dtype=planes.dtype, device=planes.device) - _WINDOW // 2
-    weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
-    weights = weights / weights.sum()
-    planes = F.conv2d(planes[:, None], weights.reshape(1, 1, -1, 1))
-    return F.conv2d(planes, weights.reshape(1, 1, 1, -1))[:, 0]
 
 
 def _check_pair(image: Tensor, reference: Tensor) -> None:

@@ -59,8 +59,6 @@ class Lpips(nn.Module):
                     "these are not the weights of the AlexNet version."
                 )
         self.load_state_dict({name: weights[name].float() for name in own})
-        self.register_buffer("shift", torch.tensor(_SHIFT).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor(_SCALE).reshape(3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
@@ -86,7 +84,9 @@ class Lpips(nn.Module):
                 f"LPIPS needs sides of at least {_SMALLEST} pixels; got {tuple(image.shape[-2:])}."
             )
         batch = len(image)
-        planes = (torch.cat((image, reference)).float() * 2 - 1 - self.shift) / self.scale
+        planes = torch.cat((image, reference)).float() * 2 - 1
+        shift, scale = (planes.new_tensor(each).reshape(3, 1, 1) for each in (_SHIFT, _SCALE))
+        planes = (planes - shift) / scale
         total = planes.new_zeros(batch)
         for convolution, weigh, (*_, pool) in zip(self.features, self.linear, _LAYERS, strict=True):
             planes = F.relu(convolution(F.max_pool2d(planes, 3, 2) if pool else planes))
