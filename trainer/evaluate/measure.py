@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.render import MODELS, render
+from trainer.cli import UsageError
 from trainer.evaluate.blb import Case, Scene
 from trainer.evaluate.lens import make_lens
 from trainer.evaluate.pictures import write_comparison
@@ -112,7 +113,8 @@ def measure(
         pictures: a folder for comparisons, one PNG a case.
 
     Raises:
-        BokehError: a file cannot be read, no case is left, or what the model refuses.
+        UsageError: no case matches the pattern.
+        BokehError: a file cannot be read, or what the model refuses.
     """
     jobs = [
         (
@@ -127,7 +129,7 @@ def measure(
     ]
     total = sum(len(cases) for _, cases in jobs)
     if not total:
-        raise BokehError(
+        raise UsageError(
             f"No case matches {pattern!r}; the first is {scenes[0].name}/{scenes[0].cases[0].name}."
         )
     result = Run(setting)

@@ -49,7 +49,7 @@ def write_comparison(
         image: ``[3, H, W]``, display-encoded values 0..1.
         reference: of the same shape.
         title: what made the picture.
-        figures: ``scene``, ``case``, ``k``, ``psnr``, ``edge_psnr``, ``ssim``, ``lpips``.
+        figures: ``scene``, ``case``, ``psnr``, ``ssim``, ``lpips``.
 
     Raises:
         BokehError: the file cannot be written.
@@ -57,10 +57,10 @@ def write_comparison(
     sheet = torch.stack((image, reference, error_map(image, reference))).permute(0, 2, 3, 1).float().cpu()
     shown = " ".join(
         f"{name} {figures[name]:{spec}}"
-        for name, spec in (("psnr", ".2f"), ("edge_psnr", ".2f"), ("ssim", ".4f"), ("lpips", ".4f"))
+        for name, spec in (("psnr", ".2f"), ("ssim", ".3f"), ("lpips", ".3f"))
         if figures.get(name) is not None
     )
-    heading = f"{figures['scene']} {figures['case']}, K {figures['k']:g}: {shown}"
+    heading = f"{figures['scene']} {figures['case']}: {shown}"
     labels = [title, "ground truth", f"error x {ERROR_GAIN}"]
     write_png(path, contact_sheet(sheet, labels, columns=3, title=heading)[0])
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bokeh_ops.errors import BokehError
+from trainer.cli import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -86,8 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
         for kind in _listed(arguments.input)
         for shift in _shifts(arguments.erode, arguments.dilate)
     ]
-    for setting in settings:
-        check_setting(setting)
+    try:
+        for setting in settings:
+            check_setting(setting)
+    except BokehError as error:
+        raise UsageError(str(error)) from error
     device = _device(arguments.device)
     scenes = find_scenes(arguments.folders)
     if arguments.pictures:
@@ -131,7 +135,7 @@ def _shifts(erode: str | None, dilate: str | None) -> list[int]:
     for text, sign, name in ((erode, -1, "--erode"), (dilate, 1, "--dilate")):
         for word in _listed(text or ""):
             if not word.isdecimal():
-                raise BokehError(f"{name} {word}: expected whole numbers of pixels, such as 1,2,4.")
+                raise UsageError(f"{name} {word}: expected whole numbers of pixels, such as 1,2,4.")
             shifts.append(sign * int(word))
     return list(dict.fromkeys(shifts)) or [0]
 
@@ -143,5 +147,5 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BokehError(f"The device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"The device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
