@@ -77,6 +77,7 @@ def shelves(things: Things) -> None:
         4.6, textures.photo("page") if random.random() < 0.5 else textures.photo(), brightness=0.6
     )
     things.ground(0.85, 4.6, textures.photo("Wood"), 1.0)
+    covers = [textures.any() if k < 6 else textures.pattern("text") for k in range(14)]
     for z in (4.0, 3.1, 2.3, 1.6):
         wide = 0.9 * things.half[0] * z
         left = random.uniform(-0.5, 0.9) * wide - wide
@@ -87,7 +88,7 @@ def shelves(things: Things) -> None:
             x = left
             while x < left + 1.4 * wide:
                 w, h = random.uniform(0.02, 0.07), random.uniform(0.14, 0.3)
-                texture = textures.any() if random.random() < 0.5 else textures.pattern("text")
+                texture = covers[random.integers(len(covers))]
                 book = box(w, h, 0.2).moved(
                     (x + w / 2, y - 0.015 - h / 2, z + random.uniform(-0.04, 0.04)),
                     turn((0, 1, 0), random.uniform(-8, 8)),

@@ -265,4 +265,8 @@ def _ears(points: np.ndarray) -> np.ndarray:
         else:
             raise ValueError("the polygon crosses itself: give its corners in order, without crossings")
     faces.append(tuple(order))
+    a, b, c = (points[[face[k] for face in faces]] for k in range(3))
+    whole = abs(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
+    if not np.isclose(np.abs(cross(a, b, c)).sum(), whole):
+        raise ValueError("the polygon crosses itself: give its corners in order, without crossings")
     return np.array(faces)
