@@ -328,7 +328,7 @@ def test_stand_ins_cannot_be_changed_for_the_next_file(tmp_path: Path) -> None:
         b"cnumpy\nndarray\n",
         b"ctorch._utils\n_rebuild_tensor_v2\n",
     ):
-        program = b"\x80\x02" + name + b"(N}X\x05\x00\x00\x00probeK\x01sN\x86b."
+        program = b"\x80\x02" + name + b"N}X\x05\x00\x00\x00probeK\x01s\x86b."
         before = set(dir(checkpoint_module._Dict)), set(dir(checkpoint_module._Nothing))
         with pytest.raises(BokehError):
             load_weights(archive(tmp_path / "odd.pth", program))
