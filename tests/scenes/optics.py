@@ -149,6 +149,7 @@ class Tracer:
         mi = self.mi
         count = (bottom - top) * self.size[0]
         sampler = mi.load_dict({"type": "multijitter", "sample_count": spp})
+        spp = sampler.sample_count()  # raised to a product of two like numbers
         sampler.set_samples_per_wavefront(spp)
         sampler.seed(seed, count * spp)
         x, y = self._pixels(top, count, spp)
@@ -254,6 +255,7 @@ class Tracer:
 
         mi = self.mi
         sampler = mi.load_dict({"type": "multijitter", "sample_count": spp})
+        spp = sampler.sample_count()  # raised to a product of two like numbers
         sampler.set_samples_per_wavefront(spp)
         sampler.seed(seed, len(pixels) * spp)
         index = dr.arange(mi.UInt32, len(pixels) * spp) // spp
