@@ -1,55 +1,47 @@
 """What a photograph file says about the lens that took it.
 
-Only the standard EXIF fields are read, through Pillow, without decoding the picture where the format allows that;
-maker notes are left alone. Cameras and editors write all sorts of values for "unknown" (0, 0/0, 4294967295, 65535):
+Only the standard EXIF fields are read, without decoding the picture where the format allows that; maker notes are
+left alone. Cameras and editors write all sorts of values for "unknown" (0, 0/0, 4294967295, 65535):
 whatever cannot be true becomes None, with the reason beside it.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
-from .errors import BokehError
 from .optics import SENSORS, Camera, sensor_width_from_35mm
-
-MOST_BYTES = 512 * 2**20
-"""Larger files are not opened."""
-
-MOST_PNG_PIXELS = 50_000_000
-"""A PNG may hold its EXIF after the pixels, which then have to be decoded: not for more than this."""
-
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "HEIF", "AVIF")
-"""Formats that are opened, those of them that this Pillow knows."""
+from .photograph import NO_EXIF, exif_block, open_photograph
+from .tiff_tags import read_tags
 
 LONGEST_TEXT = 64
 _UNKNOWN = 0xFFFFFFFF  # EXIF 2.3: a numerator of this is infinity; many cameras mean "unknown"
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    ZeroDivisionError,
-    struct.error,
-)
-"""What Pillow's parsers raise on damaged blocks, as far as is known."""
-
 # Lengths of FocalPlaneResolutionUnit in metres.
 _PLANE_UNITS = {2: 0.0254, 3: 0.01, 4: 0.001, 5: 1e-6}
 _PLAUSIBLE_SENSOR = (0.002, 0.07)
+
+# Tags of the first directory and of the EXIF directory, by their names there.
+_FIRST = {"ImageWidth": 0x100, "ImageLength": 0x101, "Make": 0x10F, "Model": 0x110, "Orientation": 0x112}
+_EXIF = {
+    "ExposureTime": 0x829A,
+    "FNumber": 0x829D,
+    "SubjectDistance": 0x9206,
+    "FocalLength": 0x920A,
+    "ExifImageWidth": 0xA002,
+    "ExifImageHeight": 0xA003,
+    "FocalPlaneXResolution": 0xA20E,
+    "FocalPlaneResolutionUnit": 0xA210,
+    "CustomRendered": 0xA401,
+    "DigitalZoomRatio": 0xA404,
+    "FocalLengthIn35mmFilm": 0xA405,
+    "LensModel": 0xA434,
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +63,11 @@ class CameraExif:
         sensor_width: metres, an estimate of the sensor's long side.
         sensor_source: the fields that the estimate was made from.
         reasons: by attribute, why it is None.
+        digital_zoom: DigitalZoomRatio where it is above 1.
+        custom_rendered: CustomRendered, the camera's own number for special processing (phones: 7 and 8 are portrait
+            mode, whose blur no lens made).
+        recorded_size: width and height in pixels that the camera recorded; another shape than the file's tells that
+            the picture was cropped later.
     """
 
     width: int
@@ -87,6 +84,9 @@ class CameraExif:
     sensor_width: float | None = None
     sensor_source: str | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
+    digital_zoom: float | None = None
+    custom_rendered: int | None = None
+    recorded_size: tuple[int, int] | None = None
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -133,16 +133,26 @@ def read_exif(source: str | Path | BinaryIO) -> CameraExif:
     Raises:
         BokehError: no such file, no picture, or one too large to be opened.
     """
-    name = str(source) if isinstance(source, (str, Path)) else "the picture"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with _open(source, name) as image:
-            width, height = image.size
-            fields, damage = _fields(image)
-            if image.format == "TIFF" and {"ImageWidth", "ImageLength"} <= set(fields):
-                width, height = fields["ImageWidth"], fields["ImageLength"]  # Pillow's are upright already
-    if damage is None and any(issubclass(warning.category, UserWarning) for warning in caught):
-        damage = "the EXIF block is damaged"
+        with open_photograph(source) as image:
+            found = exif_of(image)
+    if "exif" not in found.reasons and any(issubclass(each.category, UserWarning) for each in caught):
+        return replace(found, reasons={**found.reasons, "exif": "the file is damaged"})
+    return found
+
+
+def exif_of(image: Image.Image) -> CameraExif:
+    """Camera and lens of an opened picture (:func:`open_photograph`), which is not decoded for it.
+
+    The exception is a PNG of up to :data:`MOST_PNG_PIXELS`, whose EXIF may follow its pixels.
+    """
+    width, height = image.size
+    fields, damage = _fields(image)
+    if image.format == "TIFF" and all(
+        isinstance(fields.get(tag), int) for tag in ("ImageWidth", "ImageLength")
+    ):
+        width, height = fields["ImageWidth"], fields["ImageLength"]  # Pillow's are upright already
     reasons: dict[str, str] = {}
     found: dict[str, Any] = {}
     for attribute, (tag, factor, least, most) in _NUMBERS.items():
@@ -163,7 +173,17 @@ def read_exif(source: str | Path | BinaryIO) -> CameraExif:
         reasons["sensor_width"] = "neither a 35 mm equivalent nor a resolution of the focal plane is known"
     if damage is not None:
         reasons["exif"] = damage
-    return CameraExif(width, height, **found, reasons=reasons)
+    zoom = _number(fields.get("DigitalZoomRatio"), 1.0, 1.0, 100.0)[0]
+    rendered = fields.get("CustomRendered")
+    return CameraExif(
+        width,
+        height,
+        **found,
+        reasons=reasons,
+        digital_zoom=zoom if zoom != 1 else None,
+        custom_rendered=rendered if isinstance(rendered, int) else None,
+        recorded_size=_recorded(fields),
+    )
 
 
 def fill_in(camera: Camera, photograph: CameraExif) -> tuple[Camera, list[str], list[str]]:
@@ -195,48 +215,23 @@ def fill_in(camera: Camera, photograph: CameraExif) -> tuple[Camera, list[str], 
     return replace(camera, **changes), taken, missing
 
 
-@contextmanager
-def _open(source: str | Path | BinaryIO, name: str) -> Iterator[Image.Image]:
-    try:
-        if isinstance(source, (str, Path)):
-            size = Path(source).stat().st_size
-        else:
-            size = source.seek(0, 2)
-            source.seek(0)
-    except FileNotFoundError as error:
-        raise BokehError(f"There is no file {name}.") from error
-    except OSError as error:
-        raise BokehError(f"{name} cannot be read: {error}.") from error
-    if size > MOST_BYTES:
-        raise BokehError(f"{name} has {size} bytes; photographs of up to {MOST_BYTES} are read.")
-    Image.init()  # knows all formats only afterwards
-    formats = [kind for kind in FORMATS if kind in Image.OPEN]
-    try:
-        image = Image.open(source, formats=formats)
-    except UnidentifiedImageError as error:
-        raise BokehError(
-            f"{name} is no photograph that can be read; save it as JPEG (known are {', '.join(formats)})."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise BokehError(f"{name} has too many pixels: {error}") from error
-    except _BROKEN as error:
-        raise BokehError(f"{name} cannot be read as a picture: {error}.") from error
-    with image:
-        yield image
-
-
 def _fields(image: Image.Image) -> tuple[dict[str, Any], str | None]:
     """EXIF fields by name, and what is wrong with the block, if anything."""
-    held = {"exif", "Raw profile type exif"} & set(image.info)
-    if image.format == "PNG" and not held and image.width * image.height > MOST_PNG_PIXELS:
-        return {}, "the picture is too large to look for EXIF behind its pixels"
-    try:
-        exif = image.getexif()
-        tags = {**dict(exif), **exif.get_ifd(ExifTags.IFD.Exif)}
-    except _BROKEN as error:
-        return {}, f"the EXIF block is damaged ({error})"
-    fields = {ExifTags.TAGS.get(tag, str(tag)): value for tag, value in tags.items()}
-    return fields, None if fields else "the file holds no EXIF"
+    block, reason = exif_block(image)
+    if block is None:
+        return {}, reason
+    tags, damage = read_tags(block, set(_FIRST.values()), set(_EXIF.values()))
+    names = {tag: name for name, tag in {**_FIRST, **_EXIF}.items()}
+    fields = {names[tag]: value for tag, value in tags.items()}
+    if damage is not None:
+        return fields, f"the EXIF block is damaged ({damage})"
+    return fields, None if fields else NO_EXIF
+
+
+def _recorded(fields: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The camera's own size of the picture, which survives a later reduction better than the file's."""
+    sides = [_number(fields.get(tag), 1.0, 1.0, 1e6)[0] for tag in ("ExifImageWidth", "ExifImageHeight")]
+    return None if sides[0] is None or sides[1] is None else (int(sides[0]), int(sides[1]))
 
 
 def _number(value: Any, factor: float, least: float, most: float) -> tuple[float | None, str]:
@@ -273,12 +268,8 @@ def _sensor(
     fields: Mapping[str, Any], found: Mapping[str, Any], width: int, height: int
 ) -> tuple[float | None, str | None]:
     """Long side of the sensor in metres, and where it is from."""
-    # The camera's own size of the picture, which survives a later reduction better than the file's.
-    sides = [_number(fields.get(tag), 1.0, 1.0, 1e6)[0] for tag in ("ExifImageWidth", "ExifImageHeight")]
-    long, short = max(width, height), min(width, height)
-    recorded = sides[0] is not None and sides[1] is not None
-    if recorded:
-        long, short = max(sides), min(sides)  # type: ignore[type-var]
+    recorded = _recorded(fields)
+    long, short = max(recorded or (width, height)), min(recorded or (width, height))
     lower, upper = _PLAUSIBLE_SENSOR
     if found["focal_length"] and found["focal_length_35mm"]:
         # Beyond 2:1 the picture is a cut-out or a panorama and tells nothing of the sensor's shape.
