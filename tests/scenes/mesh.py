@@ -10,6 +10,8 @@ import numpy as np
 
 from .optics import Lamp, load
 
+Vector = Sequence[float] | np.ndarray
+
 
 @dataclass
 class Part:
@@ -30,7 +32,7 @@ class Part:
     """Shaded by the scene's light; lamps and backdrops are not."""
     group: str = "scene"
 
-    def moved(self, offset: Sequence[float], turn: np.ndarray | None = None, scale: Any = 1.0) -> Part:
+    def moved(self, offset: Vector, turn: np.ndarray | None = None, scale: Any = 1.0) -> Part:
         """Scaled, then turned (a rotation matrix), then moved."""
         turn = np.eye(3) if turn is None else turn
         corners = (self.corners * np.asarray(scale)) @ turn.T + np.asarray(offset)
@@ -48,7 +50,7 @@ class Part:
     def look(
         self,
         texture: np.ndarray | None = None,
-        colour: Sequence[float] | None = None,
+        colour: Vector | None = None,
         lit: bool = True,
         group: str = "scene",
         window: tuple[float, float, float, float] = (0, 0, 1, 1),
@@ -125,7 +127,7 @@ def _mesh(mi: Any, name: str, parts: list[Part], lamps: np.ndarray | None = None
     return mesh
 
 
-def turn(axis: Sequence[float], degrees: float) -> np.ndarray:
+def turn(axis: Vector, degrees: float) -> np.ndarray:
     """Rotation matrix about an axis (Rodrigues)."""
     x, y, z = np.asarray(axis, float) / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -141,8 +143,8 @@ def grid(points: np.ndarray, normals: np.ndarray | None = None) -> Part:
     faces = np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)])
     v, u = np.meshgrid(np.linspace(0, 1, rows), np.linspace(0, 1, columns), indexing="ij")
     if normals is None:
-        normals = np.cross(np.gradient(points, axis=1), np.gradient(points, axis=0))
-        normals /= np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-12
+        across = np.cross(np.gradient(points, axis=1), np.gradient(points, axis=0))
+        normals = np.asarray(across / (np.linalg.norm(across, axis=-1, keepdims=True) + 1e-12))
     return Part(points.reshape(-1, 3), faces, np.stack([u, v], -1).reshape(-1, 2), normals.reshape(-1, 3))
 
 
@@ -152,7 +154,7 @@ def quad(width: float = 1.0, height: float = 1.0) -> Part:
     return grid(np.array([[[-x, -y, 0], [x, -y, 0]], [[-x, y, 0], [x, y, 0]]], float))
 
 
-def between(a: Sequence[float], b: Sequence[float], c: Sequence[float], d: Sequence[float]) -> Part:
+def between(a: Vector, b: Vector, c: Vector, d: Vector) -> Part:
     """The quadrilateral with the corners a (top left), b (top right), c (bottom right), d (bottom left)."""
     return grid(np.array([[a, b], [d, c]], float))
 
@@ -228,7 +230,7 @@ def tube(path: np.ndarray, radius: float | np.ndarray, sides: int = 10) -> Part:
     return grid(path[:, None] + out * radii[:, None, None], out)
 
 
-def outline(points: np.ndarray, normal: Sequence[float] = (0, 0, -1)) -> Part:
+def outline(points: np.ndarray, normal: Vector = (0, 0, -1)) -> Part:
     """A flat cut-out: the inside of a simple polygon ``[n, 2]`` (x, y), triangulated by clipping ears."""
     points = np.asarray(points, float)
     faces = _ears(points)

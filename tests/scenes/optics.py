@@ -119,7 +119,7 @@ class Tracer:
             out[top:bottom] = self._band(lens, spp, seed * 8191 + top, top, bottom, own_rays, shown)
         if any(joined):
             lamps = [lamp for lamp, join in zip(self.lamps, joined, strict=True) if join]
-            out += self._lamp_light(lamps, lens, spp, seed)
+            out += self._lamp_light(lamps, lens, min(spp, 64), seed)
         return out
 
     def depth(self, seed: int) -> np.ndarray:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from .mesh import Part, World, between, box, grid, join, outline, quad, sphere, tube, turn
+from .mesh import Part, Vector, World, between, box, grid, join, outline, quad, sphere, tube, turn
 from .optics import Lamp
 from .textures import Textures
 
@@ -75,8 +73,8 @@ class Things:
 
     def garland(
         self,
-        a: Sequence[float],
-        b: Sequence[float],
+        a: Vector,
+        b: Vector,
         sag: float,
         count: int,
         radius: float,
@@ -105,7 +103,7 @@ class Things:
         self.world.add(figure.look(texture, group=group))
 
     def bust(
-        self, place: Sequence[float], size: float, texture: np.ndarray, hairs: int, group: str = "subject"
+        self, place: Vector, size: float, texture: np.ndarray, hairs: int, group: str = "subject"
     ) -> None:
         """Head and shoulders: solid, textured, with single hairs standing off the head."""
         x, y, z = place
@@ -129,9 +127,7 @@ class Things:
         self.world.add(join(eyes))
         self.hair((x, y, z), (0.75 * size, size, 0.8 * size), hairs, size * 0.006, group)
 
-    def hair(
-        self, centre: Sequence[float], radii: Sequence[float], count: int, thickness: float, group: str
-    ) -> None:
+    def hair(self, centre: Vector, radii: Vector, count: int, thickness: float, group: str) -> None:
         """Curved tapering strands off the upper part of an ellipsoid."""
         strands = []
         base = self.textures.colour(0.05, 0.6)
@@ -163,8 +159,8 @@ class Things:
 
     def branch(
         self,
-        start: Sequence[float],
-        end: Sequence[float],
+        start: Vector,
+        end: Vector,
         leaves: int,
         length: float,
         group: str,
@@ -218,7 +214,7 @@ class Things:
         radius: float,
         group: str,
         tilt: float = 45.0,
-        colour: Sequence[float] | None = None,
+        colour: Vector | None = None,
     ) -> None:
         """A net of crossing wires over the whole frame at one depth."""
         reach = 1.3 * max(self.half) * z
@@ -264,7 +260,7 @@ class Things:
 
     def card(
         self,
-        place: Sequence[float],
+        place: Vector,
         size: float,
         lean: float,
         texture: np.ndarray,
