@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -218,6 +219,12 @@ def join(parts: Sequence[Part]) -> Part:
 def tube(path: np.ndarray, radius: float | np.ndarray, sides: int = 10) -> Part:
     """A round rod along ``[n, 3]`` points; one radius or one per point."""
     path = np.asarray(path, float)
+    if len(path) == 2:
+        # Cut into short pieces: the boxes about long slanted triangles are mostly empty, and slow to trace.
+        length = float(np.linalg.norm(path[1] - path[0]))
+        t = np.linspace(0, 1, 1 + min(120, math.ceil(length / (25 * float(np.max(radius))))))
+        radius = np.interp(t, [0, 1], np.broadcast_to(np.asarray(radius, float), 2))
+        path = path[0] + t[:, None] * (path[1] - path[0])
     along = np.gradient(path, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True) + 1e-12
     helper = np.where(np.abs(along[:, 2:3]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
