@@ -16,7 +16,7 @@ from ..bokeh_ops import focus as focusing
 from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.optics import TRAINING_WIDTH, k_at_width
-from ..bokeh_ops.render import Lens, blur_amount, colour_defocus, render_sweep
+from ..bokeh_ops.render import Aperture, Lens, blur_amount, colour_defocus, render_sweep
 from ..bokeh_ops.values import K_TRAINED, format_value, parse_values
 
 AT_REFERENCE = f"at {TRAINING_WIDTH} px width (scales with the image)"
@@ -232,7 +232,7 @@ class BokehMeRender(io.ComfyNode):
         disparity = depths.to_disparity(depth, depth_kind, depth_range, depth_scale, notice)
         disparity = depths.fit_to_image(disparity, batch, height, width, notice)
         focus = _focus(disparity, focus_mode, focus_x, focus_y, focus_value, focus_mask, depth_range)
-        lens = Lens(0.0, focus, gamma, blades, rotation, highlight_boost)
+        lens = Lens(0.0, focus, gamma, Aperture(blades, rotation), highlight_boost)
         pixels = [float(k_at_width(value, width)) if k_reference == AT_REFERENCE else value for value in ks]
         bar = comfy.utils.ProgressBar(1000 * len(ks) * batch)
 

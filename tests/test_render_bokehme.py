@@ -225,7 +225,7 @@ def test_tiny_pictures(size: tuple[int, int]) -> None:
 
 
 def test_gammas_the_networks_do_not_know_are_refused() -> None:
-    for gamma in (0.5, 8.0):
+    for gamma in (0.5, 8.0, "srgb"):
         with pytest.raises(BokehError, match="1 to 5"):
             small_model()(*scene(), Lens(5.0, gamma=gamma))
 

@@ -11,6 +11,7 @@ import torch
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.render import (
+    Aperture,
     Lens,
     blur_amount,
     classical,
@@ -21,17 +22,19 @@ from bokeh_ops.render import (
 from bokeh_ops.render.plan import Plan, aperture_scale
 
 
-def literal(light: np.ndarray, radius: np.ndarray, blades: int = 0, rotation: float = 0.0) -> np.ndarray:
+def literal(light: np.ndarray, defocus: np.ndarray, blades: int = 0, rotation: float = 0.0) -> np.ndarray:
     """The definition, pixel by pixel, in double precision: ``sum w light / sum w`` for ``light`` [C, H, W]."""
     planes, height, width = light.shape
     total, weight = np.zeros((planes, height, width)), np.zeros((height, width))
     v, u = np.mgrid[:height, :width]
     for y in range(height):
         for x in range(width):
-            r = edge = radius[y, x]
+            r = edge = abs(defocus[y, x])
+            turn = -1 if defocus[y, x] > 0 else 1  # in front of the focal plane the opening is upside down
             if blades:
                 side = 2 * math.pi / blades
-                turned = np.abs(np.arctan2(v - y, u - x) + math.radians(rotation)) % side
+                angle = np.arctan2(turn * (v - y), turn * (u - x))
+                turned = np.abs(angle + math.radians(rotation)) % side
                 opening = math.pi / 2 - math.pi / blades
                 edge = r * math.sin(opening) / np.sin(turned + opening)
             w = (0.5 + 0.5 * np.tanh(4 * (edge - np.hypot(v - y, u - x)))) / (r**2 + 0.2)
@@ -64,13 +67,43 @@ def test_equals_the_definition(k: float, gamma: float, monkeypatch: pytest.Monke
     assert np.abs(out.image[0].numpy() ** gamma - expected**gamma).max() < 5e-6
 
 
-@pytest.mark.parametrize(("blades", "rotation"), [(3, 0.0), (5, 20.0), (6, 0.0), (8, -100.0)])
-def test_polygons_equal_the_definition(blades: int, rotation: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("blades", "rotation", "focus"),
+    [(3, 0.0, 0.2), (5, 20.0, 0.2), (5, 20.0, -0.1), (3, 70.0, 1.1), (6, 0.0, 0.2), (8, -100.0, 0.2)],
+)
+def test_polygons_equal_the_definition(
+    blades: int, rotation: float, focus: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(classical, "CPU_NUMBERS", 4 * 16 * 16)
     image, disparity = scene()
-    out = render(image, disparity, Lens(18.0, 0.2, 1.0, blades, rotation))
-    radius = out.defocus[0, 0].abs().double().numpy()
-    assert np.abs(out.image[0].numpy() - literal(image[0].numpy(), radius, blades, rotation)).max() < 5e-6
+    out = render(image, disparity, Lens(18.0, focus, 1.0, Aperture(blades, rotation)), model="classical")
+    defocus = out.defocus[0, 0].double().numpy()
+    assert np.abs(out.image[0].numpy() - literal(image[0].numpy(), defocus, blades, rotation)).max() < 5e-6
+
+
+@pytest.mark.parametrize("in_front", [False, True])
+def test_a_triangle_is_upside_down_in_front_of_the_focal_plane(in_front: bool) -> None:
+    """As :meth:`Aperture.kernel` has it, which is checked against parallax."""
+    image = torch.zeros(1, 1, 61, 61, dtype=torch.float64)
+    image[..., 30, 30] = 1.0
+    aperture = Aperture(3, 20.0)
+    lens = Lens(12.0, 0.0 if in_front else 2.0, 1.0, aperture)
+    out = render(image, torch.ones_like(image), lens, model="classical").image[0, 0]
+    kernel = aperture.kernel(12.0, in_front=in_front, dtype=torch.float64)
+    n = kernel.shape[0] // 2
+    made = out[30 - n : 31 + n, 30 - n : 31 + n]
+    assert float((made - kernel).abs().sum()) < 0.15  # the two edges differ in softness
+    assert float((made - kernel.flip(0, 1)).abs().sum()) > 0.5
+
+
+@pytest.mark.parametrize(
+    "aperture",
+    [Aperture(5, curvature=0.5), Aperture(squeeze=2.0), Aperture(cats_eye=0.5), Aperture(spherical=0.3)],
+)
+def test_apertures_that_the_scatter_cannot_draw_are_refused(aperture: Aperture) -> None:
+    image, disparity = scene()
+    with pytest.raises(BokehError, match="Choose the lens model 'layered'"):
+        render(image, disparity, Lens(3.0, aperture=aperture), model="classical")
 
 
 def test_aperture_polygon_has_its_vertices_and_edges_where_it_should() -> None:
@@ -116,6 +149,22 @@ def test_defocus_is_signed_and_in_pixels() -> None:
     disparity = torch.tensor([0.0, 0.5, 2.0]).reshape(1, 1, 1, 3)
     out = render(torch.rand(1, 3, 1, 3), disparity, Lens(8.0, 0.5))
     assert out.defocus.flatten().tolist() == [-4.0, 0.0, 12.0]
+
+
+def test_a_focus_band_is_sharp_and_defocus_counts_from_its_nearer_end() -> None:
+    disparity = torch.linspace(-1, 2, 301, dtype=torch.float64).reshape(1, 1, 1, -1)
+    lens = Lens(10.0, 0.5, focus_band=0.4)
+    expected = 10 * np.where(
+        disparity > 0.7, disparity - 0.7, np.where(disparity < 0.3, disparity - 0.3, 0.0)
+    )
+    assert np.allclose(lens.defocus(disparity).numpy(), expected, atol=1e-12)
+    plain, none = Lens(10.0, 0.5), Lens(10.0, 0.5, focus_band=0.0)
+    assert torch.equal(plain.defocus(disparity), none.defocus(disparity))
+    rows = Lens(10.0, 0.5, focus_band=torch.tensor([0.0, 0.4])).defocus(disparity.repeat(2, 1, 1, 1))
+    assert torch.equal(rows[:1], plain.defocus(disparity))
+    assert torch.allclose(rows[1:], lens.defocus(disparity))
+    with pytest.raises(BokehError, match="focus band has 3 values for 1"):
+        Lens(1.0, focus_band=torch.ones(3)).defocus(disparity)
 
 
 def test_rows_of_a_batch_have_their_own_k_and_focus() -> None:
@@ -256,7 +305,12 @@ def test_defocus_colours() -> None:
         ({"k": math.nan}, "K is nan"),
         ({"k": torch.tensor([1.0, -2.0])}, "must be 0"),
         ({"k": 1.0, "gamma": 0.0}, "Gamma is 0"),
-        ({"k": 1.0, "blades": 2}, "2 blades"),
+        ({"k": 1.0, "gamma": "linear"}, "Gamma is linear"),
+        ({"k": 1.0, "aperture": 6}, "aperture is 6"),
+        ({"k": 1.0, "focus_band": -0.1}, "focus band is -0.1"),
+        ({"k": 1.0, "focus_band": torch.tensor([0.1, math.nan])}, "focus band"),
+        ({"k": 1.0, "highlight_recovery": -1.0}, "highlight recovery is -1"),
+        ({"k": 1.0, "highlight_recovery": math.inf}, "highlight recovery is inf"),
         ({"k": 1.0, "focus_disparity": math.inf}, "focus disparity is inf"),
         ({"k": 1.0, "highlight_boost": -0.1}, "highlight boost"),
         ({"k": 1.0, "highlight_threshold": 1.0}, "threshold"),

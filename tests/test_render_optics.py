@@ -20,12 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.render import MODELS, Lens, LensModel, check_inputs
-from bokeh_ops.render.aperture import Aperture
-from bokeh_ops.render.thin_lens import render_thin_lens
+from bokeh_ops.render import MODELS, Aperture, Lens, check_inputs
 
-ALL: dict[str, LensModel] = {"thin_lens": render_thin_lens, **MODELS}
-models = pytest.mark.parametrize("model", ALL)
+models = pytest.mark.parametrize("model", MODELS)
 
 
 def soft_kernel(radius: float, in_front: bool) -> Tensor:
@@ -66,7 +63,7 @@ def claim(model: str) -> Claim:
 
 def run(model: str, image: Tensor, disparity: Tensor, lens: Lens) -> Tensor:
     check_inputs(image, disparity)
-    return ALL[model](image, disparity, lens, None).image
+    return MODELS[model](image, disparity, lens, None).image
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -93,13 +90,14 @@ def moments(light: Tensor) -> tuple[Tensor, Tensor]:
     return centre, torch.stack([(share * (x - centre[0]) ** 2).sum(), (share * (y - centre[1]) ** 2).sum()])
 
 
-def point(model: str, radius: float, in_front: bool, **lens: float) -> tuple[Tensor, int]:
+def point(model: str, radius: float, in_front: bool, aperture: Aperture | None = None) -> tuple[Tensor, int]:
     """What a point of light on a plane becomes, far enough from the frame."""
     middle = 2 * math.ceil(radius + 3)
     image = torch.zeros(1, 1, 2 * middle + 1, 2 * middle + 1)
     image[..., middle, middle] = 1000.0
     disparity = torch.full_like(image, 1.0)
-    made = run(model, image, disparity, Lens(radius, 0.0 if in_front else 2.0, 1.0, **lens))  # type: ignore[arg-type]
+    lens = Lens(radius, 0.0 if in_front else 2.0, 1.0, aperture or Aperture())
+    made = run(model, image, disparity, lens)
     return made[0, 0], middle
 
 
@@ -123,9 +121,9 @@ def test_a_point_of_light_becomes_a_polygon(model: str, blades: int) -> None:
     radius = 20.0
     if not claim(model).polygons:
         with pytest.raises(BokehError, match="blades"):
-            point(model, radius, False, blades=blades)
+            point(model, radius, False, Aperture(blades))
         return
-    made, middle = point(model, radius, False, blades=blades, rotation=10.0)
+    made, middle = point(model, radius, False, Aperture(blades, 10.0))
     _, square = moments(made)
     area = float(made.sum() / made[middle, middle])
     turn = 2 * math.pi / blades

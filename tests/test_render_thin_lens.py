@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.optics import coc_diameter, k_from_camera
-from bokeh_ops.render import Lens
+from bokeh_ops.render import Aperture, Lens
 from bokeh_ops.render.thin_lens import (
     circle_of_confusion,
     render_thin_lens,
@@ -169,7 +169,7 @@ def test_rows_in_focus_keep_their_bits_and_camera_settings_may_differ_by_row() -
 def test_what_cannot_be_rendered_is_refused() -> None:
     image, depth = torch.rand(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
     with pytest.raises(BokehError, match="blades"):
-        render_thin_lens(image, depth, Lens(1.0, blades=6))
+        render_thin_lens(image, depth, Lens(1.0, aperture=Aperture(6)))
     with pytest.raises(BokehError, match="focal length"):
         render_thin_lens_camera(image, depth, 0.04, 1.0, 2.0, 0.05, 0.036)
     with pytest.raises(BokehError, match=r"depth is -1 metres"):

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from ..errors import BokehError
+from .aperture import Aperture
 from .classical import render_classical
 from .contract import Lens, LensModel, Progress, Rendered, check_inputs
 from .defocus import blur_amount, colour_defocus
+from .thin_lens import render_thin_lens
 
 __all__ = [
     "MODELS",
+    "Aperture",
     "Lens",
     "LensModel",
     "Progress",
@@ -25,7 +28,10 @@ __all__ = [
     "render_sweep",
 ]
 
-MODELS: dict[str, LensModel] = {"classical": render_classical}
+MODELS: dict[str, LensModel] = {
+    "classical": render_classical,
+    "thin_lens": render_thin_lens,
+}
 """The lens models by name. Another model is added by one entry here."""
 
 
@@ -42,7 +48,7 @@ def render(
         image: ``[B, C, H, W]``, C = 1, 3 or 4 (RGB and straight alpha), values >= 0 (0..1, or linear HDR
             with ``lens.gamma = 1``), any floating type, any device.
         disparity: ``[B, 1, H, W]``, larger is nearer (see :mod:`bokeh_ops.depth`).
-        lens: K, focus, gamma and aperture.
+        lens: K, focus, gamma, aperture and highlights.
         model: a key of :data:`MODELS`.
         progress: called as ``progress(done, total)``; an exception raised in it stops the rendering.
 
@@ -90,10 +96,8 @@ def render_sweep(
     check_inputs(image, disparity)
     batch = image.shape[0]
     device = torch.device(device) if device is not None else image.device
-    focus = torch.as_tensor(lens.focus_disparity).reshape(-1)
-    if focus.numel() not in (1, batch):
-        raise BokehError(f"The focus disparity has {focus.numel()} values for {batch} images.")
-    focus = focus.expand(batch)
+    focus = _rows(lens.focus_disparity, batch, "The focus disparity")
+    band = _rows(lens.focus_band, batch, "The focus band")
     jobs = len(ks) * batch
     images = image.new_empty(jobs, *image.shape[1:])
     defocus = disparity.new_empty(jobs, *disparity.shape[1:], dtype=torch.float32)
@@ -105,7 +109,14 @@ def render_sweep(
     for job in range(jobs):
         k, row = ks[job // batch], job % batch
         one = slice(row, row + 1)
-        this = replace(lens, k=k, focus_disparity=focus[one])
+        this = replace(lens, k=k, focus_disparity=focus[one], focus_band=band[one])
         result = render(image[one].to(device), disparity[one].to(device), this, model, report)
         images[job], defocus[job] = result.image[0].to(image.device), result.defocus[0].to(image.device)
     return Rendered(images, defocus)
+
+
+def _rows(value: float | Tensor, batch: int, name: str) -> Tensor:
+    rows = torch.as_tensor(value).reshape(-1)
+    if rows.numel() not in (1, batch):
+        raise BokehError(f"{name} has {rows.numel()} values for {batch} images; give one, or one per image.")
+    return rows.expand(batch)

@@ -75,12 +75,12 @@ class BokehMe:
             :class:`~bokeh_ops.render.contract.Rendered`. A picture whose radii are all 0 comes back bit for bit.
 
         Raises:
-            BokehError: a gamma the networks do not know.
+            BokehError: a gamma or an aperture the networks or the classical renderer do not know.
         """
-        if not GAMMAS[0] <= lens.gamma <= GAMMAS[1]:
+        if isinstance(lens.gamma, str) or not GAMMAS[0] <= lens.gamma <= GAMMAS[1]:
             raise BokehError(
-                f"Gamma is {lens.gamma:g}; BokehMe's networks know {GAMMAS[0]:g} to {GAMMAS[1]:g}. "
-                "Choose one of these, or the classical lens model."
+                f"Gamma is {lens.gamma}; BokehMe's networks know {GAMMAS[0]:g} to {GAMMAS[1]:g}. "
+                "Choose one of these (2.2 is close to the sRGB curve), or another lens model."
             )
         batch = image.shape[0]
 
@@ -117,6 +117,7 @@ class BokehMe:
         self.iunet.to(image.device).eval()
         image = _boosted(image, defocus, lens)
         size = image.shape[-2:]
+        assert not isinstance(lens.gamma, str)
         gamma = (lens.gamma - GAMMAS[0]) / (GAMMAS[1] - GAMMAS[0])
         scale = max(float(defocus.abs().max()) / UNIT, 1.0)
         reach = blur_reach(defocus)

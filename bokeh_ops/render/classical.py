@@ -9,6 +9,10 @@ so the borders renormalise by themselves. With a polygonal aperture the edge ``r
 (:func:`bokeh_ops.render.plan.aperture_scale`); the denominator keeps the vertex radius, so that a pixel's
 light stays even over its polygon.
 
+In front of the focal plane an opening is seen upside down (:mod:`bokeh_ops.render.aperture` derives it). The
+published scatter takes ``|defocus|`` and so draws a polygon of 3, 5, 7 ... blades alike on both sides; here it is
+turned by 180 degrees in front. Round openings, the only ones the published networks know, are the same either way.
+
 Light of hidden pixels is added like any other, so a sharp foreground bleeds into a blurred background and a
 background's blur spills over a sharp edge: the known limit of this model.
 
@@ -26,6 +30,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..errors import BokehError
 from .contract import Lens, Progress, Rendered
 from .plan import FLOOR, SHARPNESS, Group, Plan
 
@@ -49,21 +54,40 @@ def render_classical(
     Args:
         image: ``[B, C, H, W]``, C = 1, 3 or 4.
         disparity: ``[B, 1, H, W]``.
-        lens: K, focus, gamma, aperture and highlights.
+        lens: K, focus, gamma, highlights, and an aperture that is round or a polygon with straight edges.
         progress: called as ``progress(done, total)`` many times a second or so; may raise to stop.
 
     Returns:
         :class:`~bokeh_ops.render.contract.Rendered`.
+
+    Raises:
+        BokehError: another aperture.
     """
+    aperture = lens.aperture
+    if not (aperture.is_disc or aperture.is_polygon):
+        raise BokehError(
+            "The classical lens model draws round openings and polygons with straight edges only, not curved blades, "
+            "kernel pictures, squeeze, cat's eye or spherical aberration. Choose the lens model 'layered' for these."
+        )
+    blades = aperture.blades if aperture.is_polygon else 0
     defocus = lens.defocus(disparity.to(image.device))
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
-    radius = defocus.abs().to(work)
     numbers = CPU_NUMBERS if image.device.type == "cpu" else GPU_NUMBERS
     tile = max(8, math.isqrt(numbers // (image.shape[1] + 1)) // 8 * 8)
-    tail = min(1e-6, 0.001**lens.gamma)
+    # Near black a power lifts light by its root, and the sRGB curve by 12.92.
+    tail = min(1e-6, 0.001 / 12.92 if lens.gamma == "srgb" else 0.001**lens.gamma)
     plans = [
-        Plan(row.float().cpu().numpy(), lens.blades, lens.rotation, tail, tile) if bool(row.any()) else None
-        for row in radius[:, 0]
+        Plan(
+            row.abs().float().cpu().numpy(),
+            blades,
+            aperture.rotation,
+            tail,
+            tile,
+            (row > 0).cpu().numpy() if aperture.sided else None,
+        )
+        if bool(row.any())
+        else None
+        for row in defocus[:, 0]
     ]
     total = max(1, sum(plan.total for plan in plans if plan))
     done = 0
@@ -72,7 +96,7 @@ def render_classical(
         if plan is None:
             continue
         total_light = _accumulate(
-            image[index], radius[index, 0], lens, plan, numbers, work, progress, done, total
+            image[index], defocus[index, 0].to(work), lens, plan, numbers, work, progress, done, total
         )
         rendered[index] = _develop(total_light, image[index], lens).to(image.dtype)
         done += plan.total
@@ -89,8 +113,7 @@ def _light(image: Tensor, radius: Tensor, lens: Lens) -> Tensor:
         # By the brightest channel, so that hue stays; fading in with the radius, so that sharp pixels stay.
         above = (colour.amax(0) - lens.highlight_threshold) / (1 - lens.highlight_threshold)
         colour = colour * (1 + lens.highlight_boost * above.clamp(0, 1) * radius.clamp(max=1))
-    if lens.gamma != 1:
-        colour = colour.pow(lens.gamma)
+    colour = lens.to_light(colour)
     one = torch.ones_like(colour[:1])
     if alpha is None:
         return torch.cat([colour, one])
@@ -102,16 +125,16 @@ def _develop(total: Tensor, image: Tensor, lens: Lens) -> Tensor:
     """From accumulated planes back to a picture ``[C, H, W]``."""
     weight = total[-1:]
     if image.shape[0] != 4:
-        return (total[:-1] / weight).pow(1 / lens.gamma)
+        return lens.from_light(total[:-1] / weight)
     alpha = total[3:4]
     seen = alpha > 0
-    colour = (total[:3] / torch.where(seen, alpha, 1)).pow(1 / lens.gamma)
+    colour = lens.from_light(total[:3] / torch.where(seen, alpha, 1))
     return torch.cat([torch.where(seen, colour, image[:3].to(colour.dtype)), alpha / weight])
 
 
 def _accumulate(
     image: Tensor,
-    radius: Tensor,
+    defocus: Tensor,
     lens: Lens,
     plan: Plan,
     numbers: int,
@@ -121,15 +144,17 @@ def _accumulate(
     total: int,
 ) -> Tensor:
     """Spread every group of the plan and cut the margin off: planes ``[C + 1 or 2, H, W]``."""
-    height, width = radius.shape
+    height, width = defocus.shape
     pad_y, pad_x = plan.pad
     planes = image.shape[0] + 1
     sums = torch.zeros(planes, height + 2 * pad_y, width + 2 * pad_x, dtype=work, device=image.device)
     for group in plan.groups:
         box = (slice(group.top, group.bottom), slice(group.left, group.right))
-        r = radius[box]
+        r = defocus[box].abs()
         # The plan was made in fp32; the same rounding decides who belongs to the group.
         member = (r.float() >= group.least) & (r.float() <= group.most)
+        if plan.sided:
+            member &= (defocus[box] > 0) == (group.turn < 0)
         light = _light(image[:, box[0], box[1]].to(work), r, lens) * (member / (r * r + FLOOR))
         _add_inner(sums, light, group, plan.pad, numbers)
         spent = group.cost * 0.02
@@ -141,7 +166,8 @@ def _accumulate(
                 continue
             edge = light * torch.sigmoid((r - ring.reach).mul_(SHARPNESS * ring.scale))
             for dy, dx in ring.offsets:
-                sums[:, y + dy : y + dy + h, x + dx : x + dx + w].add_(edge)
+                v, u = y + group.turn * dy, x + group.turn * dx
+                sums[:, v : v + h, u : u + w].add_(edge)
             if progress and number % 64 == 0:
                 progress(done + int(spent + number * step), total)
         done += group.cost

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import BokehError
+from .aperture import Aperture
+from .transfer import Gamma, check_gamma, from_light, to_light
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` while rendering. Raising from it stops the rendering."""
@@ -28,13 +30,15 @@ class Lens:
         k: pixels of blur *radius* per unit of disparity, at the image's own resolution; >= 0.
             A number, or a tensor ``[B]`` with one value per image.
         focus_disparity: disparity that stays sharp, in the units of the disparity map. A number or ``[B]``.
-        gamma: exponent that turns pixel values into light before they are added, and back afterwards;
-            > 0. 2.2 is display gamma, 1 is for pictures that are linear already, larger brings highlights
-            out.
-        blades: 0 for a round aperture, else the number of aperture blades (>= 3).
-        rotation: turn of the aperture polygon in degrees.
+        gamma: how pixel values become light before they are added, and values again afterwards: an exponent > 0
+            (2.2 is display gamma, larger brings highlights out, 1 is for pictures that are linear already), or
+            ``"srgb"`` for the exact curve. See :mod:`bokeh_ops.render.transfer`.
+        aperture: shape of the opening. Each lens model refuses the shapes it cannot draw.
         highlight_boost: how much brighter out-of-focus highlights are made first; 0 is off, 0.4 is usual.
         highlight_threshold: value of the brightest channel above which a pixel is a highlight; 220/255.
+        highlight_recovery: how far light that the picture's white clipped is guessed back; 0 is off.
+        focus_band: width of a band of disparity about the focus disparity, in its units, in which everything is
+            perfectly sharp; outside, defocus counts from the nearer end of the band. A number or ``[B]``; >= 0.
 
     Raises:
         BokehError: a value outside what is said above.
@@ -42,11 +46,12 @@ class Lens:
 
     k: float | Tensor
     focus_disparity: float | Tensor = 0.0
-    gamma: float = 2.2
-    blades: int = 0
-    rotation: float = 0.0
+    gamma: Gamma = 2.2
+    aperture: Aperture = field(default_factory=Aperture)
     highlight_boost: float = 0.0
     highlight_threshold: float = 220 / 255
+    highlight_recovery: float = 0.0
+    focus_band: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
         k = torch.as_tensor(self.k)
@@ -54,15 +59,11 @@ class Lens:
             raise BokehError(f"K is {self.k}; it must be 0 (all in focus) or larger, and finite.")
         if not bool(torch.isfinite(torch.as_tensor(self.focus_disparity)).all()):
             raise BokehError(f"The focus disparity is {self.focus_disparity}; it must be a finite number.")
-        if not (math.isfinite(self.gamma) and self.gamma > 0):
-            raise BokehError(f"Gamma is {self.gamma}; it must be above 0. 2.2 is display gamma, 1 is linear.")
-        if self.blades != 0 and self.blades < 3:
+        check_gamma(self.gamma)
+        if not isinstance(self.aperture, Aperture):
             raise BokehError(
-                f"An aperture of {self.blades} blades was asked for; use 0 (round) or 3 and more."
-            )
-        if not math.isfinite(self.rotation):
-            raise BokehError(
-                f"The aperture's rotation is {self.rotation}; it must be a finite angle in degrees."
+                f"The lens's aperture is {self.aperture!r}; expected a bokeh_ops.render.Aperture, such as "
+                "Aperture(blades=6)."
             )
         if not (math.isfinite(self.highlight_boost) and self.highlight_boost >= 0):
             raise BokehError(f"The highlight boost is {self.highlight_boost}; it must be 0 (off) or larger.")
@@ -70,9 +71,28 @@ class Lens:
             raise BokehError(
                 f"The highlight threshold is {self.highlight_threshold}; expected 0 up to below 1."
             )
+        if not (math.isfinite(self.highlight_recovery) and self.highlight_recovery >= 0):
+            raise BokehError(
+                f"The highlight recovery is {self.highlight_recovery}; it must be 0 (off) or larger, and finite."
+            )
+        band = torch.as_tensor(self.focus_band)
+        if not bool(torch.isfinite(band).all()) or bool((band < 0).any()):
+            raise BokehError(
+                f"The focus band is {self.focus_band}; it must be 0 (a single plane) or larger, and finite."
+            )
+
+    def to_light(self, image: Tensor) -> Tensor:
+        """Linear light from this lens's pixel values (:func:`bokeh_ops.render.transfer.to_light`)."""
+        return to_light(image, self.gamma)
+
+    def from_light(self, light: Tensor) -> Tensor:
+        """Pixel values from linear light (:func:`bokeh_ops.render.transfer.from_light`)."""
+        return from_light(light, self.gamma)
 
     def defocus(self, disparity: Tensor) -> Tensor:
         """Signed defocus ``delta = K (disparity - focus_disparity)``, in pixels of blur radius.
+
+        With a focus band of width ``b`` the difference is first drawn towards 0 by ``b / 2``.
 
         Args:
             disparity: ``[B, 1, H, W]``, larger is nearer.
@@ -81,7 +101,7 @@ class Lens:
             ``[B, 1, H, W]``: 0 in focus, positive in front of the focal plane, negative behind it.
 
         Raises:
-            BokehError: K or the focus disparity has neither one value nor one per image.
+            BokehError: K, the focus disparity or the focus band has neither one value nor one per image.
         """
         work = torch.float64 if disparity.dtype == torch.float64 else torch.float32
         batch = disparity.shape[0]
@@ -95,7 +115,11 @@ class Lens:
             return tensor.reshape(-1, 1, 1, 1)
 
         focus = rows(self.focus_disparity, "The focus disparity")
-        return rows(self.k, "K") * (disparity.to(work) - focus)
+        away = disparity.to(work) - focus
+        if bool((torch.as_tensor(self.focus_band) > 0).any()):
+            half = rows(self.focus_band, "The focus band") / 2
+            away = away - torch.minimum(torch.maximum(away, -half), half)
+        return rows(self.k, "K") * away
 
 
 class Rendered(NamedTuple):

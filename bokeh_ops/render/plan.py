@@ -47,6 +47,8 @@ class Group(NamedTuple):
     first: int
     last: int
     """The rings ``first <= i < last`` hold the soft edge."""
+    turn: int
+    """1, or -1 where the rings' offsets count with the opposite sign: the opening is upside down."""
     cost: int
     """Additions, about; for the progress report."""
 
@@ -104,10 +106,22 @@ class Plan:
         rotation: of the aperture, in degrees.
         tail: share of the most blurred pixel's own central weight below which a weight counts as 0.
         tile: side of the tiles in pixels.
+        in_front: ``[H, W]``, for which pixels the opening is turned by 180 degrees; None for none.
     """
 
-    def __init__(self, radius: np.ndarray, blades: int, rotation: float, tail: float, tile: int) -> None:
+    def __init__(
+        self,
+        radius: np.ndarray,
+        blades: int,
+        rotation: float,
+        tail: float,
+        tile: int,
+        in_front: np.ndarray | None = None,
+    ) -> None:
         height, width = radius.shape
+        self.sided = in_front is not None
+        upright = np.ones(radius.shape, bool) if in_front is None else ~in_front
+        sides = [(1, upright)] if in_front is None else [(1, upright), (-1, in_front)]
         self._tail = -math.log(tail)
         self._largest = float(radius.max())
         # radius + its own outer margin grows with the radius, so the largest decides.
@@ -122,7 +136,14 @@ class Plan:
             group
             for top in range(0, height, tile)
             for left in range(0, width, tile)
-            for group in self._split(radius[top : top + tile, left : left + tile], top, left)
+            for turn, side in sides
+            for group in self._split(
+                radius[top : top + tile, left : left + tile],
+                side[top : top + tile, left : left + tile],
+                turn,
+                top,
+                left,
+            )
         ]
         self.total = sum(group.cost for group in self.groups)
 
@@ -144,10 +165,11 @@ class Plan:
         first = bisect_left(self._reaches, inner - 1e-6)
         return int(inner**2), first, last, self._work[last] - self._work[first] + 4 * inner
 
-    def _split(self, radius: np.ndarray, top: int, left: int) -> list[Group]:
-        """Cut one tile's radii into groups where that saves additions (shortest path over a histogram)."""
+    def _split(self, radius: np.ndarray, side: np.ndarray, turn: int, top: int, left: int) -> list[Group]:
+        """Cut one side of a tile's radii into groups where that saves additions (shortest path over a histogram)."""
         bins = (radius / max(1.0, self._largest / 32)).astype(np.int64)
-        used = np.unique(bins)
+        bins[~side] = -1
+        used = np.unique(bins[side])
         lows = [float(radius[bins == b].min()) for b in used]
         highs = [float(radius[bins == b].max()) for b in used]
         best: list[tuple[float, int]] = [(0.0, 0)]  # least work up to a bin, and where its last group starts
@@ -161,12 +183,12 @@ class Plan:
         while end:
             start = best[end][1]
             least, most = lows[start], highs[end - 1]
-            ys, xs = np.nonzero((radius >= least) & (radius <= most))
+            ys, xs = np.nonzero(side & (radius >= least) & (radius <= most))
             y0, x0, y1, x1 = int(ys.min()), int(xs.min()), int(ys.max()) + 1, int(xs.max()) + 1
             inner, first, last, work = self._bounds(least, most)
             cost = math.ceil(work * (y1 - y0) * (x1 - x0))
             groups.append(
-                Group(top + y0, left + x0, top + y1, left + x1, least, most, inner, first, last, cost)
+                Group(top + y0, left + x0, top + y1, left + x1, least, most, inner, first, last, turn, cost)
             )
             end = start
         return groups

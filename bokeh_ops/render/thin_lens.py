@@ -30,6 +30,7 @@ from torch.autograd.function import once_differentiable
 from ..errors import BokehError
 from .contract import Lens, Progress, Rendered
 from .plan import SHARPNESS, Ring, build_rings
+from .transfer import Gamma
 
 Quantity = float | Tensor
 
@@ -111,12 +112,12 @@ def render_thin_lens(
         :class:`~bokeh_ops.render.contract.Rendered`.
 
     Raises:
-        BokehError: an aperture with blades, or what :func:`thin_lens_blur` raises.
+        BokehError: an aperture that is not an even disc, or what :func:`thin_lens_blur` raises.
     """
-    if lens.blades:
+    if not lens.aperture.is_disc:
         raise BokehError(
-            f"The aperture has {lens.blades} blades; the thin lens model knows a round one only. "
-            "Set the blades to 0, or choose another lens model."
+            "The thin lens model draws an even round opening only, no blades, kernel pictures, squeeze, cat's eye or "
+            "spherical aberration. Choose the lens model 'layered' for these ('classical' draws straight blades too)."
         )
     defocus = lens.defocus(disparity.to(image.device))
     return Rendered(_rendered(image, defocus, lens, progress), defocus)
@@ -130,7 +131,7 @@ def render_thin_lens_camera(
     f_number: Quantity,
     focal_length: Quantity,
     sensor_width: Quantity,
-    gamma: float = 2.2,
+    gamma: Gamma = 2.2,
     progress: Progress | None = None,
 ) -> Rendered:
     """The thin lens from a camera's settings. Differentiable in all tensors given.
@@ -140,7 +141,7 @@ def render_thin_lens_camera(
         depth_metres: ``[B, 1, H, W]``, above 0; may be infinite.
         focus_distance, f_s, f_number, focal_length: as for :func:`circle_of_confusion`; numbers or ``[B]``.
         sensor_width: metres, of the side that is the image's width; a number or ``[B]``.
-        gamma: from pixel values to light; 1 for linear pictures.
+        gamma: from pixel values to light, as :class:`~bokeh_ops.render.contract.Lens` takes it; 1 for linear pictures.
         progress: called as ``progress(done, total)``; may raise to stop.
 
     Returns:
@@ -209,26 +210,18 @@ def _rendered(image: Tensor, defocus: Tensor, lens: Lens, progress: Progress | N
     if lens.highlight_boost > 0:
         above = (colour.amax(1, keepdim=True) - lens.highlight_threshold) / (1 - lens.highlight_threshold)
         colour = colour * (1 + lens.highlight_boost * above.clamp(0, 1) * radius.to(work).clamp(max=1))
-    light = _power(colour, lens.gamma)
+    light = lens.to_light(colour)
     if image.shape[1] == 4:
         alpha = given[:, 3:].clamp_min(0)
         blurred = thin_lens_blur(torch.cat([light * alpha, alpha], 1), radius, progress)
         cover = blurred[:, 3:]
         seen = cover > 0
-        colour = _power(blurred[:, :3] / torch.where(seen, cover, 1), 1 / lens.gamma)
+        colour = lens.from_light(blurred[:, :3] / torch.where(seen, cover, 1))
         result = torch.cat([torch.where(seen, colour, given[:, :3]), cover], 1)
     else:
-        result = _power(thin_lens_blur(light, radius, progress), 1 / lens.gamma)
+        result = lens.from_light(thin_lens_blur(light, radius, progress))
     moved = (radius > 0).flatten(1).any(1).view(-1, 1, 1, 1)
     return torch.where(moved, result.to(image.dtype), image)
-
-
-def _power(x: Tensor, exponent: float) -> Tensor:
-    """``x^exponent`` for x >= 0, with the derivative 0 instead of infinite where x is 0."""
-    if exponent == 1:
-        return x
-    above = x > 0
-    return torch.where(above, torch.where(above, x, 1).pow(exponent), 0)
 
 
 class _Gather(torch.autograd.Function):
