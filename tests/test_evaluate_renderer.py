@@ -19,7 +19,7 @@ from bokeh_ops.render import Lens, render
 from trainer.cli import main
 from trainer.evaluate.blb import find_scenes
 from trainer.evaluate.exr import read_colour, read_plane
-from trainer.evaluate.measure import encode_8bit, shift_edges
+from trainer.evaluate.measure import encode_8bit, given_as, shift_edges
 from trainer.evaluate.pictures import error_map
 from trainer.evaluate.report import table, write_json
 from trainer.metrics import depth_edge_band, display_encode, psnr, ssim
@@ -187,7 +187,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     ("words", "status", "message"),
     [
         (["--model", "nothing"], 2, "no lens model named 'nothing'; there are:"),
-        (["--input", "sdr"], 2, "neither hdr nor ldr"),
+        (["--input", "sdr"], 2, "input 'sdr' is none of hdr, ldr, linear"),
         (["--erode", "1.5"], 2, "whole numbers of pixels"),
         (["--k-scale", "-1"], 2, "K is -1.0"),
         (["--cases", "nothing"], 2, "No case matches 'nothing'; the first is scene_a/00_00"),
@@ -355,3 +355,10 @@ def test_json_is_whole_or_not_there(tmp_path: Path) -> None:
         write_json(file, {"a": object()})
     assert json.loads(file.read_text()) == {"a": [1.5, None, {"b": "c"}]}
     assert [each.name for each in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_what_a_model_is_given() -> None:
+    light = torch.tensor([-0.5, 0.0, 0.3, 0.9, 4.0])
+    assert given_as(light, "hdr") is light
+    assert torch.equal(given_as(light, "ldr"), encode_8bit(light))
+    assert torch.allclose(given_as(light, "linear"), light.clamp(0, 1), atol=0.005)

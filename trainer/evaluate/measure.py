@@ -19,12 +19,16 @@ from bokeh_ops.render import MODELS, render
 from trainer.cli import UsageError
 from trainer.evaluate.blb import Case, Scene
 from trainer.evaluate.lens import make_lens
+from trainer.evaluate.peers import NAMES, PREFIX, best_strength, find_peer
 from trainer.evaluate.pictures import write_comparison
 from trainer.evaluate.report import mean
-from trainer.metrics import Lpips, depth_edge_band, display_encode, psnr, ssim
+from trainer.metrics import DISPLAY_GAMMA, Lpips, depth_edge_band, display_encode, psnr, ssim
 
 UNCHANGED = "unchanged"
 """The model that does nothing: what any other has to beat."""
+
+INPUTS = ("hdr", "ldr", "linear")
+"""Linear light as rendered; 8-bit values raised to 1/2.2; those values turned back into linear light."""
 
 _FIGURES = {
     "psnr": ".2f",
@@ -85,12 +89,13 @@ def check_setting(setting: Setting) -> None:
     Raises:
         BokehError: an unknown model or input, or a lens that cannot be made.
     """
-    if setting.model != UNCHANGED and setting.model not in MODELS:
-        raise BokehError(
-            f"There is no lens model named {setting.model!r}; there are: {', '.join([*sorted(MODELS), UNCHANGED])}."
-        )
-    if setting.kind not in ("hdr", "ldr"):
-        raise BokehError(f"The input {setting.kind!r} is neither hdr nor ldr.")
+    if setting.model.startswith(PREFIX):
+        find_peer(setting.model)
+    elif setting.model != UNCHANGED and setting.model not in MODELS:
+        known = ", ".join([*sorted(MODELS), UNCHANGED, *(PREFIX + name for name in NAMES)])
+        raise BokehError(f"There is no lens model named {setting.model!r}; there are: {known}.")
+    if setting.kind not in INPUTS:
+        raise BokehError(f"The input {setting.kind!r} is none of {', '.join(INPUTS)}.")
     make_lens(setting.k_scale, 0.0, setting.kind == "ldr", setting.highlights)
 
 
@@ -139,18 +144,18 @@ def measure(
                 continue
             picture, disparity = (each.to(device) for each in scene.load())
             band = depth_edge_band(disparity)
-            given = encode_8bit(picture) if setting.kind == "ldr" else picture
+            given = given_as(picture, setting.kind)
             told = shift_edges(disparity, setting.shift)
             for case in cases:
-                shown, seconds = _render(given, told, case, setting)
                 truth = display_encode(case.truth((picture.shape[1], picture.shape[2])).to(device))
+                shown, noted = _render(given, told, case, setting, truth)
                 figures = {
                     "scene": scene.name,
                     "case": case.name,
                     "k": case.k,
                     "focus": case.focus_disparity,
                     **_compare(shown, truth, band, lpips),
-                    "seconds": seconds,
+                    **noted,
                 }
                 result.cases.append(figures)
                 if pictures:
@@ -160,6 +165,14 @@ def measure(
                     write_comparison(pictures / name.replace(":", "-"), shown, truth, setting.title, figures)
                 bar.update()
     return result
+
+
+def given_as(linear: Tensor, kind: str) -> Tensor:
+    """The picture that a model is given: one of :data:`INPUTS` of linear light. Elementwise."""
+    if kind == "hdr":
+        return linear
+    encoded = encode_8bit(linear)
+    return encoded if kind == "ldr" else encoded**DISPLAY_GAMMA
 
 
 def encode_8bit(linear: Tensor) -> Tensor:
@@ -176,19 +189,38 @@ def shift_edges(disparity: Tensor, pixels: int) -> Tensor:
     return sign * F.max_pool2d(sign * disparity[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0]
 
 
-def _render(given: Tensor, disparity: Tensor, case: Case, setting: Setting) -> tuple[Tensor, float]:
-    """The model's picture, display-encoded ``[3, H, W]``, and seconds."""
+def _render(
+    given: Tensor, disparity: Tensor, case: Case, setting: Setting, truth: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """The model's picture, display-encoded ``[3, H, W]``; seconds, and a peer's best strength."""
     encoded = setting.kind == "ldr"
     lens = make_lens(case.k * setting.k_scale, case.focus_disparity, encoded, setting.highlights)
-    start = time.perf_counter()
-    if setting.model == UNCHANGED:
-        output = given
+    noted: dict[str, float] = {}
+
+    def show(output: Tensor) -> Tensor:
+        return output.clamp(0, 1) if encoded else display_encode(output)
+
+    if setting.model.startswith(PREFIX):
+        peer, defocus = find_peer(setting.model), lens.defocus(disparity[None, None])[0, 0]
+        strength = best_strength(lambda value: psnr(show(peer(given, defocus, value)), truth))
+        noted["strength"] = strength
+
+        def make() -> Tensor:
+            return peer(given, defocus, strength)
+    elif setting.model == UNCHANGED:
+
+        def make() -> Tensor:
+            return given
     else:
-        output = render(given[None], disparity[None, None], lens, setting.model).image[0]
+
+        def make() -> Tensor:
+            return render(given[None], disparity[None, None], lens, setting.model).image[0]
+
+    start = time.perf_counter()
+    output = make()
     if output.device.type == "cuda":
         torch.cuda.synchronize(output.device)
-    seconds = time.perf_counter() - start
-    return output.clamp(0, 1) if encoded else display_encode(output), seconds
+    return show(output), {"seconds": time.perf_counter() - start, **noted}
 
 
 def _compare(shown: Tensor, truth: Tensor, band: Tensor, lpips: Lpips | None) -> dict[str, float | None]:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import torch
 
 HELP = "lens models against ground truth in BLB layout"
-INPUTS = ("hdr", "ldr")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="layered",
         metavar="NAME[,NAME]",
-        help="a lens model of bokeh_ops.render; `unchanged` leaves the picture as it is (default: layered)",
+        help="a lens model of bokeh_ops.render; `unchanged` leaves the picture as it is; peer:gaussian-mix, "
+        "peer:gaussian-stack-N and peer:disc-stack-N do what common depth-blur nodes do, at the strength that is best "
+        "for each picture (default: layered)",
     )
     parser.add_argument(
         "--input",
         default="hdr",
-        metavar="hdr|ldr",
+        metavar="hdr|ldr|linear",
         help="what the model is given: hdr linear light as rendered; ldr clipped to 0..1, raised to 1/2.2 and "
-        "rounded to 8 bits (default: hdr)",
+        "rounded to 8 bits; linear the same turned back into linear light, so that it shows what decoding alone "
+        "is worth (default: hdr)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write settings, versions and all figures here"
