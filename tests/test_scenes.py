@@ -35,7 +35,7 @@ def lamp_alone(radius: float, place: tuple[float, float, float] = (0.03, -0.02, 
     world = World()
     world.add(quad(90, 90).moved((0, 0, 30)).look(colour=(0, 0, 0), lit=False))
     world.lamps.append((Lamp(place, radius, (100.0, 50.0, 20.0)), "scene"))
-    return Tracer(*world.build(), SIZE, FOCAL)
+    return Tracer(world.build(), SIZE, FOCAL)
 
 
 def moments(picture: np.ndarray) -> tuple[float, float, float, float]:
@@ -90,7 +90,7 @@ def test_three_ways_to_take_a_picture_agree() -> None:
     world.add(quad(1, 1).moved((0.51, 0.1, 0.8)).look(colour=(0.5, 0.4, 0.0), lit=False))
     world.add(sphere(0.02).moved((-0.03, 0.02, 1.4)).look(colour=(0.0, 0.8, 0.1)))
     world.lamps.append((Lamp((0.0, 0.0, 2.0), 0.015, (5.0, 4.0, 3.0)), "scene"))
-    tracer = Tracer(*world.build(), SIZE, FOCAL)
+    tracer = Tracer(world.build(), SIZE, FOCAL)
     lens = Lens(30, 1.0)
     joined = tracer.picture(lens, 400, 1)
     chance = tracer.picture(lens, 400, 2, join_lamps=False)
@@ -110,7 +110,7 @@ def test_edge_spreads_as_a_disc_does() -> None:
             colour=(1, 1, 1), lit=False
         )
     )
-    rows = Tracer(*world.build(), SIZE, FOCAL).picture(Lens(25, 1.0), 100, 1)[..., 0].mean(0)
+    rows = Tracer(world.build(), SIZE, FOCAL).picture(Lens(25, 1.0), 100, 1)[..., 0].mean(0)
     at = np.clip((np.arange(SIZE[0]) + 0.5 - SIZE[0] / 2) / (25 * 0.8), -1, 1)
     assert rows == pytest.approx(0.5 + (at * np.sqrt(1 - at**2) + np.arcsin(at)) / math.pi, abs=0.008)
 
@@ -119,7 +119,7 @@ def test_what_is_in_focus_is_sharp() -> None:
     textures = Textures(np.random.default_rng(0))
     world = World()
     world.add(quad(3, 3).moved((0, 0, 2)).look(textures.pattern("checks"), lit=False))
-    tracer = Tracer(*world.build(), SIZE, FOCAL)
+    tracer = Tracer(world.build(), SIZE, FOCAL)
     sharp = tracer.picture(Lens(), 256, 1)
     assert np.ptp(sharp) > 0.1
     assert tracer.picture(Lens(30, 2.0), 256, 2) == pytest.approx(sharp, abs=0.02)
@@ -129,7 +129,7 @@ def test_what_is_in_focus_is_sharp() -> None:
 def test_depth_lies_along_the_axis_and_is_of_one_ray() -> None:
     world = World()
     world.add(between((-9, -9, 2), (9, -9, 2), (9, 9, 6), (-9, 9, 6)).look(colour=(1, 1, 1)))
-    depth = Tracer(*world.build(), SIZE, FOCAL).depth(1)
+    depth = Tracer(world.build(), SIZE, FOCAL).depth(1)
     # The plane z = 4 + y 2/9 seen through pixel row v: 1 / z = (1 - v 2/9) / 4, linear in the row.
     row = (np.arange(SIZE[1]) + 0.5 - SIZE[1] / 2) / FOCAL
     off = (1 / depth - ((1 - row * 2 / 9) / 4)[:, None]) * 4 / (2 / 9) * FOCAL  # in pixels
@@ -159,7 +159,7 @@ def test_every_kind_fills_the_frame(kind: str) -> None:
     world = World()
     (development.KINDS | held.KINDS)[kind](Things(world, Textures(random), random, half))
     # Twice as wide as the frame, so that the lens's edge sees something too.
-    depth = Tracer(*world.build(), (64, 48), FOCAL / 8 / 1.4, (0.5, -1.2, -0.8)).depth(1)
+    depth = Tracer(world.build(), (64, 48), FOCAL / 8 / 1.4, (0.5, -1.2, -0.8)).depth(1)
     assert np.isfinite(depth).all()
     assert {"front", "subject"} <= {part.group for part in world.parts}
     assert depth.min() < 1.0

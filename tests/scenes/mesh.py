@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .optics import Lamp, load
+from .optics import Geometry, Lamp
 
 Vector = Sequence[float] | np.ndarray
 
@@ -74,58 +74,41 @@ class World:
     def add(self, *parts: Part) -> None:
         self.parts.extend(parts)
 
-    def build(self, without: Sequence[str] = ()) -> tuple[Any, list[Lamp]]:
-        """A Mitsuba scene of all parts but those of some groups, and its lamps.
-
-        Parts of one look become one mesh.
-        """
-        mi = load()
-        looks: dict[tuple[int, bool], list[Part]] = {}
-        for part in self.parts:
-            if part.group not in without:
-                looks.setdefault((id(part.texture), part.lit), []).append(part)
-        scene: dict[str, Any] = {"type": "scene"}
-        for index, parts in enumerate(looks.values()):
-            scene[f"mesh_{index}"] = _mesh(mi, f"mesh_{index}", parts)
+    def build(self, without: Sequence[str] = ()) -> Geometry:
+        """All parts and lamps but those of some groups, ready to trace."""
+        parts = [part for part in self.parts if part.group not in without]
         lamps = [lamp for lamp, group in self.lamps if group not in without]
-        if lamps:
-            discs = [
-                disc(lamp.radius).moved(lamp.place).look(colour=lamp.radiance, lit=False) for lamp in lamps
-            ]
-            numbers = np.repeat(np.arange(1, len(lamps) + 1), [len(d.corners) for d in discs])
-            scene["lamps"] = _mesh(mi, "lamps", discs, numbers)
-        return mi.load_dict(scene), lamps
+        discs = [disc(lamp.radius).moved(lamp.place).look(colour=lamp.radiance, lit=False) for lamp in lamps]
+        numbers = [0] * len(parts) + list(range(1, len(lamps) + 1))
+        return geometry(parts + discs, numbers, lamps)
 
 
-def _mesh(mi: Any, name: str, parts: list[Part], lamps: np.ndarray | None = None) -> Any:
-    starts = np.cumsum([0] + [len(p.corners) for p in parts[:-1]])
-    corners = np.concatenate([p.corners for p in parts])
-    normals = np.concatenate([p.normals for p in parts])
-    faces = np.concatenate([p.faces + start for p, start in zip(parts, starts, strict=True)])
-    uv = np.concatenate([p.uv for p in parts])
-    texture = parts[0].texture
-    if texture is None:
-        reflectance: dict[str, Any] = {"type": "mesh_attribute", "name": "vertex_color"}
-    else:
-        data = mi.TensorXf(np.ascontiguousarray(texture, np.float32))
-        reflectance = {"type": "bitmap", "data": data, "raw": True, "wrap_mode": "mirror"}
-    properties = mi.Properties()
-    properties["bsdf"] = mi.load_dict({"type": "diffuse", "reflectance": reflectance})
-    mesh = mi.Mesh(name, len(corners), len(faces), properties, True, True)
-    flip = np.array([-1.0, -1.0, 1.0])  # Mitsuba's cameras look along z with x to the left and y up
-    parameters = mi.traverse(mesh)
-    parameters["vertex_positions"] = (corners * flip).astype(np.float32).ravel()
-    parameters["vertex_normals"] = (normals * flip).astype(np.float32).ravel()
-    parameters["vertex_texcoords"] = uv.astype(np.float32).ravel()
-    parameters["faces"] = faces.astype(np.uint32).ravel()
-    parameters.update()
-    if texture is None:
-        colours = np.concatenate([p.colours for p in parts if p.colours is not None])
-        mesh.add_attribute("vertex_color", 3, colours.astype(np.float32).ravel())
-    mesh.add_attribute("vertex_lit", 1, np.full(len(corners), float(parts[0].lit), np.float32))
-    numbers = np.zeros(len(corners)) if lamps is None else lamps
-    mesh.add_attribute("vertex_lamp", 1, numbers.astype(np.float32))
-    return mesh
+def geometry(parts: Sequence[Part], numbers: Sequence[int], lamps: list[Lamp]) -> Geometry:
+    """One mesh of all parts; ``numbers`` say which lamp each part is, 0 for none."""
+    textures: dict[int, tuple[int, np.ndarray]] = {0: (0, np.ones((1, 1, 3), np.float32))}
+    used = 1
+    faces, corners, points, first = [], [], [], 0
+    for part, number in zip(parts, numbers, strict=True):
+        key = 0 if part.texture is None else id(part.texture)
+        if part.texture is not None and key not in textures:
+            textures[key] = (used, part.texture)
+            used += part.texture.shape[0] * part.texture.shape[1]
+        start, texture = textures[key]
+        height, width = texture.shape[:2]
+        rest = np.tile([start, width, height, int(part.lit), number], (len(part.faces), 1))
+        faces.append(np.concatenate([part.faces + first, rest], 1))
+        colours = np.ones((len(part.corners), 3)) if part.colours is None else part.colours
+        corners.append(np.concatenate([part.uv, part.normals, colours], 1))
+        points.append(part.corners)
+        first += len(part.corners)
+    texels = np.concatenate([texture.reshape(-1, 3) for _, texture in textures.values()])
+    return Geometry(
+        np.concatenate(points).astype(np.float32),
+        np.concatenate(faces).astype(np.uint32),
+        np.concatenate(corners).astype(np.float32),
+        texels.astype(np.float32),
+        lamps,
+    )
 
 
 def turn(axis: Vector, degrees: float) -> np.ndarray:

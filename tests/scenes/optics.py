@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,6 +70,20 @@ class Lamp:
     radiance: tuple[float, float, float]
 
 
+class Geometry(NamedTuple):
+    """Everything that can be seen, as one mesh."""
+
+    points: np.ndarray
+    """``[V, 3]`` metres."""
+    faces: np.ndarray
+    """``[F, 8]``: three corners; the texture's first texel, width and height; 1 if lit; its lamp, from 1."""
+    corners: np.ndarray
+    """``[V, 8]``: u and v; normal; linear RGB."""
+    texels: np.ndarray
+    """``[N, 3]`` linear RGB, all textures one after the other."""
+    lamps: list[Lamp]
+
+
 class Tracer:
     """Takes pictures of one scene.
 
@@ -78,8 +92,7 @@ class Tracer:
     which gives the place on the lens and leaves visibility to be traced (:meth:`_lamp_light`).
 
     Args:
-        scene: a Mitsuba scene of meshes that carry the attributes ``vertex_lit`` and ``vertex_lamp``.
-        lamps: the lamp number ``i`` is the mesh whose ``vertex_lamp`` is ``i + 1``.
+        geometry: what there is to see.
         size: width and height in pixels.
         focal: focal length in pixels.
         light: direction towards the light (x right, y down, z away from the camera).
@@ -87,17 +100,21 @@ class Tracer:
 
     def __init__(
         self,
-        scene: Any,
-        lamps: list[Lamp],
+        geometry: Geometry,
         size: tuple[int, int],
         focal: float,
         light: tuple[float, float, float] = (0.5, -1.2, -0.8),
     ) -> None:
-        self.mi = load()
-        self.lamps = lamps
-        self.scene, self.size, self.focal = scene, size, focal
-        length = math.sqrt(sum(c * c for c in light))
-        self.light = [-light[0] / length, -light[1] / length, light[2] / length]
+        mi = self.mi = load()
+        self.lamps, self.size, self.focal = geometry.lamps, size, focal
+        # Half-Lambert: smooth, without a side that faces the camera, hence alike from every place on the lens.
+        towards = geometry.corners[:, 2:5] @ (np.array(light) / np.linalg.norm(light))
+        shade = 0.25 + 0.75 * (0.5 + 0.5 * towards) ** 2
+        corners = np.concatenate([geometry.corners[:, :2], shade[:, None], geometry.corners[:, 5:]], 1)
+        self.corners = mi.Float(np.pad(corners, ((0, 0), (0, 2))).astype(np.float32).ravel())
+        self.faces = mi.UInt32(geometry.faces.ravel())
+        self.texels = mi.Float(np.pad(geometry.texels, ((0, 0), (0, 1))).ravel())
+        self.scene = _scene(mi, geometry)
 
     def picture(
         self, lens: Lens, spp: int, seed: int, own_rays: bool = False, join_lamps: bool = True
@@ -141,6 +158,14 @@ class Tracer:
         row = index // self.size[0]
         return self.mi.Float(index - row * self.size[0]), self.mi.Float(row + top)
 
+    def _sampler(self, spp: int) -> tuple[Any, int]:
+        """A stratified sampler, and ``spp`` raised to a product of two nearly equal numbers, which it needs."""
+        rows = math.isqrt(spp)
+        spp = rows * math.ceil(spp / rows)
+        sampler = self.mi.load_dict({"type": "multijitter", "sample_count": spp})
+        sampler.set_samples_per_wavefront(spp)
+        return sampler, spp
+
     def _band(
         self, lens: Lens, spp: int, seed: int, top: int, bottom: int, own_rays: bool, shown: Any
     ) -> np.ndarray:
@@ -148,9 +173,7 @@ class Tracer:
 
         mi = self.mi
         count = (bottom - top) * self.size[0]
-        sampler = mi.load_dict({"type": "multijitter", "sample_count": spp})
-        spp = sampler.sample_count()  # raised to a product of two like numbers
-        sampler.set_samples_per_wavefront(spp)
+        sampler, spp = self._sampler(spp)
         sampler.seed(seed, count * spp)
         x, y = self._pixels(top, count, spp)
         jitter, aperture = sampler.next_2d(), sampler.next_2d()
@@ -202,15 +225,41 @@ class Tracer:
     def _radiance(self, ray: Any, shown: Any) -> Any:
         import drjit as dr
 
-        hit = self.scene.ray_intersect(ray)
+        mi = self.mi
+        hit = self.scene.ray_intersect_preliminary(ray, coherent=True)
         there = hit.is_valid()
-        colour = hit.bsdf().eval_diffuse_reflectance(hit, there)
-        lit = hit.shape.eval_attribute_1("vertex_lit", hit, there)
-        # Half-Lambert: smooth, without a side that faces the camera, hence alike from every place on the lens.
-        shade = 0.25 + 0.75 * dr.square(0.5 + 0.5 * dr.dot(hit.sh_frame.n, self.mi.Vector3f(self.light)))
-        lamp = self.mi.UInt32(hit.shape.eval_attribute_1("vertex_lamp", hit, there) + 0.5)
-        colour *= dr.gather(self.mi.Float, shown, lamp, there)
-        return dr.select(there, colour * dr.lerp(1.0, shade, lit), 0.0)
+        face = dr.gather(mi.ArrayXu, self.faces, hit.prim_index, there, shape=(8, dr.width(ray.d)))
+        weights = (1 - hit.prim_uv.x - hit.prim_uv.y, hit.prim_uv.x, hit.prim_uv.y)
+        values = [mi.Float(0)] * 6
+        for k in range(3):
+            corner = dr.gather(mi.ArrayXf, self.corners, face[k], there, shape=(8, dr.width(ray.d)))
+            values = [value + weights[k] * corner[c] for c, value in enumerate(values)]
+        u, v, shade, *colour = values
+        light = dr.gather(mi.Float, shown, face[7], there) * dr.select(face[6] == 1, shade, 1.0)
+        seen = mi.Color3f(*colour) * self._texture(u, v, face[3], face[4], face[5], there) * light
+        return dr.select(there, seen, 0.0)
+
+    def _texture(self, u: Any, v: Any, first: Any, width: Any, height: Any, there: Any) -> Any:
+        """Bilinear, mirrored beyond its edges."""
+        import drjit as dr
+
+        mi = self.mi
+
+        def mirrored(index: Any, count: Any) -> Any:
+            count = mi.Int(count)
+            index = index - 2 * count * mi.Int(dr.floor(mi.Float(index) / mi.Float(2 * count)))
+            return dr.clip(dr.select(index < count, index, 2 * count - 1 - index), 0, count - 1)
+
+        x, y = u * mi.Float(width) - 0.5, v * mi.Float(height) - 0.5
+        left, top = dr.floor(x), dr.floor(y)
+        colour = mi.Color3f(0)
+        for right, across in ((0, 1 - (x - left)), (1, x - left)):
+            for below, down in ((0, 1 - (y - top)), (1, y - top)):
+                column, row = mirrored(mi.Int(left) + right, width), mirrored(mi.Int(top) + below, height)
+                texel = first + mi.UInt32(row) * width + mi.UInt32(column)
+                found = dr.gather(mi.ArrayXf, self.texels, texel, there, shape=(4, dr.width(u)))
+                colour += mi.Color3f(found[0], found[1], found[2]) * (across * down)
+        return colour
 
     def _is_joined(self, lamp: Lamp, lens: Lens) -> bool:
         defocus = abs(lens.K * (1 / lamp.place[2] - 1 / lens.focus))
@@ -254,9 +303,7 @@ class Tracer:
         import drjit as dr
 
         mi = self.mi
-        sampler = mi.load_dict({"type": "multijitter", "sample_count": spp})
-        spp = sampler.sample_count()  # raised to a product of two like numbers
-        sampler.set_samples_per_wavefront(spp)
+        sampler, spp = self._sampler(spp)
         sampler.seed(seed, len(pixels) * spp)
         index = dr.arange(mi.UInt32, len(pixels) * spp) // spp
         jitter, point = sampler.next_2d(), sampler.next_2d()
@@ -287,3 +334,13 @@ class Tracer:
             angle = (2 * side + 1) * math.pi / lens.blades - math.radians(lens.rotation)
             inside &= x * math.cos(angle) + y * math.sin(angle) <= inner
         return inside
+
+
+def _scene(mi: Any, geometry: Geometry) -> Any:
+    mesh = mi.Mesh("all", len(geometry.points), len(geometry.faces))
+    parameters = mi.traverse(mesh)
+    # Mitsuba's cameras look along z with x to the left and y up.
+    parameters["vertex_positions"] = (geometry.points * np.array([-1, -1, 1], np.float32)).ravel()
+    parameters["faces"] = geometry.faces[:, :3].ravel()
+    parameters.update()
+    return mi.load_dict({"type": "scene", "mesh": mesh})

@@ -33,6 +33,10 @@ class Settings:
 
 def write(path: Path, picture: np.ndarray) -> None:
     """An EXR file: ``[H, W, 3]`` as half floats RGB, or ``[H, W]`` as floats Y."""
+    if not np.isfinite(picture).all():
+        raise ValueError(
+            f"{path.name} holds values that are not finite: the scene has a broken mesh or texture"
+        )
     mi = load()
     bitmap = mi.Bitmap(np.ascontiguousarray(picture[..., None] if picture.ndim == 2 else picture, np.float32))
     if picture.ndim == 3:
@@ -74,14 +78,14 @@ def produce(
     world = World()
     recipe(Things(world, Textures(random, settings.textures), random, reach))
     light = (float(random.uniform(-1, 1)), -1.2, -0.8)
-    tracer = Tracer(*world.build(), settings.size, focal, light)
+    tracer = Tracer(world.build(), settings.size, focal, light)
     groups = {part.group for part in world.parts} | {group for _, group in world.lamps}
     depth = tracer.depth(seed)
     if not (np.isfinite(depth).all() and depth.min() > 0):
         raise ValueError(f"{kind}, seed {seed}: some rays hit nothing; let the backdrop reach further")
     subject = None
     if "subject" in groups:
-        without = Tracer(*world.build(("subject",)), settings.size, focal, light).depth(seed)
+        without = Tracer(world.build(("subject",)), settings.size, focal, light).depth(seed)
         subject = depth[without > depth + 1e-3]
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "depth.exr", depth)
@@ -98,7 +102,7 @@ def produce(
             write(folder / f"bokeh_{i:02d}_{j:02d}.exr", (first + second) / 2)
             noise[i][j] = noise_level(first, second)
     if "front" in groups:
-        behind = Tracer(*world.build(("front",)), settings.size, focal, light)
+        behind = Tracer(world.build(("front",)), settings.size, focal, light)
         write(folder / "background.exr", behind.picture(Lens(), min(settings.spp, 64), seed))
         write(folder / "background_depth.exr", behind.depth(seed))
     info = {
