@@ -301,8 +301,17 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_arrays_of_objects_are_refused() -> None:
-    for array in (np.array([print, 1], dtype=object), np.array(["text"]), np.zeros(2, dtype=[("x", "f4")])):
+def test_arrays_of_other_things_are_refused() -> None:
+    others = (
+        np.array([print, 1], dtype=object),
+        np.array(["text"]),
+        np.zeros(2, dtype=[("x", "f4")]),
+        np.zeros(2, dtype="i4"),
+        np.zeros(2, dtype=bool),
+        np.zeros(2).view(np.matrix),
+        np.float32(1),
+    )
+    for array in others:
         with pytest.raises(BokehError, match="not a pickle of plain arrays"):
             unpickle_arrays(pickle.dumps(array, protocol=4), "it")
 

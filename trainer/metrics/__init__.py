@@ -6,5 +6,37 @@ tables.
 
 from trainer.metrics.fidelity import DISPLAY_GAMMA, depth_edge_band, display_encode, psnr, ssim
 from trainer.metrics.lpips import Lpips
+from trainer.metrics.statistics import Interval, bootstrap, pearson, rank_correlation
+from trainer.metrics.sweep import (
+    Drift,
+    LvCorr,
+    blur_monotonicity,
+    content_consistency,
+    drift,
+    energy,
+    laplacian_variance,
+    lvcorr,
+    mean_lab,
+)
 
-__all__ = ["DISPLAY_GAMMA", "Lpips", "depth_edge_band", "display_encode", "psnr", "ssim"]
+__all__ = [
+    "DISPLAY_GAMMA",
+    "Drift",
+    "Interval",
+    "Lpips",
+    "LvCorr",
+    "blur_monotonicity",
+    "bootstrap",
+    "content_consistency",
+    "depth_edge_band",
+    "display_encode",
+    "drift",
+    "energy",
+    "laplacian_variance",
+    "lvcorr",
+    "mean_lab",
+    "pearson",
+    "psnr",
+    "rank_correlation",
+    "ssim",
+]

@@ -127,7 +127,9 @@ def ssim(image: Tensor, reference: Tensor, window: str = "uniform") -> float:
 
     total = 0.0
     for a, b in zip(x, y, strict=True):
-        mean_a, mean_b, aa, bb, ab = (_windowed(each, weights.tolist()) for each in (a, b, a * a, b * b, a * b))
+        mean_a, mean_b, aa, bb, ab = (
+            _windowed(each, weights.tolist()) for each in (a, b, a * a, b * b, a * b)
+        )
         var_a, var_b = sample * (aa - mean_a**2), sample * (bb - mean_b**2)
         covariance = sample * (ab - mean_a * mean_b)
         above = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)

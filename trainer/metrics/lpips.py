@@ -3,7 +3,7 @@ Features as a Perceptual Metric", CVPR 2018)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -83,13 +83,29 @@ class Lpips(nn.Module):
             raise BokehError(
                 f"LPIPS needs sides of at least {_SMALLEST} pixels; got {tuple(image.shape[-2:])}."
             )
+        features = self.unit_features(torch.cat((image, reference)))
         batch = len(image)
-        planes = torch.cat((image, reference)).float() * 2 - 1
+        return self.distance([each[:batch] for each in features], [each[batch:] for each in features])
+
+    def unit_features(self, images: Tensor) -> list[Tensor]:
+        """Features of five layers, each of unit length per pixel, so that a picture in many pairs is seen but once.
+
+        Args:
+            images: ``[B, 3, H, W]``, values 0..1.
+
+        Returns:
+            Five tensors ``[B, C, h, w]`` in float32.
+        """
+        planes = images.float() * 2 - 1
         shift, scale = (planes.new_tensor(each).reshape(3, 1, 1) for each in (_SHIFT, _SCALE))
         planes = (planes - shift) / scale
-        total = planes.new_zeros(batch)
-        for convolution, weigh, (*_, pool) in zip(self.features, self.linear, _LAYERS, strict=True):
+        found = []
+        for convolution, (*_, pool) in zip(self.features, _LAYERS, strict=True):
             planes = F.relu(convolution(F.max_pool2d(planes, 3, 2) if pool else planes))
-            unit = planes / (planes.pow(2).sum(1, keepdim=True).sqrt() + 1e-10)
-            total = total + weigh((unit[:batch] - unit[batch:]) ** 2).mean((1, 2, 3))
-        return total
+            found.append(planes / (planes.pow(2).sum(1, keepdim=True).sqrt() + 1e-10))
+        return found
+
+    def distance(self, features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+        """Distance ``[B]`` of pictures by their :meth:`unit_features`."""
+        layers = zip(self.linear, features, others, strict=True)
+        return torch.stack([weigh((a - b) ** 2).mean((1, 2, 3)) for weigh, a, b in layers]).sum(0)
