@@ -13,6 +13,7 @@ from .aperture import Aperture
 from .classical import render_classical
 from .contract import Lens, LensModel, Progress, Rendered, check_inputs
 from .defocus import blur_amount, colour_defocus
+from .layered import render_layered
 from .thin_lens import render_thin_lens
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 MODELS: dict[str, LensModel] = {
+    "layered": render_layered,
     "classical": render_classical,
     "thin_lens": render_thin_lens,
 }

@@ -1,0 +1,147 @@
+"""Light of one surface spread over the aperture: a blur whose radius changes from pixel to pixel.
+
+A pixel of radius r is shared between the two nearest of a few fixed radii, linearly, so that the blur changes
+continuously with depth; each fixed radius is one convolution, done by FFT. The aperture can be cut into sectors,
+for the visibility of :mod:`bokeh_ops.render.layered`: then each sector is a kernel of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .aperture import Aperture
+from .surfaces import Slice, Surface
+
+_STEP = 0.12  # neighbouring radii differ by this share, or by one pixel
+
+
+class Lattice:
+    """The kernels of one aperture, at one place of the picture, and their Fourier transforms.
+
+    Args:
+        aperture: its shape.
+        at: place in the picture, for a cat's eye; see :meth:`Aperture.kernel`.
+        like: a tensor whose type and device to use.
+    """
+
+    def __init__(self, aperture: Aperture, at: tuple[float, float], like: Tensor) -> None:
+        self.aperture, self.at, self.like = aperture, at, like
+        self._spectra: dict[tuple, Tensor] = {}
+
+    def shares(self, sectors: int) -> Tensor:
+        """How much of the lens's light comes through each sector: ``[S, 1, 1, 1]``, of sum 1."""
+        kernel = self.aperture.kernel(16.0, at=self.at, dtype=self.like.dtype, device=self.like.device)
+        parts = (kernel * _sector_masks(kernel.shape[-1], sectors, False).to(kernel)).sum((1, 2))
+        return (parts / parts.sum())[:, None, None, None]
+
+    def spectrum(self, radius: float, in_front: bool, sectors: int, size: tuple[int, int]) -> Tensor:
+        """Transform of each sector's kernel, ``[S, h, w / 2 + 1]``; each of sum 1."""
+        key = (radius, in_front, sectors, size)
+        if key not in self._spectra:
+            kernel = self.aperture.kernel(
+                radius, in_front=in_front, at=self.at, dtype=self.like.dtype, device=self.like.device
+            )
+            parts = kernel * _sector_masks(kernel.shape[-1], sectors, in_front).to(kernel)
+            parts = parts / parts.sum((1, 2), keepdim=True).clamp_min(1e-12)
+            reach = kernel.shape[-1] // 2
+            canvas = kernel.new_zeros(sectors, *size)
+            canvas[:, : 2 * reach + 1, : 2 * reach + 1] = parts
+            canvas = canvas.roll((-reach, -reach), (1, 2))
+            self._spectra[key] = torch.fft.rfft2(canvas)
+        return self._spectra[key]
+
+
+@lru_cache(64)
+def _sector_masks(size: int, sectors: int, in_front: bool) -> Tensor:
+    """``[S, size, size]``: which share of each pixel's direction lies in which sector of the lens; sum 1.
+
+    In front of the focal plane the same part of the lens lies on the opposite side.
+    """
+    if sectors == 1:
+        return torch.ones(1, size, size)
+    reach = size // 2
+    fine = 5
+    line = (torch.arange(size * fine) + 0.5) / fine - 0.5 - reach
+    angle = torch.atan2(line[:, None], line[None]) + (math.pi if in_front else 0.0)
+    number = torch.floor(angle / (2 * math.pi) * sectors).long() % sectors
+    masks = torch.stack([(number == sector).float() for sector in range(sectors)])
+    masks = masks.reshape(sectors, size, fine, size, fine).mean((2, 4))
+    masks[:, reach, reach] = 1 / sectors
+    return masks
+
+
+def radii(part: Slice) -> list[float]:
+    """The fixed radii of a slice, in pixels of the picture, from its sharper bound to its more blurred one."""
+    low, high = sorted((abs(part.low), abs(part.high)))
+    if part.in_focus:
+        low = 0.0
+    count = 1 + max(1, math.ceil((high - low) / max(1.0 if high > 2 else 0.6, _STEP * high)))
+    return [low + (high - low) * i / (count - 1) for i in range(count)]
+
+
+def own_radius(radius: float, scale: int) -> float:
+    """Radius of the kernel, in pixels of a slice, that gives ``radius`` pixels in the picture after growing.
+
+    Averaging blocks and interpolating back blurs too; second moments add: (scale^2 - 1) / 12 per axis for the
+    blocks and 3/16 of a squared pixel for every doubling.
+    """
+    lost = (scale * scale - 1) / 12
+    step = scale
+    while step > 1:
+        lost += 3 / 16 * step * step
+        step //= 2
+    return math.sqrt(max(radius * radius - 4 * lost, 0.0)) / scale
+
+
+def spread(surface: Surface, lattice: Lattice, sectors: int) -> Tensor:
+    """What each sector of the lens sees of a surface alone.
+
+    Args:
+        surface: one completed slice.
+        lattice: the aperture's kernels.
+        sectors: number of parts of the lens.
+
+    Returns:
+        ``[S, C + 1, h, w]`` light and, last, opacity.
+    """
+    part, light, opacity, defocus = surface
+    in_front = part.low >= 0
+    height, width = opacity.shape[-2:]
+    nodes = radii(part)
+    own = [own_radius(radius, part.scale) for radius in nodes]
+    reach = math.ceil(own[-1] + 0.5) + 1
+    size = fast_size(height + reach), fast_size(width + reach)
+    source = torch.cat([light, opacity, torch.ones_like(opacity)])
+    place = (defocus.abs() - nodes[0]) / (nodes[-1] - nodes[0]) * (len(nodes) - 1)
+    total = None
+    for number, radius in enumerate(own):
+        weight = (1 - (place - number).abs()).clamp_min(0)
+        if not bool(weight.any()):
+            continue
+        kernels = lattice.spectrum(radius, in_front, sectors, size)
+        light_there = torch.fft.rfft2(source * weight, s=size)
+        term = light_there * kernels[:, None]
+        total = term if total is None else total.add_(term)
+    assert total is not None
+    seen = torch.fft.irfft2(total, s=size)[..., :height, :width].clamp_min(0)
+    # Divided by what an opaque surface would give: 1, but for the frame and where the radius changes quickly.
+    seen = seen[:, :-1] / seen[:, -1:].clamp_min(1e-6)
+    opaque = seen[:, -1:]
+    return seen / opaque.clamp_min(1)
+
+
+def fast_size(least: int) -> int:
+    """The next number that is a product of 2, 3 and 5, for which the FFT is fast."""
+    size = max(1, least)
+    while True:
+        rest = size
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return size
+        size += 1
