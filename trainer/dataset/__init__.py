@@ -15,9 +15,9 @@ single photographs at random, :class:`DatasetWriter` writes shards such that a k
 ones behind.
 """
 
-from .order import Order
-from .read import Dataset, open_dataset
-from .sample import Sample, encode_sample
-from .write import DatasetWriter
+from trainer.dataset.order import Order
+from trainer.dataset.read import Dataset, open_dataset
+from trainer.dataset.sample import Sample, encode_sample
+from trainer.dataset.write import DatasetWriter
 
 __all__ = ["Dataset", "DatasetWriter", "Order", "Sample", "encode_sample", "open_dataset"]

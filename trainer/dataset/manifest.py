@@ -8,8 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bokeh_ops.errors import BokehError
-
-from .atomic import read_json, write_json
+from trainer.dataset.atomic import read_json, write_json
 
 FORMAT, VERSION = "bokeh-dataset", 1
 MANIFEST, SHARDS = "dataset.json", "shards"

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from bokeh_ops.errors import BokehError
-
-from .manifest import SHARDS, Manifest, read_manifest
-from .order import Order
-from .sample import Sample, decode_sample
-from .shard import Entry, file_sha256, read_files, read_index
+from trainer.dataset.manifest import SHARDS, Manifest, read_manifest
+from trainer.dataset.order import Order
+from trainer.dataset.sample import Sample, decode_sample
+from trainer.dataset.shard import Entry, file_sha256, read_files, read_index
 
 _INDEXES_KEPT = 64
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bokeh_ops.errors import BokehError
-
-from .atomic import atomic_file, read_json, write_json
-from .sample import INFO, decode_info
+from trainer.dataset.atomic import atomic_file, read_json, write_json
+from trainer.dataset.sample import INFO, decode_info
 
 INDEX_FORMAT, INDEX_VERSION = "bokeh-shard-index", 1
 _BLOCK = 512

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bokeh_ops.errors import BokehError
-
-from .atomic import remove_leftovers
-from .manifest import MANIFEST, SHARDS, Manifest, write_manifest
-from .shard import index_path, read_index, shard_entry, write_shard
+from trainer.dataset.atomic import remove_leftovers
+from trainer.dataset.manifest import MANIFEST, SHARDS, Manifest, write_manifest
+from trainer.dataset.shard import index_path, read_index, shard_entry, write_shard
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
