@@ -10,6 +10,7 @@ import argparse
 from importlib import import_module
 
 SUBCOMMANDS = {
+    "images": "trainer.evaluate.images",
     "renderer": "trainer.evaluate.renderer",
 }
 """Name of a sub-command: its module."""

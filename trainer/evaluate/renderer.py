@@ -18,13 +18,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bokeh_ops.errors import BokehError
 from trainer.cli import UsageError
-
-if TYPE_CHECKING:
-    import torch
 
 HELP = "lens models against ground truth in BLB layout"
 
@@ -77,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from trainer.evaluate.blb import find_scenes
+    from trainer.evaluate.device import find_device
     from trainer.evaluate.measure import COLUMNS, MEANS, Run, Setting, check_setting, measure
     from trainer.evaluate.report import surroundings, table, write_json
     from trainer.metrics.weights import HOW_TO_GET, load_lpips
@@ -94,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
             check_setting(setting)
     except BokehError as error:
         raise UsageError(str(error)) from error
-    device = _device(arguments.device)
+    device = find_device(arguments.device)
     scenes = find_scenes(arguments.folders)
     if arguments.pictures:
         try:
@@ -140,14 +137,3 @@ def _shifts(erode: str | None, dilate: str | None) -> list[int]:
                 raise UsageError(f"{name} {word}: expected whole numbers of pixels, such as 1,2,4.")
             shifts.append(sign * int(word))
     return list(dict.fromkeys(shifts)) or [0]
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"The device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device

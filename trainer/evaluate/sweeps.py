@@ -1,0 +1,189 @@
+"""Folders of sweeps: one folder for each scene, in it the same scene at several strengths of blur.
+
+What a picture was made with is in its name, ``12.png``, ``k12.5.png``, ``fox_K=12.jpg`` (K) or ``f2.8.png`` (f-number),
+or in a file ``sweep.json`` beside it::
+
+    {"images": [{"file": "a.png", "k": 0}, {"file": "b.png", "k": 12.5}]}
+
+with ``f_number`` in place of ``k`` for apertures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from bokeh_ops.errors import BokehError
+from bokeh_ops.values import format_value
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
+KINDS = {"k": "K", "f_number": "f/"}
+"""What blur is counted in, and how it is written before a value."""
+
+# A number alone, or one behind a k or an f; not any number, or IMG_0012 would be a K.
+_NAME = re.compile(r"(?:(?:.*[_\- ])?(?P<kind>[kf])[=_ ]?)?(?P<value>\d+(?:\.\d+)?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The pictures of one scene, the sharpest first: K rising, or the f-number falling."""
+
+    name: str
+    kind: str
+    """A key of :data:`KINDS`."""
+    values: tuple[float, ...]
+    paths: tuple[Path, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        return [f"{KINDS[self.kind]}{' ' if self.kind == 'k' else ''}{format_value(v)}" for v in self.values]
+
+    def load(self) -> list[Tensor]:
+        """The pictures ``[3, H, W]``, sRGB values 0..1.
+
+        Raises:
+            BokehError: a picture cannot be read, or sizes differ.
+        """
+        pictures = [read_picture(path) for path in self.paths]
+        for path, picture in zip(self.paths, pictures, strict=True):
+            if picture.shape != pictures[0].shape:
+                raise BokehError(
+                    f"{path} is {picture.shape[2]} x {picture.shape[1]} but {self.paths[0].name} is "
+                    f"{pictures[0].shape[2]} x {pictures[0].shape[1]}; the pictures of a scene must be of one size."
+                )
+        return pictures
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture ``[3, H, W]``, sRGB values 0..1, upright by its EXIF; what is transparent is laid over grey.
+
+    Raises:
+        BokehError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file)
+            if upright.mode in ("I;16", "I", "F"):
+                raise BokehError(f"{path} has {upright.mode} pixels; expected 8 bits a channel.")
+            if upright.has_transparency_data:
+                paper = Image.new("RGBA", upright.size, (128, 128, 128, 255))
+                upright = Image.alpha_composite(paper, upright.convert("RGBA"))
+            pixels = np.array(upright.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BokehError(f"{path} cannot be read as a picture: {error}.") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def find_sweeps(folder: Path) -> list[Sweep]:
+    """The sweeps in a folder, by name: of each of its folders, or of itself where the pictures lie in it.
+
+    Raises:
+        BokehError: no folder, nothing in it, or a scene that is not a sweep (the message says why).
+    """
+    if not folder.is_dir():
+        raise BokehError(f"There is no folder {folder}.")
+    inside = [each for each in sorted(folder.iterdir()) if not each.name.startswith(".")]
+    if any(each.suffix.lower() in SUFFIXES or each.name == "sweep.json" for each in inside):
+        return [_sweep(folder)]
+    scenes = [each for each in inside if each.is_dir()]
+    if not scenes:
+        raise BokehError(
+            f"{folder} holds neither folders nor pictures; expected a folder for each scene, and in it pictures named "
+            "by K, such as k12.png, or a sweep.json."
+        )
+    return [_sweep(each) for each in scenes]
+
+
+def match_reference(sweep: Sweep, references: Sequence[Sweep]) -> Sweep:
+    """The reference of a scene: of the same name, at the same values.
+
+    Raises:
+        BokehError: there is none.
+    """
+    found = next((each for each in references if each.name == sweep.name), None)
+    if found is None and len(references) == 1:
+        found = references[0]
+    if found is None:
+        raise BokehError(f"The reference has no scene named {sweep.name!r}.")
+    if (found.kind, found.values) != (sweep.kind, sweep.values):
+        raise BokehError(
+            f"The scene {sweep.name!r} has {', '.join(sweep.labels)} but its reference {', '.join(found.labels)}; both "
+            "must be there at the same values."
+        )
+    return found
+
+
+def _sweep(folder: Path) -> Sweep:
+    listed = folder / "sweep.json"
+    entries = _listed(listed) if listed.is_file() else _named(folder)
+    kinds = {kind for kind, _, _ in entries}
+    if len(kinds) != 1:
+        raise BokehError(f"{folder} counts blur in K and in f-numbers; expected one of them.")
+    kind = kinds.pop()
+    entries.sort(key=lambda entry: entry[1], reverse=kind == "f_number")
+    values = tuple(value for _, value, _ in entries)
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise BokehError(
+            f"{folder} has several pictures at {', '.join(KINDS[kind] + format_value(value) for value in twice)}; "
+            "expected one at each value."
+        )
+    if len(values) < 2:
+        raise BokehError(f"{folder} holds one picture; a sweep has at least two.")
+    return Sweep(folder.resolve().name, kind, values, tuple(path for _, _, path in entries))
+
+
+def _named(folder: Path) -> list[tuple[str, float, Path]]:
+    entries = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        match = _NAME.fullmatch(path.stem)
+        if match is None:
+            raise BokehError(
+                f"{path}: the name does not say at which K the picture was made. Call it k12.png, or name the "
+                "values in a sweep.json."
+            )
+        entries.append(
+            ("f_number" if (match["kind"] or "k").lower() == "f" else "k", float(match["value"]), path)
+        )
+    if not entries:
+        raise BokehError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}) and no sweep.json.")
+    return entries
+
+
+def _listed(path: Path) -> list[tuple[str, float, Path]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BokehError(f"{path} cannot be read as JSON: {error}.") from error
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not images:
+        raise BokehError(f'{path}: expected {{"images": [{{"file": "a.png", "k": 12}}, ...]}}.')
+    return [_entry(path, image) for image in images]
+
+
+def _entry(path: Path, image: Any) -> tuple[str, float, Path]:
+    values = [(kind, image[kind]) for kind in KINDS if isinstance(image, dict) and kind in image]
+    kind, value = values[0] if len(values) == 1 else ("", None)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value is None or not isinstance(image.get("file"), str):
+        raise BokehError(
+            f"{path}: {image!r} is not an image; expected file, and either k or f_number as a number."
+        )
+    file = (path.parent / image["file"]).resolve()
+    if not file.is_relative_to(path.parent.resolve()):
+        raise BokehError(f"{path}: {image['file']!r} lies outside the folder.")
+    if not file.is_file():
+        raise BokehError(f"{path}: there is no file {image['file']!r}.")
+    return kind, float(value), file
