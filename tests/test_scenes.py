@@ -14,10 +14,11 @@ pytest.importorskip("mitsuba", reason="mitsuba, which traces the scenes, is not 
 from bokeh_ops.render.plan import aperture_scale
 from tests.scenes import development, held
 from tests.scenes.mesh import World, between, outline, quad, sphere
-from tests.scenes.optics import Lamp, Lens, Tracer, load, polygon_sample
+from tests.scenes.optics import Lamp, Lens, load, polygon_sample
 from tests.scenes.produce import Settings, produce
 from tests.scenes.textures import Textures
 from tests.scenes.things import Things
+from tests.scenes.tracer import Tracer
 
 FOCAL = 711.1111
 SIZE = (96, 80)

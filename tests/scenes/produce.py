@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from .mesh import World
-from .optics import Lens, Tracer, load
+from .optics import Lens, load
 from .textures import Textures
 from .things import Things
+from .tracer import Tracer
 
 BLUR = (8.0, 18.0, 30.0)
 
