@@ -181,6 +181,8 @@ def test_lpips_of_a_batch_is_that_of_each_pair() -> None:
 def test_lpips_refuses_what_it_cannot_compare() -> None:
     model = Lpips(random_weights())
     with pytest.raises(BokehError, match="one shape"):
+        model(torch.zeros(1, 3, 64, 64), torch.zeros(2, 3, 64, 64))
+    with pytest.raises(BokehError, match=r"\[B, 3, H, W\]"):
         model(torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))
     with pytest.raises(BokehError, match="at least 32"):
         model(torch.zeros(1, 3, 64, 31), torch.zeros(1, 3, 64, 31))

@@ -74,14 +74,9 @@ class Lpips(nn.Module):
         Raises:
             BokehError: shapes differ or are others than above.
         """
-        if image.shape != reference.shape or image.ndim != 4 or image.shape[1] != 3:
+        if image.shape != reference.shape:
             raise BokehError(
-                f"LPIPS compares pictures [B, 3, H, W] of one shape; got {tuple(image.shape)} and "
-                f"{tuple(reference.shape)}."
-            )
-        if min(image.shape[-2:]) < _SMALLEST:
-            raise BokehError(
-                f"LPIPS needs sides of at least {_SMALLEST} pixels; got {tuple(image.shape[-2:])}."
+                f"LPIPS compares pictures of one shape; got {tuple(image.shape)} and {tuple(reference.shape)}."
             )
         features = self.unit_features(torch.cat((image, reference)))
         batch = len(image)
@@ -95,7 +90,15 @@ class Lpips(nn.Module):
 
         Returns:
             Five tensors ``[B, C, h, w]`` in float32.
+
+        Raises:
+            BokehError: another shape, or sides below 32.
         """
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[-2:]) < _SMALLEST:
+            raise BokehError(
+                f"LPIPS takes pictures [B, 3, H, W] with sides of at least {_SMALLEST} pixels; got "
+                f"{tuple(images.shape)}."
+            )
         planes = images.float() * 2 - 1
         shift, scale = (planes.new_tensor(each).reshape(3, 1, 1) for each in (_SHIFT, _SCALE))
         planes = (planes - shift) / scale
