@@ -92,9 +92,9 @@ _MODELS = {
         coolpix p7700, coolpix p7800, finepix s7000
     """,
     "1/1.8 inch": """
-        powershot g1, powershot g2, powershot g3, powershot g5, powershot g6, powershot g7, powershot s30, powershot s40,
-        powershot s45, powershot s50, powershot s60, powershot s70, powershot a620, powershot a630, powershot a640,
-        e990, e995, e4500
+        powershot g1, powershot g2, powershot g3, powershot g5, powershot g6, powershot g7, powershot s30,
+        powershot s40, powershot s45, powershot s50, powershot s60, powershot s70, powershot a620, powershot a630,
+        powershot a640, e990, e995, e4500
     """,
     "Medium format 44 x 33": """
         gfx 50s, gfx 50r, gfx50s ii, gfx 100, gfx100, gfx100s, gfx100s ii, gfx100 ii, gfx100rf, x1d,

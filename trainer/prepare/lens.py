@@ -199,8 +199,9 @@ def _sensor_across(
     from_table = None
     if table is not None:
         width, height = table
-        # A picture squarer than the sensor uses its whole height, a longer one its whole width.
-        from_table = min(width, height * aspect) / (exif.digital_zoom or 1.0)
+        # A picture squarer than the sensor uses its whole height, any other one its whole width.
+        squarer = aspect * SHAPES_AGREE < width / height
+        from_table = (height * aspect if squarer else width) / (exif.digital_zoom or 1.0)
     from_35 = None
     if focal_length is not None and equivalent is not None:
         try:

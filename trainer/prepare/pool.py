@@ -5,11 +5,13 @@ A photograph that kills its process, hangs it, or fills the memory is rejected f
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -83,6 +85,10 @@ def prepare_process(settings: Settings, threads: int) -> Providers:
 
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
+    warnings.filterwarnings(
+        "ignore", module="PIL"
+    )  # of damage, thousands of times; what counts is said as a reason
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     register_formats()
     return make_providers(settings)
 
