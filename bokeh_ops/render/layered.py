@@ -29,14 +29,13 @@ from .contract import Lens, Progress, Rendered
 from .highlights import recover
 from .matte import take_apart
 from .spread import Lattice, spread
-from .surfaces import Cut, Slice, grow, ladder
+from .surfaces import ALIGN, Cut, Slice, Surface, grow, ladder
 
 SECTORS = 4
 """Parts of the lens whose view is told apart."""
 LARGEST = 8_000_000
 """Pixels that are rendered at once; larger pictures go in tiles."""
 _TILE = 2048  # pixels along a tile
-_ALIGN = 64  # a multiple of every scale that matters, so that tiles see the same blocks of pixels
 _CELLS = 8  # a cat's eye changes from cell to cell of a grid, this many along the longer side
 
 
@@ -125,7 +124,7 @@ def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float],
     reach = max(most, -least)
     if lens.aperture.cats_eye == 0 and height * width <= LARGEST:
         lattice = Lattice(lens.aperture, (0.0, 0.0), light)
-        return expose_tile(light, defocus, lattice, slices, reach, report)
+        return expose_tile(light, defocus, lattice, slices, most, report)
     tiles = list(_tiles(height, width, reach, lens.aperture.cats_eye > 0, light))
     out, total = torch.zeros_like(light), light.new_zeros(height, width)
     lattice = None
@@ -137,7 +136,7 @@ def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float],
             defocus[tile.outer],
             lattice,
             slices,
-            reach,
+            most,
             lambda share, number=number: report((number + share) / len(tiles)),
         )
         top, left = (inner.start - outer.start for inner, outer in zip(tile.inner, tile.outer, strict=True))
@@ -154,11 +153,11 @@ def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float],
 
 def _tiles(height: int, width: int, reach: float, blend: bool, like: Tensor) -> Iterator[_Tile]:
     """Tiles that cover the picture; blended into one another if the lens differs from place to place."""
-    halo = -(-math.ceil(3 * reach + 16) // _ALIGN) * _ALIGN
+    halo = -(-math.ceil(3 * reach + 16) // ALIGN) * ALIGN
     step = -(-max(height, width) // _CELLS) if blend else _TILE
 
     def outer(low: int, high: int, end: int) -> slice:
-        low = max(0, low - halo) // _ALIGN * _ALIGN
+        low = max(0, low - halo) // ALIGN * ALIGN
         return slice(low, min(end, high + halo))
 
     def hat(centre: float, low: int, high: int) -> Tensor:
@@ -201,32 +200,33 @@ def expose_tile(
     defocus: Tensor,
     lattice: Lattice,
     slices: list[Slice],
-    reach: float,
+    most: float,
     report: Callable[[float], None],
     sectors: int = SECTORS,
 ) -> Tensor:
     """The light behind the lens, of a picture or a tile with its surroundings: ``[C, H, W]``."""
     height, width = defocus.shape
-    cut = Cut(light, defocus, take_apart(light, defocus), slices, 2 * reach)
+    cut = Cut(light, defocus, take_apart(light, defocus), slices, most)
     front, back = _Stack(height, width), _Stack(height, width)
     count = max(1, sum(cut.present))
     done = 0
 
-    def surfaces(wanted: Callable[[Slice], bool], nearest_first: bool) -> Iterator[tuple[Slice, Tensor]]:
+    def surfaces(wanted: Callable[[Slice], bool], nearest_first: bool) -> Iterator[tuple[Surface, Tensor]]:
         nonlocal done
         order = range(len(slices))
         for which in reversed(order) if nearest_first else order:
             part = slices[which]
             if not (wanted(part) and cut.present[which]):
                 continue
-            yield part, spread(cut.surface(which), lattice, sectors if part.scale > 1 else 1)
+            surface = cut.surface(which)
+            yield surface, spread(surface, lattice, sectors if part.scale > 1 else 1)
             done += 1
             report(done / count)
 
-    for part, seen in surfaces(lambda part: part.scale > 1 and part.low > 0, True):
-        front.lay_behind(seen, part.scale)
-    for part, seen in surfaces(lambda part: part.scale > 1 and part.low < 0, False):
-        back.lay_in_front(seen, part.scale)
+    for surface, seen in surfaces(lambda part: part.scale > 1 and part.low > 0, True):
+        front.lay_behind(surface, seen)
+    for surface, seen in surfaces(lambda part: part.scale > 1 and part.low < 0, False):
+        back.lay_in_front(surface, seen)
     over, behind = front.at_scale(2), back.at_scale(2)
     if over is not None and behind is not None:
         behind = (1 - over[:, -1:]) * behind
@@ -241,12 +241,12 @@ def expose_tile(
         out = full[:planes] if over is not None else out
         rest = full[-planes:] if behind is not None else None
     passes = 1 - out[-1:]
-    for _, seen in surfaces(lambda part: part.scale == 1, True):
-        clear = 1 - seen[0, -1:]
-        out = torch.addcmul(out, passes, seen[0])
-        passes = passes * clear
+    for surface, seen in surfaces(lambda part: part.scale == 1, True):
+        box, clear = (slice(None), *surface.box), 1 - seen[0, -1:]
+        out[box].addcmul_(passes[box], seen[0])
+        passes[box].mul_(clear)
         if rest is not None:
-            rest = clear * rest
+            rest[box].mul_(clear)
     if rest is not None:
         out = out + rest
     return out[:-1] / out[-1:].clamp_min(1e-6)
@@ -270,12 +270,19 @@ class _Stack:
             self.planes = grow(self.planes, *(-(-side // self.scale) for side in self.size))
         return self.planes
 
-    def lay_behind(self, seen: Tensor, scale: int) -> None:
+    def _canvas(self, seen: Tensor, scale: int) -> Tensor:
         before = self.at_scale(scale)
-        self.planes = seen if before is None else before + (1 - before[:, -1:]) * seen
-        self.scale = scale
+        if before is None:
+            before = seen.new_zeros(*seen.shape[:2], *(-(-side // scale) for side in self.size))
+        self.planes, self.scale = before, scale
+        return before
 
-    def lay_in_front(self, seen: Tensor, scale: int) -> None:
-        before = self.at_scale(scale)
-        self.planes = seen if before is None else seen + (1 - seen[:, -1:]) * before
-        self.scale = scale
+    def lay_behind(self, surface: Surface, seen: Tensor) -> None:
+        """Add what shows of a surface behind all of this."""
+        there = self._canvas(seen, surface.slice.scale)[(slice(None), slice(None), *surface.box)]
+        there.addcmul_(1 - there[:, -1:], seen)
+
+    def lay_in_front(self, surface: Surface, seen: Tensor) -> None:
+        """Cover all of this with a surface in front of it."""
+        there = self._canvas(seen, surface.slice.scale)[(slice(None), slice(None), *surface.box)]
+        there.mul_(1 - seen[:, -1:]).add_(seen)

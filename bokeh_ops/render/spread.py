@@ -11,12 +11,14 @@ import math
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .aperture import Aperture
 from .surfaces import Slice, Surface
 
-_STEP = 0.12  # neighbouring radii differ by this share, or by one pixel
+_DIRECT = 6.0  # radius up to which a convolution is quicker than its Fourier transform
+_STEP = 0.2  # neighbouring radii differ by this share, or by one pixel
 
 
 class Lattice:
@@ -32,9 +34,15 @@ class Lattice:
         self.aperture, self.at, self.like = aperture, at, like
         self._spectra: dict[tuple, Tensor] = {}
 
+    def kernel(self, radius: float, in_front: bool) -> Tensor:
+        """The whole aperture's kernel, as :meth:`Aperture.kernel` gives it."""
+        return self.aperture.kernel(
+            radius, in_front=in_front, at=self.at, dtype=self.like.dtype, device=self.like.device
+        )
+
     def shares(self, sectors: int) -> Tensor:
         """How much of the lens's light comes through each sector: ``[S, 1, 1, 1]``, of sum 1."""
-        kernel = self.aperture.kernel(16.0, at=self.at, dtype=self.like.dtype, device=self.like.device)
+        kernel = self.kernel(16.0, False)
         parts = (kernel * _sector_masks(kernel.shape[-1], sectors, False).to(kernel)).sum((1, 2))
         return (parts / parts.sum())[:, None, None, None]
 
@@ -42,9 +50,7 @@ class Lattice:
         """Transform of each sector's kernel, ``[S, h, w / 2 + 1]``; each of sum 1."""
         key = (radius, in_front, sectors, size)
         if key not in self._spectra:
-            kernel = self.aperture.kernel(
-                radius, in_front=in_front, at=self.at, dtype=self.like.dtype, device=self.like.device
-            )
+            kernel = self.kernel(radius, in_front)
             parts = kernel * _sector_masks(kernel.shape[-1], sectors, in_front).to(kernel)
             parts = parts / parts.sum((1, 2), keepdim=True).clamp_min(1e-12)
             reach = kernel.shape[-1] // 2
@@ -108,30 +114,50 @@ def spread(surface: Surface, lattice: Lattice, sectors: int) -> Tensor:
     Returns:
         ``[S, C + 1, h, w]`` light and, last, opacity.
     """
-    part, light, opacity, defocus = surface
+    part, _, light, opacity, defocus = surface
     in_front = part.low >= 0
-    height, width = opacity.shape[-2:]
     nodes = radii(part)
     own = [own_radius(radius, part.scale) for radius in nodes]
-    reach = math.ceil(own[-1] + 0.5) + 1
-    size = fast_size(height + reach), fast_size(width + reach)
     source = torch.cat([light, opacity, torch.ones_like(opacity)])
     place = (defocus.abs() - nodes[0]) / (nodes[-1] - nodes[0]) * (len(nodes) - 1)
-    total = None
-    for number, radius in enumerate(own):
-        weight = (1 - (place - number).abs()).clamp_min(0)
-        if not bool(weight.any()):
-            continue
-        kernels = lattice.spectrum(radius, in_front, sectors, size)
-        light_there = torch.fft.rfft2(source * weight, s=size)
-        term = light_there * kernels[:, None]
-        total = term if total is None else total.add_(term)
-    assert total is not None
-    seen = torch.fft.irfft2(total, s=size)[..., :height, :width].clamp_min(0)
+    weights = [(radius, (1 - (place - number).abs()).clamp_min(0)) for number, radius in enumerate(own)]
+    weights = [(radius, weight) for radius, weight in weights if bool(weight.any())]
+    by = _directly if sectors == 1 and own[-1] <= _DIRECT else _by_fourier
+    seen = by(source, weights, lattice, in_front, sectors).clamp_min(0)
     # Divided by what an opaque surface would give: 1, but for the frame and where the radius changes quickly.
     seen = seen[:, :-1] / seen[:, -1:].clamp_min(1e-6)
     opaque = seen[:, -1:]
-    return seen / opaque.clamp_min(1)
+    return seen / opaque.clamp_min(1) if bool((opaque > 1).any()) else seen
+
+
+def _directly(
+    source: Tensor, weights: list[tuple[float, Tensor]], lattice: Lattice, in_front: bool, sectors: int
+) -> Tensor:
+    # Channels last: several times faster on a CPU for as few planes as these.
+    planes = source[None].contiguous(memory_format=torch.channels_last)
+    total = None
+    for radius, weight in weights:
+        kernel = lattice.kernel(radius, in_front).flip(0, 1)  # conv2d correlates
+        kernel = kernel.expand(len(source), 1, -1, -1).contiguous()
+        term = F.conv2d(planes * weight, kernel, padding=kernel.shape[-1] // 2, groups=len(source))
+        total = term if total is None else total.add_(term)
+    assert total is not None
+    return total.contiguous()
+
+
+def _by_fourier(
+    source: Tensor, weights: list[tuple[float, Tensor]], lattice: Lattice, in_front: bool, sectors: int
+) -> Tensor:
+    height, width = source.shape[-2:]
+    reach = math.ceil(max(radius for radius, _ in weights) + 0.5) + 1
+    size = fast_size(height + reach), fast_size(width + reach)
+    total = None
+    for radius, weight in weights:
+        kernels = lattice.spectrum(radius, in_front, sectors, size)[:, None]
+        light = torch.fft.rfft2(source * weight, s=size)
+        total = light * kernels if total is None else torch.addcmul(total, light, kernels, out=total)
+    assert total is not None
+    return torch.fft.irfft2(total, s=size)[..., :height, :width]
 
 
 def fast_size(least: int) -> int:

@@ -13,6 +13,7 @@ growing with K.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,7 +24,10 @@ from torch import Tensor
 from .matte import Fragments
 
 SHARP = 4.2  # pixels of defocus up to which a slice keeps the picture's resolution
-_BOUNDS = (0.6, 1.8, SHARP, 9.0, 18.6)
+_BOUNDS = (1.2, SHARP, 9.0, 18.6)
+ALIGN = (
+    64  # every part of a picture begins at a multiple of this, so that coarse pixels are the same everywhere
+)
 _RESOLVED = 6.0  # a disc has at least this radius in the pixels of its slice
 
 
@@ -41,9 +45,11 @@ class Slice(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """One slice, completed. Its planes are ``ceil(H / scale)`` by ``ceil(W / scale)``."""
+    """One slice, completed: the part of it that has anything in it, at the slice's own scale."""
 
     slice: Slice
+    box: tuple[slice, slice]
+    """Rows and columns of the slice, of ``ceil(H / scale)`` by ``ceil(W / scale)``; h by w."""
     light: Tensor
     """``[C, h, w]`` light times opacity."""
     opacity: Tensor
@@ -83,16 +89,17 @@ class Cut:
         defocus: ``[H, W]`` signed defocus in pixels.
         fragments: of its edge pixels.
         slices: from :func:`ladder`.
-        reach: farther behind an edge than this many pixels nothing has to be filled in.
+        most: largest defocus of the picture, of which this may be a part.
     """
 
     def __init__(
-        self, light: Tensor, defocus: Tensor, fragments: Fragments, slices: list[Slice], reach: float
+        self, light: Tensor, defocus: Tensor, fragments: Fragments, slices: list[Slice], most: float
     ) -> None:
         bounds = torch.tensor([part.high for part in slices[:-1]], device=light.device, dtype=defocus.dtype)
-        self.slices, self.reach, self.shape = slices, reach, defocus.shape
+        self.slices, self.most = slices, most
         self.fragments = fragments
         self.number = torch.bucketize(defocus, bounds, right=True)
+        self.place = fragments.pixel // defocus.shape[1], fragments.pixel % defocus.shape[1]
         self.near = torch.bucketize(fragments.near_defocus, bounds, right=True)
         self.far = torch.bucketize(fragments.far_defocus, bounds, right=True)
         pixel = light.flatten(1)[:, fragments.pixel]
@@ -112,30 +119,63 @@ class Cut:
     def surface(self, which: int) -> Surface:
         """The completed surface of one slice, of those that are ``present``."""
         part = self.slices[which]
-        height, width = self.shape
-        member = (self.number == which).to(self.planes.dtype)
-        known = ((self.number <= which) & (self.number >= 0)).to(self.planes.dtype)
-        planes = torch.cat([self.planes * member, known[None]]).flatten(1)
-        in_near, in_far = self.near == which, self.far == which
-        held = torch.where(
-            in_near & in_far, self.whole, torch.where(in_far, self.behind, self.front * in_near)
-        )
-        visible = (self.near <= which) | (self.far <= which)
-        planes[:, self.fragments.pixel] = torch.cat([held, visible[None].to(held.dtype)])
-        planes = shrink(planes.reshape(-1, height, width), part.scale)
-        known = planes[-1:]
-        opaque = planes[-3:-2]
-        levels = max(1, int(2 * self.reach / part.scale).bit_length())
+        # What lies in front reaches this far over its neighbours, and this slice over its own.
+        reach = self.most - part.low
+        box = self._box(which, reach + max(abs(part.low), abs(part.high)) + 2)
+        number = self.number[box]
+        member = (number == which).to(self.planes.dtype)
+        known = ((number <= which) & (number >= 0)).to(self.planes.dtype)
+        planes = torch.cat([self.planes[(slice(None), *box)] * member, known[None]])
+        self._put_fragments(planes, which, box)
+        planes = shrink(planes, part.scale)
+        known, opaque = planes[-1:], planes[-3:-2]
+        levels = max(1, int(reach / part.scale).bit_length())
         filled = planes[:-2]
         if bool((known < 1).any()):
             filled = pull_push(filled, known, levels)
-        defocus = planes[-2:-1] / opaque.clamp_min(1e-6)
+        elsewhere = 0.0 if part.in_focus else (part.low + part.high) / 2
         if part.scale > 1:
             defocus = pull_push(planes[-2:-1], opaque, levels)
-            defocus = torch.where(defocus == 0, (part.low + part.high) / 2, defocus)
+            defocus = torch.where(defocus == 0, elsewhere, defocus)
         else:
-            defocus = torch.where(opaque > 0, defocus, 0.0 if part.in_focus else (part.low + part.high) / 2)
-        return Surface(part, filled[:-1], filled[-1:].clamp(0, 1), defocus.clamp(part.low, part.high))
+            defocus = torch.where(opaque > 0, planes[-2:-1] / opaque.clamp_min(1e-6), elsewhere)
+        return Surface(
+            part,
+            (
+                slice(box[0].start // part.scale, box[0].start // part.scale + planes.shape[1]),
+                slice(box[1].start // part.scale, box[1].start // part.scale + planes.shape[2]),
+            ),
+            filled[:-1],
+            filled[-1:].clamp(0, 1),
+            defocus.clamp(part.low, part.high),
+        )
+
+    def _box(self, which: int, margin: float) -> tuple[slice, slice]:
+        """Rows and columns within ``margin`` pixels of the slice's pixels, cut where every scale has a pixel's edge."""
+        member = self.number == which
+        ends = []
+        for axis in (0, 1):
+            held = member.any(1 - axis)
+            inside = (self.near == which) | (self.far == which)
+            held[self.place[axis][inside]] = True
+            first, last = held.nonzero().aminmax()
+            low = max(0, int(first) - math.ceil(margin)) // ALIGN * ALIGN
+            high = -(-(int(last) + 1 + math.ceil(margin)) // ALIGN) * ALIGN
+            ends.append(slice(low, min(high, self.number.shape[axis])))
+        return ends[0], ends[1]
+
+    def _put_fragments(self, planes: Tensor, which: int, box: tuple[slice, slice]) -> None:
+        """Write the fragments that lie in the box, and whether they are known, over their pixels."""
+        y, x = (place - side.start for place, side in zip(self.place, box, strict=True))
+        here = (y >= 0) & (x >= 0) & (y < planes.shape[1]) & (x < planes.shape[2])
+        here &= (self.near <= which) | (
+            self.far <= which
+        )  # the others hide the slice, and are unknown already
+        here = here.nonzero()[:, 0]
+        in_near, in_far = self.near[here] == which, self.far[here] == which
+        held = torch.where(in_far, self.behind[:, here], self.front[:, here] * in_near)
+        held = torch.where(in_near & in_far, self.whole[:, here], held)
+        planes[:, y[here], x[here]] = torch.cat([held, torch.ones_like(held[:1])])
 
 
 def shrink(planes: Tensor, scale: int) -> Tensor:
