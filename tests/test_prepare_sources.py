@@ -212,8 +212,8 @@ def test_a_damaged_row_group_does_not_take_the_others_along(tmp_path: Path) -> N
     paths = [photograph(tmp_path / f"{n}.jpg", (384, 256), seed=n) for n in range(4)]
     source = parquet(tmp_path / "d.parquet", [row(path) for path in paths], group=1)
     content = bytearray(source.read_bytes())
-    place = content.index(paths[1].read_bytes()[:200])
-    content[place - 60 : place + 500] = b"\xff" * 560
+    place = content.index(paths[1].read_bytes()[-200:]) - len(paths[1].read_bytes()) + 200
+    content[place - 20 : place - 8] = b"\xff" * 12  # in the header of its page
     source.write_bytes(content)
     found = list(items(str(source), ALL, set()))
     assert {"d.parquet/00000000", "d.parquet/00000002", "d.parquet/00000003"} <= {item.id for item in found}
