@@ -20,6 +20,10 @@ from collections.abc import Sequence
 from bokeh_ops.errors import BokehError
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "prepare": ("trainer.prepare.command", "make an annotated data set of photographs"),
+    "pairs": ("trainer.pairs.command", "render contrastive sets of a data set to disk"),
+    "fit": ("trainer.fit.command", "train a bokeh adapter"),
+    "export": ("trainer.export.command", "convert an adapter between file layouts and precisions"),
     "evaluate": ("trainer.evaluate.command", "measure lens models, adapters and folders of pictures"),
 }
 """Name of a command: the module that carries it out, and what it does."""
@@ -48,7 +52,9 @@ def main(words: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = None
     for name, (module, help_text) in COMMANDS.items():
-        own = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+        own = commands.add_parser(
+            name, help=help_text, description=help_text[0].upper() + help_text[1:] + "."
+        )
         if name == asked:
             try:
                 chosen = importlib.import_module(module)

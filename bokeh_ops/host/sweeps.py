@@ -1,0 +1,46 @@
+"""A whole grounded sweep in one call: what the Grounded Sampler node does, from a script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+
+from .sampling import Sweep, grounded_sample, make_guider, make_sigmas
+
+
+def sample_sweep(
+    model: Any,
+    positive: Any,
+    negative: Any,
+    latent: dict[str, Any],
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    sweep: Sweep,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sample every picture of ``latent`` as pivot and at every target K, all from the same noise.
+
+    Args:
+        model: a MODEL, normally with an adapter on it.
+        positive, negative: CONDITIONING; K is set here.
+        latent: LATENT.
+        seed: of the noise.
+        steps, cfg, sampler_name, scheduler: as for the host's KSampler.
+        sweep: the K, and how it is grounded.
+
+    Returns:
+        The pivots' and the targets' LATENT (:func:`.sampling.grounded_sample`).
+    """
+    return grounded_sample(
+        make_guider(model, positive, negative, cfg),
+        comfy.samplers.sampler_object(sampler_name),
+        make_sigmas(model, sampler_name, scheduler, steps, 1.0),
+        latent,
+        lambda latent: comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index")),
+        seed,
+        sweep,
+    )

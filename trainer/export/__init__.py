@@ -1,0 +1,1 @@
+"""``python -m trainer export``: an adapter in another file layout or precision."""

@@ -1,0 +1,188 @@
+"""The frozen base model: the user's own files, through the host's loaders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bokeh_ops.errors import BokehError
+from trainer.fit.files import replace_text
+
+Architecture = Literal["sd15", "flux"]
+
+FLUX_TOKENS = 256
+"""Tokens of a FLUX prompt that are kept: what the host pads short ones to, so that all are equally long."""
+
+
+class Embedding(NamedTuple):
+    """What the text encoders make of one text."""
+
+    context: Tensor
+    """``[L, C]``."""
+    pooled: Tensor | None
+    """``[P]`` (FLUX), or None."""
+
+
+class Base(ABC):
+    """A frozen model with its text encoder and autoencoder.
+
+    Attributes:
+        architecture: ``sd15`` or ``flux``.
+        patcher: the host's MODEL; its weights take no gradient.
+        fingerprint: of the model's weights; ``text_fingerprint`` and ``image_fingerprint`` of the other two.
+    """
+
+    text_fingerprint: str
+    image_fingerprint: str
+
+    def __init__(self, architecture: Architecture, patcher: Any, fingerprint: str) -> None:
+        self.architecture: Architecture = architecture
+        self.patcher, self.fingerprint = patcher, fingerprint
+        patcher.model.requires_grad_(False)
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> list[Embedding]:
+        """Embeddings of texts, on the CPU."""
+
+    @abstractmethod
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Latents, as LATENT holds them, fp32 on the CPU, of uint8 pictures ``[N, H, W, 3]``."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures ``[N, H, W, 3]``, 0..1, of latents as LATENT holds them."""
+
+    def release_text(self) -> None:  # noqa: B027 (nothing to do is a good answer)
+        """Let go of the text encoder; it comes back when it is needed again."""
+
+    def release_images(self) -> None:  # noqa: B027
+        """Let go of the autoencoder; it comes back when it is needed again."""
+
+
+class HostBase(Base):
+    """The user's own checkpoint. Text encoder and autoencoder are loaded when first asked for."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        patcher: Any,
+        files: dict[str, list[Path]],
+        prints: Fingerprints,
+    ) -> None:
+        super().__init__(architecture, patcher, prints.of(files["model"]))
+        self._files = files
+        self.text_fingerprint = prints.of(files["text"]) if files["text"] else ""
+        self.image_fingerprint = prints.of(files["vae"]) if files["vae"] else ""
+        self._clip: Any = None
+        self._vae: Any = None
+
+    def encode_text(self, texts: Sequence[str]) -> list[Embedding]:
+        if self._clip is None:
+            self._clip = self._load_clip()
+        found = []
+        with torch.no_grad():
+            for text in texts:
+                context, pooled = self._clip.encode_from_tokens(
+                    self._clip.tokenize(text), return_pooled=True
+                )[:2]
+                if self.architecture == "flux":
+                    context = context[:, :FLUX_TOKENS]
+                pooled = (
+                    pooled[0].float().cpu() if self.architecture == "flux" and pooled is not None else None
+                )
+                found.append(Embedding(context[0].float().cpu(), pooled))
+        return found
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._autoencoder().encode(images.float() / 255).float().cpu()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._autoencoder().decode(latents).float().cpu().clamp(0, 1)
+
+    def _autoencoder(self) -> Any:
+        if self._vae is None:
+            self._vae = self._load_vae()
+        return self._vae
+
+    def _load_clip(self) -> Any:
+        from bokeh_ops.host.loading import load_checkpoint_parts, load_text_encoders
+
+        files = self._files["text"]
+        if not files:
+            raise BokehError(
+                "A caption has to be encoded and there is no text encoder: name base.text_encoders (CLIP-L and T5-XXL)."
+            )
+        if files == self._files["model"]:
+            return load_checkpoint_parts(files[0])[0]
+        return load_text_encoders(files, self.architecture)
+
+    def _load_vae(self) -> Any:
+        from bokeh_ops.host.loading import load_checkpoint_parts, load_vae
+
+        files = self._files["vae"]
+        if not files:
+            raise BokehError("A picture has to be encoded and there is no autoencoder: name base.vae.")
+        return load_checkpoint_parts(files[0])[1] if files == self._files["model"] else load_vae(files[0])
+
+    def release_text(self) -> None:
+        self._clip = None
+        _unload()
+
+    def release_images(self) -> None:
+        self._vae = None
+        _unload()
+
+
+def _unload() -> None:
+    from bokeh_ops.host.loading import unload
+
+    unload()
+
+
+class Fingerprints:
+    """Hashes of large files, remembered in a file by path, size and time of change.
+
+    Args:
+        memory: the file to remember them in.
+    """
+
+    def __init__(self, memory: Path) -> None:
+        self.memory = memory
+
+    def of(self, paths: Sequence[Path]) -> str:
+        """One hash, 32 hexadecimal digits, for the contents of one or several files."""
+        parts = [self._one(path) for path in paths]
+        return (
+            parts[0]
+            if len(parts) == 1
+            else hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
+        )
+
+    def _one(self, path: Path) -> str:
+        status = path.stat()
+        name = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        known = self._known()
+        if name not in known:
+            digest = hashlib.blake2b(digest_size=16)
+            with path.open("rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+            known = {**self._known(), name: digest.hexdigest()}
+            replace_text(self.memory, json.dumps(known, indent=1))
+        return known[name]
+
+    def _known(self) -> dict[str, str]:
+        try:
+            found = json.loads(self.memory.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not there yet, or damaged: it is only a memory
+            return {}
+        return found if isinstance(found, dict) else {}

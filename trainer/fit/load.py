@@ -1,0 +1,70 @@
+"""From the settings to a :class:`~trainer.fit.base.Base`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from bokeh_ops.errors import BokehError
+from trainer.fit.base import Base, Fingerprints, HostBase
+from trainer.fit.config import Fit
+from trainer.fit.toy import ToyBase, toy_description
+
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+}
+
+
+def load_base(settings: Fit, beside: Path, prints: Fingerprints) -> Base:
+    """The base that the (resolved) settings name. ComfyUI has to be started.
+
+    Args:
+        settings: whose ``base`` it is.
+        beside: folder that relative paths start from.
+        prints: hashes of files.
+
+    Raises:
+        BokehError: a file is missing, unknown to the host or of another architecture; or a type of weights in which
+            the host would compute less precisely than is asked for.
+    """
+    from bokeh_ops.host import loading
+
+    wanted = settings.base
+    dtype = DTYPES[wanted.weights]
+    kind = "checkpoints" if wanted.checkpoint is not None else "diffusion_models"
+    name = wanted.checkpoint or wanted.diffusion_model
+    assert name is not None  # the settings were checked
+    path = loading.model_file(name, kind, beside)
+    if toy_description(path) is not None:
+        base: Base = ToyBase(path, dtype, wanted.architecture, prints.of([path]))
+    else:
+        base = _host_base(settings, path, beside, prints)
+    computed = loading.compute_dtype(base.patcher)
+    if settings.precision == "fp32" and computed != torch.float32:
+        raise BokehError(
+            f"precision is fp32, but with base.weights {wanted.weights} ComfyUI computes in {computed}; set "
+            "base.weights to fp32."
+        )
+    if wanted.prediction == "v":
+        base.patcher = loading.use_v_prediction(base.patcher, wanted.zero_terminal_snr)
+    return base
+
+
+def _host_base(settings: Fit, path: Path, beside: Path, prints: Fingerprints) -> HostBase:
+    from bokeh_ops.host import loading
+
+    wanted = settings.base
+    dtype = DTYPES[wanted.weights]
+    text = [loading.model_file(file, "text_encoders", beside) for file in wanted.text_encoders]
+    vae = [loading.model_file(wanted.vae, "vae", beside)] if wanted.vae is not None else []
+    if wanted.checkpoint is not None:
+        patcher = loading.load_checkpoint_model(path, dtype)
+        text, vae = text or [path], vae or [path]
+    else:
+        patcher = loading.load_model(path, dtype)
+    loading.check_architecture(patcher, wanted.architecture, str(path))
+    return HostBase(wanted.architecture, patcher, {"model": [path], "text": text, "vae": vae}, prints)

@@ -1,0 +1,71 @@
+"""One or several processes: who computes what, and adding up what they computed.
+
+`accelerate` starts the processes and connects them. The adapter is small, so gradients are added up once a step, as
+one tensor, rather than while they are computed; nothing else needs to know how many processes there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Processes:
+    """The processes of this run.
+
+    Args:
+        cpu: keep it off any accelerator.
+
+    Attributes:
+        rank, world: number of this process, and how many there are.
+        device: where this process computes.
+    """
+
+    def __init__(self, cpu: bool) -> None:
+        from accelerate import PartialState
+
+        self.state: Any = PartialState(cpu=cpu)
+        self.rank: int = self.state.process_index
+        self.world: int = self.state.num_processes
+        self.device: torch.device = self.state.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files that all share, and speaks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self.state.wait_for_everyone()
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.world == 1:
+            return tensor
+        from accelerate.utils import reduce
+
+        return torch.as_tensor(reduce(tensor, "sum"))
+
+    def add_up_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> list[Tensor]:
+        """Replace every gradient by its sum over all processes, and return them; a missing one counts as zero."""
+        gradients = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        if self.world == 1:
+            return gradients
+        total = self.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(total[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+        return gradients
+
+    def close(self) -> None:
+        """At the end: let the other processes go."""
+        if self.world > 1:
+            self.state.destroy_process_group()
