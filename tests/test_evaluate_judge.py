@@ -179,7 +179,7 @@ def test_a_busy_server_is_tried_again(endpoint: Endpoint) -> None:
         (200, "<html>", "did not answer as an OpenAI-compatible endpoint does: '<html>'", 1),
         (200, '{"choices": []}', "did not answer as", 1),
         (200, '{"choices": [{"message": {"content": null}}]}', "did not answer as", 1),
-        (200, "x" * (1 << 20) + "x", "did not answer as", 1),
+        (200, chat("50") + " " * (1 << 20), "did not answer as", 1),
     ],
 )
 def test_a_server_that_refuses(

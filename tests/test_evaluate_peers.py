@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bokeh_ops.errors import BokehError
-from trainer.evaluate.peers import _convolved, best_strength, disc_blur, find_peer, gaussian_blur
+from trainer.evaluate.peers import _convolved, disc_blur, find_peer, gaussian_blur
+from trainer.evaluate.search import best_value
 
 pytest.importorskip("cv2")
 Blur = Callable[[torch.Tensor, float], torch.Tensor]
@@ -118,7 +119,7 @@ def test_the_best_strength_is_found(best: float) -> None:
         tried.append(strength)
         return -abs(math.log(strength / best))
 
-    assert best_strength(score) == pytest.approx(best, rel=0.1)
+    assert best_value(score, 0.05, 1.5, 9) == pytest.approx(best, rel=0.1)
     assert len(tried) == 9
 
 

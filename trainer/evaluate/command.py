@@ -11,6 +11,7 @@ from importlib import import_module
 
 SUBCOMMANDS = {
     "images": "trainer.evaluate.images",
+    "pairs": "trainer.evaluate.pairs",
     "renderer": "trainer.evaluate.renderer",
 }
 """Name of a sub-command: its module."""

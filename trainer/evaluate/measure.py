@@ -15,17 +15,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.render import MODELS, render
 from trainer.cli import UsageError
 from trainer.evaluate.blb import Case, Scene
 from trainer.evaluate.lens import make_lens
-from trainer.evaluate.peers import NAMES, PREFIX, best_strength, find_peer
+from trainer.evaluate.models import USUAL_STRENGTH, apply_model, check_model
+from trainer.evaluate.peers import PREFIX, STRENGTHS
 from trainer.evaluate.pictures import write_comparison
 from trainer.evaluate.report import mean
+from trainer.evaluate.search import best_value
 from trainer.metrics import DISPLAY_GAMMA, Lpips, depth_edge_band, display_encode, psnr, ssim
-
-UNCHANGED = "unchanged"
-"""The model that does nothing: what any other has to beat."""
 
 INPUTS = ("hdr", "ldr", "linear")
 """Linear light as rendered; 8-bit values raised to 1/2.2; those values turned back into linear light."""
@@ -89,11 +87,7 @@ def check_setting(setting: Setting) -> None:
     Raises:
         BokehError: an unknown model or input, or a lens that cannot be made.
     """
-    if setting.model.startswith(PREFIX):
-        find_peer(setting.model)
-    elif setting.model != UNCHANGED and setting.model not in MODELS:
-        known = ", ".join([*sorted(MODELS), UNCHANGED, *(PREFIX + name for name in NAMES)])
-        raise BokehError(f"There is no lens model named {setting.model!r}; there are: {known}.")
+    check_model(setting.model)
     if setting.kind not in INPUTS:
         raise BokehError(f"The input {setting.kind!r} is none of {', '.join(INPUTS)}.")
     make_lens(setting.k_scale, 0.0, setting.kind == "ldr", setting.highlights)
@@ -195,32 +189,21 @@ def _render(
     """The model's picture, display-encoded ``[3, H, W]``; seconds, and a peer's best strength."""
     encoded = setting.kind == "ldr"
     lens = make_lens(case.k * setting.k_scale, case.focus_disparity, encoded, setting.highlights)
-    noted: dict[str, float] = {}
 
-    def show(output: Tensor) -> Tensor:
+    def show(strength: float) -> Tensor:
+        output = apply_model(setting.model, given, disparity, lens, strength)
         return output.clamp(0, 1) if encoded else display_encode(output)
 
+    noted: dict[str, float] = {}
+    strength = USUAL_STRENGTH
     if setting.model.startswith(PREFIX):
-        peer, defocus = find_peer(setting.model), lens.defocus(disparity[None, None])[0, 0]
-        strength = best_strength(lambda value: psnr(show(peer(given, defocus, value)), truth))
+        strength = best_value(lambda value: psnr(show(value), truth), *STRENGTHS, trials=9)
         noted["strength"] = strength
-
-        def make() -> Tensor:
-            return peer(given, defocus, strength)
-    elif setting.model == UNCHANGED:
-
-        def make() -> Tensor:
-            return given
-    else:
-
-        def make() -> Tensor:
-            return render(given[None], disparity[None, None], lens, setting.model).image[0]
-
     start = time.perf_counter()
-    output = make()
-    if output.device.type == "cuda":
-        torch.cuda.synchronize(output.device)
-    return show(output), {"seconds": time.perf_counter() - start, **noted}
+    shown = show(strength)
+    if shown.device.type == "cuda":
+        torch.cuda.synchronize(shown.device)
+    return shown, {"seconds": time.perf_counter() - start, **noted}
 
 
 def _compare(shown: Tensor, truth: Tensor, band: Tensor, lpips: Lpips | None) -> dict[str, float | None]:

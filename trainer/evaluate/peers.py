@@ -16,9 +16,7 @@ truth; the time is that of one rendering.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +28,8 @@ from bokeh_ops.errors import BokehError
 PREFIX = "peer:"
 NAMES = ("gaussian-mix", "gaussian-stack-N", "disc-stack-N")
 
-_STRENGTHS = (0.05, 1.5)  # of the strongest blur, per pixel of the lens's largest blur radius
-_TRIALS = 9
+STRENGTHS = (0.05, 1.5)
+"""Where the best strength is sought: deviation or radius of the strongest blur, per pixel of the lens's."""
 
 
 @dataclass(frozen=True)
@@ -85,32 +83,6 @@ def find_peer(name: str) -> Peer:
         known = ", ".join(PREFIX + each for each in NAMES)
         raise BokehError(f"There is no peer named {name!r}; there are: {known}, with N from 2.")
     return Peer(match[1], int(match[2]))
-
-
-def best_strength(score: Callable[[float], float]) -> float:
-    """The strength with the largest score, by golden-section search over the logarithm.
-
-    Args:
-        score: of a strength, larger is better; it rises to one maximum and falls again.
-    """
-    ratio = (5**0.5 - 1) / 2
-    low, high = (math.log(each) for each in _STRENGTHS)
-
-    def at(place: float) -> float:
-        return score(math.exp(place))
-
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    of_left, of_right = at(left), at(right)
-    for _ in range(_TRIALS - 2):
-        if of_left > of_right:
-            high, right, of_right = right, left, of_left
-            left = high - ratio * (high - low)
-            of_left = at(left)
-        else:
-            low, left, of_left = left, right, of_right
-            right = low + ratio * (high - low)
-            of_right = at(right)
-    return math.exp(left if of_left > of_right else right)
 
 
 def gaussian_blur(picture: Tensor, deviation: float) -> Tensor:
