@@ -120,7 +120,7 @@ def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float],
     """
     height, width = defocus.shape
     least, most = (value.item() for value in defocus.aminmax())
-    slices = ladder(least, most)
+    slices = ladder(defocus)
     reach = max(most, -least)
     if lens.aperture.cats_eye == 0 and height * width <= LARGEST:
         lattice = Lattice(lens.aperture, (0.0, 0.0), light)

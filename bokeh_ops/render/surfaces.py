@@ -28,7 +28,7 @@ _BOUNDS = (1.2, SHARP, 9.0, 18.6)
 ALIGN = (
     64  # every part of a picture begins at a multiple of this, so that coarse pixels are the same everywhere
 )
-_RESOLVED = 6.0  # a disc has at least this radius in the pixels of its slice
+_RESOLVED = 8.0  # a disc has at least this radius in the pixels of its slice
 
 
 class Slice(NamedTuple):
@@ -37,6 +37,9 @@ class Slice(NamedTuple):
     low: float
     high: float
     scale: int
+    sharpest: float = 0.0
+    """The least and the largest blur radius that the picture has in it."""
+    broadest: float = 0.0
 
     @property
     def in_focus(self) -> bool:
@@ -58,19 +61,29 @@ class Surface(NamedTuple):
     """``[1, h, w]`` signed defocus in pixels of the picture, defined everywhere."""
 
 
-def ladder(least: float, most: float) -> list[Slice]:
-    """The slices that cover ``least .. most`` pixels of defocus, the farthest first.
+def ladder(defocus: Tensor) -> list[Slice]:
+    """The slices of a picture, the farthest first.
 
-    The bounds depend on nothing else, so that every part of a picture, and every picture of a film, is cut alike.
+    Their bounds do not depend on the picture, so that every picture of a film is cut alike.
+
+    Args:
+        defocus: ``[H, W]`` signed defocus in pixels.
     """
+    least, most = (value.item() for value in defocus.aminmax())
     bounds = list(_BOUNDS)
     while bounds[-1] <= max(most, -least):
         bounds.append(bounds[-1] + max(10.0, 0.25 * bounds[-1]))
     edges = [-bound for bound in reversed(bounds)] + bounds
+    number = torch.bucketize(defocus.contiguous(), torch.tensor(edges[1:-1]).to(defocus), right=True)
+    radius = defocus.abs().flatten()
+    found = radius.new_zeros(2, len(edges) - 1)
+    for row, how in zip(found, ("amin", "amax"), strict=True):
+        row.scatter_reduce_(0, number.flatten(), radius, how, include_self=False)
     slices = []
-    for low, high in pairwise(edges):
+    for (low, high), sharpest, broadest in zip(pairwise(edges), *found.tolist(), strict=True):
         if high > least and low <= most:
-            slices.append(Slice(low, high, _scale(min(abs(low), abs(high)) if low * high > 0 else 0.0)))
+            scale = _scale(min(abs(low), abs(high)) if low * high > 0 else 0.0)
+            slices.append(Slice(low, high, scale, sharpest, broadest))
     return slices
 
 
@@ -98,7 +111,7 @@ class Cut:
         bounds = torch.tensor([part.high for part in slices[:-1]], device=light.device, dtype=defocus.dtype)
         self.slices, self.most = slices, most
         self.fragments = fragments
-        self.number = torch.bucketize(defocus, bounds, right=True)
+        self.number = torch.bucketize(defocus.contiguous(), bounds, right=True)
         self.place = fragments.pixel // defocus.shape[1], fragments.pixel % defocus.shape[1]
         self.near = torch.bucketize(fragments.near_defocus, bounds, right=True)
         self.far = torch.bucketize(fragments.far_defocus, bounds, right=True)
