@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from bokeh_ops.sheet import contact_sheet
+from trainer.dataset.atomic import write_bytes
 from trainer.dataset.sample import Sample
 
 CELL = 192
@@ -42,8 +44,9 @@ def histograms(
         ("foreground_area", "foreground, share of the crop", False),
         ("blur_px", "blur radius at the 95th percentile, pixels", True),
     )
-    figure = Figure(figsize=(15, 6.4), layout="constrained")
+    figure = Figure(figsize=(15, 6.4))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.04, right=0.99, bottom=0.08, top=0.98, wspace=0.2, hspace=0.25)
     axes = list(figure.subplots(2, 4).flat)
     for axis, (name, label, logarithmic) in zip(axes, panels, strict=False):
         values = [
@@ -76,7 +79,9 @@ def histograms(
             axis.legend(frameon=False)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    figure.savefig(path, dpi=90)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=90)
+    write_bytes(path, content.getvalue())
 
 
 def sheet(path: Path, samples: Sequence[Sample], columns: int = 2) -> None:
@@ -90,7 +95,9 @@ def sheet(path: Path, samples: Sequence[Sample], columns: int = 2) -> None:
     cells = torch.from_numpy(np.stack([_cell(sample) for sample in samples]))
     labels = [_label(sample) for sample in samples]
     page = contact_sheet(cells, labels, min(columns, len(samples)), background="white")
-    Image.fromarray((page[0] * 255).round().to(torch.uint8).numpy()).save(path, quality=88)
+    content = io.BytesIO()
+    Image.fromarray((page[0] * 255).round().to(torch.uint8).numpy()).save(content, "JPEG", quality=88)
+    write_bytes(path, content.getvalue())
 
 
 def _label(sample: Sample) -> str:

@@ -101,9 +101,9 @@ class CaptionPipeline:
 
 
 def _pipeline(task: str, model: str, device: str) -> Any:
-    from transformers import pipeline
-
     try:
+        from transformers import pipeline
+
         return pipeline(task, model=model, device=device, trust_remote_code=False)  # type: ignore[call-overload]
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise BokehError(f"The model {model} cannot be loaded for {task}: {error}") from error
