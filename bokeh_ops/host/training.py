@@ -25,6 +25,7 @@ from ..adapter import BokehAdapter
 from .lay import lay_adapter
 from .models import HostModel, describe
 from .patch import patch_of, set_patch
+from .rope import give_rope_a_gradient
 
 KEY = "bokeh_training"
 """Key of the wrapper on a model."""
@@ -128,6 +129,7 @@ def _host_knows() -> Iterator[None]:
     """Later hosts choose operators that have a gradient when they are told of training."""
     management = comfy.model_management
     if not hasattr(management, "in_training"):
+        give_rope_a_gradient()
         yield
         return
     before = management.in_training
