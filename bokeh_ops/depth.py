@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import BokehError
+from .guided import align_to_image, edge_reach
 
 Notice = Callable[[str], None]
 """Takes a sentence or two that the user should read, though nothing is wrong enough to stop."""
@@ -29,6 +30,7 @@ class DepthKind(str, Enum):
     DISPARITY = "disparity (near is bright)"
     INVERTED = "inverted (far is bright)"
     METRIC = "metric (metres)"
+    CANONICAL = "canonical (Depth Pro)"
 
 
 class DepthRange(str, Enum):
@@ -36,7 +38,19 @@ class DepthRange(str, Enum):
 
     AS_IS = "as is"
     NORMALISE = "normalise to 0..1"
+    NORMALISE_BATCH = "normalise over the batch"
     SCALE = "multiply by scale"
+
+
+NORMALISED = (DepthRange.NORMALISE, DepthRange.NORMALISE_BATCH)
+"""Ranges that forget the units."""
+
+
+class DepthEdges(str, Enum):
+    """Where the edges of a depth map are put."""
+
+    ALIGNED = "aligned to the image"
+    AS_IS = "as is"
 
 
 _FLATTENED = (
@@ -51,20 +65,27 @@ def to_disparity(
     scaling: DepthRange | str = DepthRange.AS_IS,
     scale: float = 1.0,
     notice: Notice | None = None,
+    focal_pixels: float = 0.0,
 ) -> Tensor:
     """Disparity from a depth map.
 
-    ======== ============== ====================== =====================================
-    kind     as is          multiply by scale      normalise to 0..1 (each map by itself)
-    ======== ============== ====================== =====================================
-    disparity ``v``         ``v * scale``          ``v`` from its least to its largest
-    inverted ``1 - v``      ``(1 - v) * scale``    ``-v`` from its least to its largest
-    metric   ``1 / v``      ``1 / (v * scale)``    ``1 / v`` from its least to its largest
-    ======== ============== ====================== =====================================
+    ========= ============== ====================== =====================================
+    kind      as is          multiply by scale      normalise to 0..1 (each map by itself)
+    ========= ============== ====================== =====================================
+    disparity ``v``          ``v * scale``          ``v`` from its least to its largest
+    inverted  ``1 - v``      ``(1 - v) * scale``    ``-v`` from its least to its largest
+    metric    ``1 / v``      ``1 / (v * scale)``    ``1 / v`` from its least to its largest
+    canonical ``v w / f``    ``v w / f * scale``    ``v`` from its least to its largest
+    ========= ============== ====================== =====================================
 
     So ``scale`` is dioptres at the brightest value for the first two kinds, and metres at value 1.0 for
     metric depth. Normalising is BokehMe's convention and forgets the units: K then counts pixels between the
-    farthest and the nearest point.
+    farthest and the nearest point. Over the batch, the least and largest are those of all maps together, so that
+    the frames of a video keep one measure.
+
+    Canonical inverse depth is what Depth Pro (Bochkovskii et al. 2024) predicts before it knows the camera:
+    metres are ``f / (w v)``, with ``f`` the focal length in pixels and ``w`` the width in pixels of the picture it
+    saw, which is the map's. (Most programs hand its metres on; these are the kind *metric*.)
 
     Args:
         depth: ``[B, H, W]``, or a picture ``[B, H, W, C]`` with C = 1, 3 or 4 whose colours are equal.
@@ -73,6 +94,7 @@ def to_disparity(
         scaling: what they are measured in.
         scale: > 0, used with ``DepthRange.SCALE`` only.
         notice: called with a sentence when the result is legitimate but of little use.
+        focal_pixels: ``f`` above, > 0; used for canonical maps only, and not where these are normalised.
 
     Returns:
         ``[B, 1, H, W]`` fp32 (fp64 from fp64), larger is nearer, finite.
@@ -80,11 +102,18 @@ def to_disparity(
     Raises:
         BokehError: not a depth map (rank, channels, colours, empty); NaN or infinite values; metric depth of
             0 or below; inverted values outside 0..1 unless normalised; nothing to normalise; ``scale`` not
-            above 0.
+            above 0; a canonical map without its focal length.
     """
     kind, scaling = _option(DepthKind, kind), _option(DepthRange, scaling)
     if scaling is DepthRange.SCALE and not (np.isfinite(scale) and scale > 0):
         raise BokehError(f"The depth scale is {scale}; it must be above 0.")
+    normalised = scaling in NORMALISED
+    canonical = kind is DepthKind.CANONICAL and not normalised
+    if canonical and not (np.isfinite(focal_pixels) and focal_pixels > 0):
+        raise BokehError(
+            f"The kind {DepthKind.CANONICAL.value!r} needs the focal length in pixels that came with the depth map, but it is "
+            f"{focal_pixels:g}. Give it, or choose {DepthRange.NORMALISE.value!r}."
+        )
     value = _one_channel(depth)
     value = value if value.dtype == torch.float64 else value.float()
     _refuse(torch.isnan(value), value, "are NaN", "Mend the depth map first.")
@@ -102,7 +131,7 @@ def to_disparity(
             "are infinite",
             f"Only the kind {DepthKind.METRIC.value!r} may have them.",
         )
-        if kind is DepthKind.INVERTED and scaling is not DepthRange.NORMALISE:
+        if kind is DepthKind.INVERTED and not normalised:
             outside = (value < -1e-3) | (value > 1 + 1e-3)
             _refuse(
                 outside,
@@ -110,15 +139,20 @@ def to_disparity(
                 "lie outside 0..1, so 1 - value is no disparity",
                 f"Choose {DepthRange.NORMALISE.value!r}, or the kind {DepthKind.METRIC.value!r} for metres.",
             )
-        near = value if kind is DepthKind.DISPARITY else 1 - value
-        disparity = near * factor
+        near = 1 - value if kind is DepthKind.INVERTED else value
+        disparity = near * (factor * value.shape[2] / focal_pixels if canonical else factor)
     low, high = disparity.amin((1, 2), keepdim=True), disparity.amax((1, 2), keepdim=True)
+    if scaling is DepthRange.NORMALISE_BATCH:
+        low, high = (bound.expand_as(low) for bound in (low.amin(), high.amax()))
     flat = (low == high).flatten().nonzero().flatten().tolist()
     hint = _FLATTENED if bool((value == 1).all()) else ""
-    if scaling is DepthRange.NORMALISE:
+    if normalised:
         if flat:
+            which = f"Depth map {flat[0] + 1} of {len(value)} has"
+            if scaling is DepthRange.NORMALISE_BATCH and len(value) > 1:
+                which = f"Together, the {len(value)} depth maps have"
             raise BokehError(
-                f"Depth map {flat[0] + 1} of {len(value)} has the same value {float(value[flat[0], 0, 0]):g} "
+                f"{which} the same value {float(value[flat[0], 0, 0]):g} "
                 f"everywhere, so there is nothing to normalise.{hint}"
             )
         disparity = (disparity - low) / (high - low)
@@ -134,12 +168,20 @@ def to_disparity(
 
 
 def fit_to_image(
-    disparity: Tensor, batch: int, height: int, width: int, notice: Notice | None = None
+    disparity: Tensor,
+    batch: int,
+    height: int,
+    width: int,
+    notice: Notice | None = None,
+    guide: Tensor | None = None,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Bring disparity to the batch and size of the picture it belongs to.
+    """Bring disparity to the batch and size of the picture it belongs to, and its edges to the picture's if told to.
 
-    One map serves a whole batch. Another size is resized bilinearly (antialiased when shrinking); bilinear
-    mixes near and far along edges by up to a pixel, so a map of the picture's own size is better.
+    One map serves a whole batch. Another size is resized bilinearly (antialiased when shrinking), which mixes near
+    and far along edges; with a ``guide`` every pixel there then decides for one of the two
+    (:func:`bokeh_ops.guided.align_to_image`).
 
     Args:
         disparity: ``[B, 1, H, W]``.
@@ -147,9 +189,13 @@ def fit_to_image(
         height: of the picture, in pixels.
         width: of the picture, in pixels.
         notice: told when the map was resized.
+        guide: ``[batch, C, height, width]``, the pictures as displayed, 0..1, to whose edges those of the map move;
+            None leaves them where they are.
+        device: where the edges are moved, one picture at a time; by default where the disparity is.
+        progress: called as ``progress(done, total)`` after each picture whose edges were moved; may raise to stop.
 
     Returns:
-        ``[batch, 1, height, width]``; the input itself, expanded, where nothing was resized.
+        ``[batch, 1, height, width]``; the input itself, expanded, where nothing was done.
 
     Raises:
         BokehError: another batch, or an aspect ratio that differs by more than 2 %.
@@ -169,6 +215,9 @@ def fit_to_image(
         )
         if notice:
             notice(f"The depth map was resized from {own_width} x {own_height} to {width} x {height}.")
+    if guide is not None:
+        reach = edge_reach(height, width, width / own_width)
+        return align_to_image(disparity, guide, reach, device, progress)
     return disparity.expand(batch, -1, -1, -1)
 
 

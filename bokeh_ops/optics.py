@@ -159,15 +159,15 @@ class Camera:
         )
 
 
-def sensor_width(name: str) -> float:
-    """Width in metres of a sensor of :data:`SENSORS`.
+def sensor_width(name: str, upright: bool = False) -> float:
+    """Width in metres of a sensor of :data:`SENSORS`; its short side where the camera was held upright.
 
     Raises:
         BokehError: a name that is not there.
     """
     if name not in SENSORS:
         raise BokehError(f"There is no sensor format {name!r}; known are {', '.join(SENSORS)}.")
-    return SENSORS[name][0] / 1000
+    return SENSORS[name][1 if upright else 0] / 1000
 
 
 def sensor_width_from_35mm(

@@ -10,6 +10,7 @@ class BokehExtension(ComfyExtension):
         from .adapter import BokehCondition, LoadBokehAdapter
         from .camera import BokehFromCamera
         from .colour import LabColorMatch
+        from .lens import BokehAperture, BokehFocus
         from .render import BokehLoadDepth, BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
         from .sheet import BokehContactSheet
@@ -21,6 +22,8 @@ class BokehExtension(ComfyExtension):
             GroundedSamplerAdvanced,
             LabColorMatch,
             BokehMeRender,
+            BokehAperture,
+            BokehFocus,
             BokehLoadDepth,
             BokehFromCamera,
             BokehContactSheet,

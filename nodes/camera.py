@@ -79,8 +79,7 @@ class BokehFromCamera(io.ComfyNode):
                     min=1,
                     max=65536,
                     tooltip=f"Width of the picture, in pixels, on which K counts the blur. {TRAINING_WIDTH} is what "
-                    "Bokeh adapters are trained on; take the picture's own width for a renderer that counts in its "
-                    "pixels.",
+                    "Bokeh adapters are trained on; BokehMe Render takes it at '512 px' for any size of picture.",
                 ),
                 io.Combo.Input(
                     "photograph",
@@ -90,6 +89,13 @@ class BokehFromCamera(io.ComfyNode):
                     tooltip="Empty for none, or a photograph as it came from the camera. Whatever its EXIF data "
                     "hold (f-number, focal length, sensor by the 35 mm equivalent, rarely the focus distance) is "
                     "used in place of the values above; they count where it is silent.",
+                ),
+                io.Boolean.Input(
+                    "upright",
+                    default=False,
+                    optional=True,
+                    tooltip="The picture is taller than wide: its width lies along the sensor's short side. Without "
+                    f"effect with '{CUSTOM}', and where a photograph's EXIF data say it.",
                 ),
             ],
             outputs=[
@@ -102,6 +108,11 @@ class BokehFromCamera(io.ComfyNode):
                     "text",
                     display_name="text",
                     tooltip="The camera in words, with its K, and what is unusual.",
+                ),
+                io.Float.Output(
+                    "distance",
+                    display_name="focus distance",
+                    tooltip="Metres, from the photograph where it says it: for Bokeh Focus, 'distance in metres'.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -132,9 +143,10 @@ class BokehFromCamera(io.ComfyNode):
         sensor_width: float,
         image_width: int,
         photograph: str = "",
+        upright: bool = False,
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
-        width = sensor_width / 1000 if sensor == CUSTOM else named_sensor_width(sensor)
+        width = sensor_width / 1000 if sensor == CUSTOM else named_sensor_width(sensor, upright)
         camera = Camera(focal_length / 1000, f_number, focus_distance, width)
         notes = []
         if photograph not in NO_PHOTOGRAPH:
@@ -149,4 +161,5 @@ class BokehFromCamera(io.ComfyNode):
             notes.append(warning)
         if notes:
             say(" ".join(notes), node_id)
-        return io.NodeOutput(camera.k(image_width), " ".join([f"{camera.describe(image_width)}.", *notes]))
+        text = " ".join([f"{camera.describe(image_width)}.", *notes])
+        return io.NodeOutput(camera.k(image_width), text, camera.focus_distance)

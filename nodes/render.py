@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.model_management
@@ -12,16 +13,34 @@ import torch
 from comfy_api.latest import io
 
 from ..bokeh_ops import depth as depths
-from ..bokeh_ops import focus as focusing
 from ..bokeh_ops.errors import BokehError
+from ..bokeh_ops.focus import Focus, FocusMode
 from ..bokeh_ops.host.notices import say
+from ..bokeh_ops.host.renderers import load_renderer
 from ..bokeh_ops.optics import TRAINING_WIDTH, k_at_width
-from ..bokeh_ops.render import Aperture, Lens, blur_amount, colour_defocus, render_sweep
+from ..bokeh_ops.render import (
+    DEFAULT_MODEL,
+    MODELS,
+    Aperture,
+    Lens,
+    Rendered,
+    blur_amount,
+    colour_defocus,
+    in_focus,
+    overlay,
+    render_series,
+)
+from ..bokeh_ops.render.contract import USUAL_RECOVERY
+from ..bokeh_ops.render.transfer import Gamma, from_light
 from ..bokeh_ops.values import K_TRAINED, format_value, parse_values
+from .lens import ApertureType, FocusType
 
-AT_REFERENCE = f"at {TRAINING_WIDTH} px width (scales with the image)"
-AT_IMAGE = "in image pixels"
-BY_POINT, BY_MASK, BY_VALUE, BY_DISTANCE = "point", "mask", "disparity value", "distance in metres"
+AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"
+TRANSFERS: dict[str, Gamma] = {"sRGB": "srgb", "gamma 2.2": 2.2, "linear (HDR)": 1.0}
+BOKEHME = "bokehme"
+RECOVERS = (
+    "layered",
+)  # models that guess clipped light back; the others brighten highlights as BokehMe does
 USUAL_K = K_TRAINED[1]
 
 
@@ -34,13 +53,13 @@ class BokehMeRender(io.ComfyNode):
             category="Bokeh",
             description=(
                 "Blurs a picture that is sharp everywhere as a lens would, from its depth map: every pixel's "
-                "light is spread over its circle of confusion, in linear light. The classical renderer of "
-                "BokehMe (Peng et al. 2022). A sharp foreground still bleeds a little into a blurred "
-                "background."
+                "light is spread over its circle of confusion, in linear light. Link Bokeh Aperture for shaped "
+                "highlights and Bokeh Focus for more ways to focus."
             ),
             inputs=[
                 io.Image.Input(
-                    "image", tooltip="The picture, sharp everywhere. Batches work; alpha is kept."
+                    "image",
+                    tooltip="The picture, sharp everywhere. A batch is rendered frame by frame; alpha is kept.",
                 ),
                 io.MultiType.Input(
                     "depth",
@@ -54,15 +73,15 @@ class BokehMeRender(io.ComfyNode):
                     default=depths.DepthKind.DISPARITY.value,
                     tooltip="What bright means. disparity: near is bright and values grow with 1/distance "
                     "(MiDaS, Depth Anything, phone portraits). inverted: far is bright. metric: values are "
-                    "distances in metres. Never guessed.",
+                    "distances in metres. canonical: Depth Pro's own output, needs focal_pixels. Never guessed.",
                 ),
                 io.Combo.Input(
                     "depth_range",
                     options=[scaling.value for scaling in depths.DepthRange],
                     default=depths.DepthRange.NORMALISE.value,
-                    tooltip="Units of the map. normalise: stretch each map to 0 (farthest) .. 1 (nearest), "
-                    "right for relative depth. as is: values are dioptres (or metres if metric). multiply by "
-                    "scale: use depth_scale.",
+                    tooltip="Units of the map. as is: dioptres, or metres if metric. normalise: each map from 0 "
+                    "(farthest) to 1 (nearest), right for relative depth; over the batch: all maps by one measure, so "
+                    "that video does not flicker. multiply by scale: uses depth_scale.",
                 ),
                 io.Float.Input(
                     "depth_scale",
@@ -74,6 +93,13 @@ class BokehMeRender(io.ComfyNode):
                     tooltip="Only with 'multiply by scale': what map value 1.0 stands for, in dioptres "
                     "(1/m), or in metres if metric.",
                 ),
+                io.Combo.Input(
+                    "edges",
+                    options=[edges.value for edges in depths.DepthEdges],
+                    default=depths.DepthEdges.ALIGNED.value,
+                    tooltip="aligned: moves soft or misplaced edges of the map to those of the picture, best for "
+                    "estimated and for small maps. as is: for maps that are exact, such as rendered ones.",
+                ),
                 io.Float.Input(
                     "k",
                     display_name="K",
@@ -81,6 +107,7 @@ class BokehMeRender(io.ComfyNode):
                     min=0.0,
                     max=USUAL_K,
                     step=0.1,
+                    round=0.001,
                     display_mode=io.NumberDisplay.slider,
                     tooltip="Strength: pixels of blur radius per unit of disparity between a thing and the "
                     "focus. 0 is all in focus, 30 the strongest usual. Ignored while k_values is filled.",
@@ -89,16 +116,9 @@ class BokehMeRender(io.ComfyNode):
                     "k_reference",
                     options=[AT_REFERENCE, AT_IMAGE],
                     default=AT_REFERENCE,
-                    tooltip=f"Where K's pixels are counted: on a picture {TRAINING_WIDTH} px wide, so that "
-                    "the look is the same at any size (Bokeh Diffusion's K), or on this picture (BokehMe's "
-                    "K).",
-                ),
-                io.Combo.Input(
-                    "focus_mode",
-                    options=[BY_POINT, BY_MASK, BY_VALUE, BY_DISTANCE],
-                    default=BY_POINT,
-                    tooltip="What stays sharp: what lies at focus_x, focus_y; what focus_mask covers; the "
-                    "disparity focus_value; or the distance focus_value (needs a map in metres or dioptres).",
+                    tooltip=f"Where K's pixels are counted. {AT_REFERENCE}: on a picture {TRAINING_WIDTH} px wide, so "
+                    "that the look is the same at any size (Bokeh Diffusion's K, and that of Bokeh K From Camera). "
+                    f"{AT_IMAGE}: on this picture (BokehMe's K).",
                 ),
                 io.Float.Input(
                     "focus_x",
@@ -106,7 +126,8 @@ class BokehMeRender(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Focus mode point: from 0 (left edge) to 1 (right edge).",
+                    tooltip="The point that stays sharp, from 0 (left edge) to 1 (right edge), unless focus or "
+                    "focus_mask is linked.",
                 ),
                 io.Float.Input(
                     "focus_y",
@@ -114,51 +135,33 @@ class BokehMeRender(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Focus mode point: from 0 (top edge) to 1 (bottom edge).",
+                    tooltip="The point that stays sharp, from 0 (top edge) to 1 (bottom edge), unless focus or "
+                    "focus_mask is linked.",
+                ),
+                io.Combo.Input(
+                    "model",
+                    options=[DEFAULT_MODEL, *(name for name in MODELS if name != DEFAULT_MODEL), BOKEHME],
+                    default=DEFAULT_MODEL,
+                    tooltip="How light is spread. layered: occlusion-aware, any aperture. classical: BokehMe's "
+                    "scatter; bleeds at edges. thin_lens: each pixel by its own depth; round apertures. bokehme: "
+                    "the scatter mended by BokehMe's networks, from models/bokeh_renderers.",
+                ),
+                io.Combo.Input(
+                    "transfer",
+                    options=list(TRANSFERS),
+                    default=next(iter(TRANSFERS)),
+                    tooltip="How pixel values become light, which is what adds up. sRGB: ordinary pictures. gamma "
+                    "2.2: as BokehMe reckons. linear (HDR): renderings and HDR pictures; values above 1 are kept.",
                 ),
                 io.Float.Input(
-                    "focus_value",
-                    default=1.0,
-                    min=-1000000.0,
-                    max=1000000.0,
-                    step=0.01,
-                    round=False,
-                    tooltip="Focus mode disparity value: in the units of the disparity after depth_range "
-                    "(normalised: 0 farthest, 1 nearest; else dioptres). Focus mode distance: metres.",
-                ),
-                io.Float.Input(
-                    "gamma",
-                    default=2.2,
-                    min=1.0,
-                    max=5.0,
-                    step=0.1,
-                    tooltip="Turns pixel values into light before they are added. 2.2 is display gamma; "
-                    "higher brings highlights out (BokehMe's command line uses 4); 1 for pictures that are "
-                    "linear.",
-                ),
-                io.Int.Input(
-                    "blades",
-                    default=0,
-                    min=0,
-                    max=16,
-                    tooltip="Aperture blades: 0 is round, 3 to 16 make polygonal highlights.",
-                ),
-                io.Float.Input(
-                    "rotation",
-                    default=0.0,
-                    min=-180.0,
-                    max=180.0,
-                    step=1.0,
-                    tooltip="Turn of the aperture polygon in degrees; without effect when round.",
-                ),
-                io.Float.Input(
-                    "highlight_boost",
-                    default=0.0,
+                    "highlight_recovery",
+                    default=USUAL_RECOVERY,
                     min=0.0,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Makes blurred highlights (above 220 of 255) brighter first, as they were "
-                    "clipped in the photograph. 0 is off, 0.4 is usual.",
+                    max=100.0,
+                    step=0.1,
+                    round=False,
+                    tooltip="Lamps that the picture's white cut off get this much light back, in units of white, "
+                    "before they are blurred. 0 is off. For the model layered, and not for linear pictures.",
                 ),
                 io.String.Input(
                     "k_values",
@@ -167,11 +170,32 @@ class BokehMeRender(io.ComfyNode):
                     tooltip="Several K at once, as '0, 4, 8, 12, 18, 28' or '0:30:5'. Gives all pictures at "
                     "the first value, then all at the second. Empty: K alone.",
                 ),
+                io.Float.Input(
+                    "focal_pixels",
+                    default=0.0,
+                    min=0.0,
+                    max=1000000.0,
+                    step=1.0,
+                    round=False,
+                    optional=True,
+                    tooltip="Only with the depth kind 'canonical': the focal length in pixels that Depth Pro gave "
+                    "with the map, counted on the map's width.",
+                ),
+                ApertureType.Input(
+                    "aperture",
+                    optional=True,
+                    tooltip="From Bokeh Aperture: blades, pictures, ovals, cat's eye. Round without.",
+                ),
+                FocusType.Input(
+                    "focus",
+                    optional=True,
+                    tooltip="From Bokeh Focus: what stays sharp, in place of focus_x and focus_y.",
+                ),
                 io.Mask.Input(
                     "focus_mask",
                     optional=True,
-                    tooltip="Focus mode mask: what should be sharp. The median disparity inside it is the "
-                    "focus.",
+                    tooltip="What should be sharp: the median disparity inside it is the focus. With a focus linked "
+                    "that has no mask of its own, this is its mask.",
                 ),
             ],
             outputs=[
@@ -187,8 +211,18 @@ class BokehMeRender(io.ComfyNode):
                 io.Mask.Output(
                     "defocus",
                     display_name="blur amount",
-                    tooltip="How blurred each pixel is: 0 in focus, 1 at the largest blur radius of this "
-                    "output. Invert it for a mask of what is sharp.",
+                    tooltip="How blurred each pixel is: 0 in focus, 1 at the largest blur radius of this output.",
+                ),
+                io.Mask.Output(
+                    "in_focus",
+                    display_name="in focus",
+                    tooltip="What looks sharp: 1 up to a blur radius of 1/3000 of the diagonal (at least half a "
+                    "pixel), fading to 0 at twice that.",
+                ),
+                io.Image.Output(
+                    "overlay",
+                    display_name="overlay",
+                    tooltip="The picture in grey, green where it is in focus, orange in front of that, blue behind.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -207,17 +241,18 @@ class BokehMeRender(io.ComfyNode):
         depth_kind: str,
         depth_range: str,
         depth_scale: float,
+        edges: str,
         k: float,
         k_reference: str,
-        focus_mode: str,
         focus_x: float,
         focus_y: float,
-        focus_value: float,
-        gamma: float,
-        blades: int,
-        rotation: float,
-        highlight_boost: float,
+        model: str,
+        transfer: str,
+        highlight_recovery: float,
         k_values: str = "",
+        focal_pixels: float = 0.0,
+        aperture: Aperture | None = None,
+        focus: Focus | None = None,
         focus_mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
@@ -228,62 +263,65 @@ class BokehMeRender(io.ComfyNode):
         if image.ndim != 4 or 0 in image.shape:
             raise BokehError(f"Expected pictures [B, H, W, C], at least one; got {tuple(image.shape)}.")
         batch, height, width, _ = image.shape
+        pictures, gamma = image.movedim(-1, 1), TRANSFERS[transfer]
         ks = parse_values(k_values) if k_values.strip() else [k]
-        disparity = depths.to_disparity(depth, depth_kind, depth_range, depth_scale, notice)
-        disparity = depths.fit_to_image(disparity, batch, height, width, notice)
-        focus = _focus(disparity, focus_mode, focus_x, focus_y, focus_value, focus_mask, depth_range)
-        lens = Lens(0.0, focus, gamma, Aperture(blades, rotation), highlight_boost)
         pixels = [float(k_at_width(value, width)) if k_reference == AT_REFERENCE else value for value in ks]
-        bar = comfy.utils.ProgressBar(1000 * len(ks) * batch)
+        renderer = load_renderer() if model == BOKEHME else model
+        device = comfy.model_management.get_torch_device()
+
+        def stop(*_: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
+        disparity = depths.to_disparity(depth, depth_kind, depth_range, depth_scale, notice, focal_pixels)
+        aligned = depths.DepthEdges(edges) is depths.DepthEdges.ALIGNED
+        shown = from_light(pictures, "srgb") if gamma == 1 else pictures
+        disparity = depths.fit_to_image(
+            disparity, batch, height, width, notice, shown if aligned else None, device, stop
+        )
+        if focus is None:
+            mode = FocusMode.POINT if focus_mask is None else FocusMode.MASK
+            focus = Focus(mode, focus_x, focus_y)
+        units = depths.DepthRange(depth_range) not in depths.NORMALISED
+        steps = focus.with_mask(focus_mask).find(disparity, units, notice)
+        recovery = 0.0 if gamma == 1 else highlight_recovery
+        lenses = [
+            Lens(value, at, gamma, aperture or Aperture(), highlight_recovery=recovery, focus_band=band)
+            for value in pixels
+            for at, band in steps
+        ]
+        bar = comfy.utils.ProgressBar(1000 * len(lenses) * batch)
 
         def progress(done: int, total: int) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
+            stop()
             bar.update_absolute(done, total)
 
-        rendered = render_sweep(
-            image.movedim(-1, 1),
-            disparity.to(image.device),
-            lens,
-            pixels,
-            device=comfy.model_management.get_torch_device(),
-            progress=progress,
-        )
-        _remark(ks, float(rendered.defocus.abs().max()), notice)
-        # A boosted highlight may exceed the picture's own range; nodes downstream expect 0..1.
-        pictures = rendered.image.clamp(max=max(1.0, float(image.max()))).movedim(1, -1).contiguous()
-        colours = colour_defocus(rendered.defocus).movedim(1, -1).contiguous()
-        return io.NodeOutput(pictures, colours, blur_amount(rendered.defocus))
+        rendered = render_series(pictures, disparity.to(image.device), lenses, renderer, device, progress)
+        largest = float(rendered.defocus.abs().max())
+        _remark(ks, largest, max(height, width), notice)
+        made = rendered.image
+        if gamma != 1:
+            # A recovered highlight may exceed the picture's own range; nodes downstream expect 0..1.
+            made = made.clamp(max=max(1.0, float(image.max())))
+        return io.NodeOutput(made.movedim(1, -1).contiguous(), *_views(rendered, shown, largest, stop))
 
 
-def _focus(
-    disparity: torch.Tensor,
-    mode: str,
-    x: float,
-    y: float,
-    value: float,
-    mask: torch.Tensor | None,
-    depth_range: str,
-) -> float | torch.Tensor:
-    if mode == BY_POINT:
-        return focusing.focus_at_point(disparity, x, y)
-    if mode == BY_VALUE:
-        return value
-    if mode == BY_MASK:
-        if mask is None:
-            raise BokehError(
-                "The focus mode is 'mask' but no focus_mask is connected; connect one or choose 'point'."
-            )
-        return focusing.focus_in_mask(disparity, mask)
-    if depth_range == depths.DepthRange.NORMALISE.value:
-        raise BokehError(
-            "A focus distance in metres needs a depth map in metres or dioptres, but the map is normalised, "
-            "which forgets the units. Choose another depth_range, or focus by a point, a mask or a value "
-            "from 0 to 1."
-        )
-    return focusing.focus_at_distance(value)
+def _views(
+    rendered: Rendered, shown: torch.Tensor, largest: float, stop: Callable[[], None]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Defocus map, blur amount, in-focus mask and overlay, made frame by frame so that nothing else takes memory."""
+    rows, _, height, width = rendered.defocus.shape
+    colours, tinted = (rendered.defocus.new_empty(rows, height, width, 3) for _ in range(2))
+    blurs, sharp = (rendered.defocus.new_empty(rows, height, width) for _ in range(2))
+    for row in range(rows):
+        stop()
+        defocus, picture = rendered.defocus[row : row + 1], row % len(shown)
+        colours[row] = colour_defocus(defocus, largest)[0].movedim(0, -1)
+        tinted[row] = overlay(shown[picture : picture + 1], defocus, largest)[0].movedim(0, -1)
+        blurs[row], sharp[row] = blur_amount(defocus, largest)[0], in_focus(defocus)[0]
+    return colours, blurs, sharp, tinted
 
 
-def _remark(ks: list[float], largest: float, notice: depths.Notice) -> None:
+def _remark(ks: list[float], largest: float, side: int, notice: depths.Notice) -> None:
     """Say when the numbers asked for are unusual, or did nothing."""
     unusual = [format_value(k) for k in ks if k > USUAL_K]
     if unusual:
@@ -294,6 +332,11 @@ def _remark(ks: list[float], largest: float, notice: depths.Notice) -> None:
         notice(
             f"The largest blur radius is {largest:.2g} pixels, so hardly anything is blurred. Raise K, or "
             "check the depth map's range (normalise it, or set its scale) and the focus."
+        )
+    elif largest > side:
+        notice(
+            f"The largest blur radius is {largest:.0f} pixels, more than the picture's longer side of {side}. Lower K, "
+            "or check the depth map's range: a K per dioptre is too much for a map in other units."
         )
 
 

@@ -197,3 +197,47 @@ def test_a_phone_photograph_s_disparity_is_in_dioptres(shared: Path) -> None:
     assert float(disparity.min()) == pytest.approx(1.49807, abs=1e-4)
     assert float(disparity.max()) == pytest.approx(4.38276, abs=1e-4)
     assert len(torch.unique(disparity)) > 240
+
+
+def test_canonical_inverse_depth_is_depth_pro_s() -> None:
+    """Metres are f / (w v): a map 4 wide, focal length 6 pixels, so 1.5 / v."""
+    depth = torch.tensor([0.25, 0.5, 1.0, 3.0]).reshape(1, 1, 4)
+    metres = 6 / (4 * depth)
+    made = to_disparity(depth, DepthKind.CANONICAL, focal_pixels=6.0)
+    assert made.flatten().tolist() == pytest.approx((1 / metres).flatten().tolist())
+    assert torch.allclose(made, to_disparity(metres, METRIC))
+    doubled = to_disparity(depth, DepthKind.CANONICAL, SCALE, 2.0, focal_pixels=6.0)
+    assert torch.allclose(doubled, 2 * made)
+    plain = to_disparity(depth, DepthKind.CANONICAL, NORMALISE)  # forgets the units anyway
+    assert torch.equal(plain, to_disparity(depth, DISPARITY, NORMALISE))
+    for focal in (0.0, -5.0, math.nan, math.inf):
+        with pytest.raises(BokehError, match="needs the focal length in pixels"):
+            to_disparity(depth, DepthKind.CANONICAL, focal_pixels=focal)
+
+
+def test_over_the_batch_all_maps_have_one_measure() -> None:
+    depth = torch.tensor([[[1.0, 2.0, 3.0]], [[10.0, 10.0, 11.0]]])
+    made = to_disparity(depth, DISPARITY, DepthRange.NORMALISE_BATCH)
+    assert made.flatten().tolist() == pytest.approx([0, 0.1, 0.2, 0.9, 0.9, 1.0])
+    inverted = to_disparity(depth, INVERTED, DepthRange.NORMALISE_BATCH)
+    assert inverted.flatten().tolist() == pytest.approx([1, 0.9, 0.8, 0.1, 0.1, 0.0])
+    one_flat = torch.stack(
+        [torch.full((2, 2), 0.5), torch.rand(2, 2)]
+    )  # a frame may be flat, the film may not
+    assert to_disparity(one_flat, DISPARITY, DepthRange.NORMALISE_BATCH).shape == (2, 1, 2, 2)
+    with pytest.raises(BokehError, match=r"Together, the 2 depth maps have the same value 0\.5 everywhere"):
+        to_disparity(torch.full((2, 3, 3), 0.5), DISPARITY, DepthRange.NORMALISE_BATCH)
+
+
+def test_edges_are_moved_to_a_guide_if_there_is_one() -> None:
+    truth = torch.full((1, 1, 32, 48), 0.2)
+    truth[..., 21:] = 0.8
+    guide = truth.expand(2, 3, -1, -1).contiguous()
+    small = torch.nn.functional.interpolate(truth, size=(8, 12), mode="area")
+    said: list[str] = []
+    soft = fit_to_image(small, 2, 32, 48, said.append)
+    crisp = fit_to_image(small, 2, 32, 48, said.append, guide)
+    assert float((soft - truth).abs().max()) > 0.2
+    assert torch.equal(crisp > 0.5, (truth > 0.5).expand(2, -1, -1, -1))
+    assert float((crisp - truth).abs().max()) < 0.1
+    assert said == ["The depth map was resized from 12 x 8 to 48 x 32."] * 2

@@ -1,14 +1,24 @@
-"""Focus by point, by mask and by distance."""
+"""Focus by point, by mask, by saliency and by distance."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.focus import focus_at_distance, focus_at_point, focus_in_mask
+from bokeh_ops.focus import (
+    Focus,
+    FocusMode,
+    focus_at_distance,
+    focus_at_point,
+    focus_in_mask,
+    focus_on_salient,
+    focus_on_whole_mask,
+)
+from bokeh_ops.render import Lens
 
 
 def quadrants(height: int = 40, width: int = 60) -> torch.Tensor:
@@ -80,3 +90,101 @@ def test_distance() -> None:
     for metres in (0.0, -1.0, math.nan):
         with pytest.raises(BokehError, match="above 0"):
             focus_at_distance(metres)
+
+
+def test_the_whole_mask_is_a_band_without_its_rim() -> None:
+    disparity = torch.linspace(0, 1, 101).repeat(50, 1).expand(1, 1, 50, 101).clone()
+    mask = torch.zeros(1, 50, 101)
+    mask[:, :, 30:71] = 1.0
+    middle, width = focus_on_whole_mask(disparity, mask)
+    # Percentiles 2 and 98 of 0.30, 0.31, ..., 0.70, each 50 times.
+    assert middle.tolist() == pytest.approx([0.5], abs=1e-3)
+    assert width.tolist() == pytest.approx([0.40], abs=0.021)
+    disparity[..., 0, 30] = 50.0  # an error of the map, or of the mask
+    assert focus_on_whole_mask(disparity, mask)[1].tolist() == pytest.approx([0.40], abs=0.021)
+    sharp = Lens(30.0, middle, focus_band=width).defocus(disparity)
+    assert float(sharp[..., 1:, 32:69].abs().max()) == 0
+    assert float(sharp[..., 1:, 20].min()) < -2
+
+
+def test_automatic_takes_the_nearest_region_that_is_not_small() -> None:
+    disparity = torch.zeros(1, 1, 100, 160)
+    saliency = torch.zeros(1, 100, 160)
+    for (top, left, side), value in {(10, 10, 30): 0.3, (50, 60, 40): 0.6, (5, 140, 4): 0.9}.items():
+        box = slice(top, top + side), slice(left, left + side)
+        disparity[0, 0][box], saliency[0][box] = value, 0.9
+    assert focus_on_salient(disparity, saliency).tolist() == pytest.approx([0.6])
+    saliency[0, 50:90, 60:100] = 0.4  # not salient
+    assert focus_on_salient(disparity, saliency).tolist() == pytest.approx([0.3])
+    # The same region, crossed by a line of wrong depth, and at another size.
+    disparity[0, 0, 20, :] = 5.0
+    small = torch.nn.functional.interpolate(saliency[None], size=(50, 80), mode="nearest")[0]
+    assert focus_on_salient(disparity, small).tolist() == pytest.approx([0.3])
+    ring = torch.zeros(1, 64, 64)  # one region, however it bends
+    ring[:, 4:60, 4:60] = 1.0
+    ring[:, 8:56, 8:56] = 0.0
+    depth = torch.zeros(1, 1, 64, 64)
+    depth[..., :20, :] = 1.0
+    assert focus_on_salient(depth, ring).tolist() == [0.0]
+    with pytest.raises(BokehError, match="empty"):
+        focus_on_salient(depth, torch.zeros(1, 64, 64))
+
+
+def test_a_choice_finds_what_its_function_finds() -> None:
+    disparity = quadrants()
+    mask = torch.zeros(1, 40, 60)
+    mask[:, 20:, :30] = 1.0
+    point = Focus(x=0.9, y=0.2, band=0.25).find(disparity)
+    assert [part.tolist() for part in point[0]] == [[2, 20], [0.25, 0.25]]
+    assert Focus(FocusMode.MASK, mask=mask).find(disparity)[0][0].tolist() == [3, 30]
+    assert Focus(FocusMode.AUTOMATIC).with_mask(mask).find(disparity)[0][0].tolist() == [3, 30]
+    mask[:, :, :] = 1.0
+    middle, width = Focus(FocusMode.WHOLE_MASK, band=0.5, mask=mask).find(disparity)[0]
+    assert middle.tolist() == [2.5, 25]
+    assert width.tolist() == [3.5, 30.5]
+    far = Focus(FocusMode.DISTANCE, values=(0.5, math.inf)).find(disparity)
+    assert [step[0].tolist() for step in far] == [[2, 2], [0, 0]]
+    each = Focus(FocusMode.DISPARITY, values=(1.5, 12.0), one_each=True).find(disparity)
+    assert [step[0].tolist() for step in each] == [[1.5, 12.0]]
+
+
+def test_a_choice_keeps_its_own_mask() -> None:
+    own, other = torch.ones(1, 2, 2), torch.zeros(1, 2, 2)
+    assert Focus(FocusMode.MASK, mask=own).with_mask(other).mask is own
+    assert Focus(FocusMode.MASK).with_mask(None).mask is None
+
+
+def test_a_focus_outside_the_map_is_remarked_on() -> None:
+    said: list[str] = []
+    disparity = quadrants()
+    Focus(FocusMode.DISPARITY, values=(4.0, 10.0), one_each=True).find(disparity, notice=said.append)
+    Focus(FocusMode.DISPARITY, values=(5.0,), band=20.0).find(disparity, notice=said.append)
+    assert said == []
+    Focus(FocusMode.DISPARITY, values=(10.0, 41.0)).find(disparity, notice=said.append)
+    assert said == [
+        "The focus disparity 10 lies outside the depth map of picture 1, which runs from 1 to 4: nothing there is in "
+        "focus."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("focus", "units", "message"),
+    [
+        ({"mode": FocusMode.MASK}, True, "'mask' but no mask is connected"),
+        ({"mode": FocusMode.AUTOMATIC}, True, "'automatic' but no mask is connected"),
+        ({"mode": FocusMode.DISTANCE}, False, "forgets the units"),
+        ({"mode": FocusMode.DISTANCE, "values": (0.0,)}, True, "focus distance is 0"),
+        (
+            {"mode": FocusMode.DISPARITY, "values": (1.0, 2.0, 3.0), "one_each": True},
+            True,
+            "3 focus values for 2 images",
+        ),
+        ({"x": 2.0}, True, "outside the picture"),
+        ({"band": -1.0}, True, "focus band is -1"),
+        ({"band": math.nan}, True, "focus band is nan"),
+        ({"values": ()}, True, "no value"),
+    ],
+)
+def test_choices_that_cannot_be_found_are_refused(focus: dict[str, Any], units: bool, message: str) -> None:
+    with pytest.raises(BokehError, match=message):
+        Focus(**focus).find(quadrants(), units)

@@ -87,16 +87,19 @@ def test_colour_match(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) -
 
 def test_k_of_a_camera(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     node = nodes["BokehFromCamera"]
-    k, text = node.execute(**SETTINGS).args
+    k, text, distance = node.execute(**SETTINGS).args
+    assert distance == 2.0
     assert k == pytest.approx(10.13, abs=0.005)
     assert text == (
         "50 mm f/1.8 focused at 2 m on a 36 mm sensor, 512 px: K = 10.13 px of blur radius per dioptre."
     )
-    assert node.execute(**SETTINGS, photograph="none").args == (k, text)
+    assert node.execute(**SETTINGS, photograph="none").args == (k, text, distance)
     custom = node.execute(**{**SETTINGS, "sensor": "custom width", "sensor_width": 18.0}).args[0]
     assert custom == pytest.approx(2 * k)
+    upright = node.execute(**SETTINGS, upright=True).args[0]  # 512 pixels over 24 mm
+    assert upright == pytest.approx(k * 36 / 24)
     assert not caplog.records
-    strong, text = node.execute(**{**SETTINGS, "f_number": 0.5}).args
+    strong, text, _ = node.execute(**{**SETTINGS, "f_number": 0.5}).args
     assert strong == pytest.approx(k * 1.8 / 0.5)
     assert "K = 36.47 is outside 0 to 30" in text
     assert "K = 36.47 is outside 0 to 30" in caplog.text
@@ -109,7 +112,7 @@ def test_k_of_a_photograph(
 ) -> None:
     node = nodes["BokehFromCamera"]
     phone_picture(input_folder / "phone.jpg")
-    k, text = node.execute(**SETTINGS, photograph="phone.jpg").args
+    k, text, _ = node.execute(**SETTINGS, photograph="phone.jpg").args
     # f/1.5 and 5.7 mm are the photograph's, 2 m the node's; the sensor is 43.267 * 5.7 / 26 * 4/5 = 7.588 mm wide
     assert k == pytest.approx(0.0057**2 * 2 / (2 * 1.5 * (2 - 0.0057)) * 512 / 0.0075883, rel=1e-4)
     assert text.startswith("5.7 mm f/1.5 focused at 2 m on a 7.588 mm sensor, 512 px: K = 0.73 px")
@@ -120,7 +123,7 @@ def test_k_of_a_photograph(
         assert part in text
         assert part in caplog.text
     Image.new("RGB", (8, 8)).save(input_folder / "plain.png")
-    k, text = node.execute(**SETTINGS, photograph="plain.png").args
+    k, text, _ = node.execute(**SETTINGS, photograph="plain.png").args
     assert k == pytest.approx(10.13, abs=0.005)
     assert "From plain.png: nothing." in text
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.host
 
 KIND, RANGE = "disparity (near is bright)", "normalise to 0..1"
 
 
-def call(pack: ModuleType, **changes: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Run BokehMeRender on a small picture, a sharp square on the left half before a ramp, with its defaults."""
+def call(pack: ModuleType, **changes: Any) -> tuple[torch.Tensor, ...]:
+    """Run BokehMeRender on a small picture before a ramp of depth, by the classical model, focused at the left edge."""
     torch.manual_seed(3)
     inputs: dict[str, Any] = {
         "image": torch.rand(1, 24, 32, 3),
@@ -25,46 +26,78 @@ def call(pack: ModuleType, **changes: Any) -> tuple[torch.Tensor, torch.Tensor, 
         "depth_kind": KIND,
         "depth_range": RANGE,
         "depth_scale": 1.0,
+        "edges": "as is",
         "k": 5.0,
-        "k_reference": "in image pixels",
-        "focus_mode": "point",
+        "k_reference": "image px",
         "focus_x": 0.0,
         "focus_y": 0.5,
-        "focus_value": 1.0,
-        "gamma": 2.2,
-        "blades": 0,
-        "rotation": 0.0,
-        "highlight_boost": 0.0,
+        "model": "classical",
+        "transfer": "sRGB",
+        "highlight_recovery": 0.0,
     }
     return pack.nodes.render.BokehMeRender.execute(**(inputs | changes)).result
 
 
+def focus(pack: ModuleType, mode: str = "point", **changes: Any) -> Any:
+    inputs = {"x": 0.5, "y": 0.5, "value": 1.0, "band": 0.0}
+    return pack.nodes.lens.BokehFocus.execute(mode, **(inputs | changes)).result[0]
+
+
+def aperture(pack: ModuleType, **changes: Any) -> Any:
+    inputs = {
+        "blades": 0,
+        "rotation": 0.0,
+        "curvature": 0.0,
+        "squeeze": 1.0,
+        "cats_eye": 0.0,
+        "spherical": 0.0,
+    }
+    return pack.nodes.lens.BokehAperture.execute(**(inputs | changes)).result
+
+
 @pytest.fixture
 def said(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the node tells its user."""
+    """What the nodes tell their user."""
     texts: list[str] = []
-    monkeypatch.setattr(pack.nodes.render, "say", lambda text, node_id=None: texts.append(text))
+    for room in (pack.nodes.render, pack.nodes.lens):
+        monkeypatch.setattr(room, "say", lambda text, node_id=None: texts.append(text))
     return texts
 
 
 def test_outputs_have_the_hosts_layout(pack: ModuleType, said: list[str]) -> None:
-    image, colours, blur = call(pack)
-    assert image.shape == colours.shape == (1, 24, 32, 3)
-    assert blur.shape == (1, 24, 32)
-    for tensor in (image, colours, blur):
+    image, colours, blur, sharp, tinted = call(pack)
+    assert image.shape == colours.shape == tinted.shape == (1, 24, 32, 3)
+    assert blur.shape == sharp.shape == (1, 24, 32)
+    for tensor in (image, colours, blur, sharp, tinted):
         assert tensor.dtype == torch.float32
         assert tensor.is_contiguous()
         assert 0 <= float(tensor.min()) <= float(tensor.max()) <= 1
     assert float(blur[0, 0, 0]) < 0.05 < 0.95 < float(blur[0, 0, -1])
+    assert float(sharp[0, 0, 0]) == 1
+    assert float(sharp[0, 0, 8:].max()) == 0  # more than a pixel of blur
     assert said == []
 
 
-def test_every_input_and_output_has_a_tooltip(pack: ModuleType) -> None:
-    for cls in (pack.nodes.render.BokehMeRender, pack.nodes.render.BokehLoadDepth):
+def test_views_of_a_series_are_those_of_each_picture(pack: ModuleType) -> None:
+    """The colours end at the largest blur of the whole output, the masks count pixels."""
+    images = torch.rand(2, 24, 32, 3)
+    series = call(pack, image=images, k_values="2, 6")
+    for row in range(2):
+        alone = call(pack, image=images[row : row + 1], k=6.0)
+        for whole, part in zip(series, alone, strict=True):
+            assert torch.allclose(whole[2 + row], part[0])
+    assert torch.allclose(series[2][0], call(pack, k=2.0)[2][0] / 3, atol=1e-6)
+
+
+def test_the_schema(pack: ModuleType) -> None:
+    render, lens = pack.nodes.render, pack.nodes.lens
+    for cls in (render.BokehMeRender, render.BokehLoadDepth, lens.BokehAperture, lens.BokehFocus):
         schema = cls.GET_SCHEMA()  # also checks that ids are unique
         assert schema.category == "Bokeh"
-        assert schema.description
         assert all(port.tooltip for port in [*schema.inputs, *schema.outputs])
+    models = next(port for port in render.BokehMeRender.GET_SCHEMA().inputs if port.id == "model")
+    assert set(models.options) == {*pack.bokeh_ops.render.MODELS, "bokehme"}
+    assert models.options[0] == models.default == pack.bokeh_ops.render.DEFAULT_MODEL
 
 
 def test_sweep_of_values_over_a_batch(pack: ModuleType, said: list[str]) -> None:
@@ -78,15 +111,58 @@ def test_sweep_of_values_over_a_batch(pack: ModuleType, said: list[str]) -> None
     assert said == []
 
 
+def test_a_focus_pull_is_a_series_within_the_series_of_k(pack: ModuleType) -> None:
+    pulled = call(pack, k_values="3, 6", focus=focus(pack, "disparity value", values="0:1:0.5"))
+    assert pulled[0].shape == (6, 24, 32, 3)
+    sharpest = [int(blur[12].argmin()) for blur in pulled[2]]
+    assert sharpest[:3] == sharpest[3:]
+    assert sharpest[0] == 0
+    assert sharpest[1] in (15, 16)
+    assert sharpest[2] == 31
+    last = call(pack, k=6.0, focus=focus(pack, "disparity value", value=1.0))
+    assert torch.equal(pulled[0][5], last[0][0])
+
+
+def test_one_focus_for_each_frame(pack: ModuleType) -> None:
+    frames = torch.rand(3, 24, 32, 3)
+    chosen = focus(pack, "disparity value", values="0, 1, 0", one_each=True)
+    image, _, blur, *_ = call(pack, image=frames, focus=chosen)
+    assert image.shape == frames.shape
+    assert [int(row[12].argmin()) for row in blur] == [0, 31, 0]
+
+
 def test_k_counts_at_512_pixels_or_at_the_image(pack: ModuleType) -> None:
-    at_512 = call(pack, k=80.0, k_reference="at 512 px width (scales with the image)")[0]
+    at_512 = call(pack, k=80.0, k_reference="512 px")[0]
     assert torch.equal(at_512, call(pack, k=80.0 * 32 / 512)[0])
+
+
+def test_a_camera_gives_the_blur_it_has(pack: ModuleType) -> None:
+    """50 mm f/1.8 at 2 m on 36 mm: infinity is blurred by f^2 / (2 N (S - f)) = 0.3561 mm of radius on the sensor."""
+    settings = {"f_number": 1.8, "focal_length": 50.0, "focus_distance": 2.0, "sensor": "Full frame"}
+    rest = {"sensor_width": 1.0, "upright": False, "image_width": 512}
+    k, _, distance = pack.nodes.camera.BokehFromCamera.execute(**settings, **rest).result
+    depth = torch.full((1, 24, 32), float("inf"))
+    depth[:, :, :16] = 2.0
+    metric = {"depth": depth, "depth_kind": "metric (metres)", "depth_range": "as is"}
+    chosen = focus(pack, "distance in metres", value=distance)
+    defocus = pack.bokeh_ops.render.Lens(
+        float(pack.bokeh_ops.optics.k_at_width(k, 32)), 1 / distance
+    ).defocus(pack.bokeh_ops.depth.to_disparity(depth, "metric (metres)"))
+    radius = 0.05**2 / (2 * 1.8 * (2 - 0.05)) * 32 / 0.036
+    assert float(defocus[..., -1].mean()) == pytest.approx(-radius, rel=1e-5)
+    blur = call(pack, **metric, k=k, k_reference="512 px", focus=chosen)[2]
+    assert float(blur[..., :16].max()) == 0
+    assert float(blur[..., 16:].min()) == 1
+    upright = pack.nodes.camera.BokehFromCamera.execute(**settings, **(rest | {"upright": True})).result[0]
+    assert upright == pytest.approx(k * 36 / 24)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_of_one_and_four_channels(pack: ModuleType, channels: int) -> None:
     image = torch.rand(2, 24, 32, channels)
-    assert call(pack, image=image)[0].shape == image.shape
+    made, _, _, _, tinted = call(pack, image=image, edges="aligned to the image")
+    assert made.shape == image.shape
+    assert tinted.shape == (2, 24, 32, 3)
 
 
 def test_depth_may_be_a_mask_or_of_another_size(pack: ModuleType, said: list[str]) -> None:
@@ -97,70 +173,200 @@ def test_depth_may_be_a_mask_or_of_another_size(pack: ModuleType, said: list[str
     assert said == ["The depth map was resized from 64 x 48 to 32 x 24."]
 
 
+def test_edges_are_aligned_if_asked(pack: ModuleType) -> None:
+    """A small map of a thing whose edge the picture has at column 13."""
+    image = torch.full((1, 24, 32, 3), 0.2)
+    image[:, :, :13] = torch.tensor([0.8, 0.5, 0.1])
+    depth = torch.nn.functional.avg_pool2d((image[..., 0] > 0.5).float(), 4)
+    inputs = {"image": image, "depth": depth, "focus_x": 1.0, "k": 4.0}
+    blurs = [call(pack, **inputs, edges=edges)[2][0, 12] for edges in ("aligned to the image", "as is")]
+    assert ((blurs[0] > 0.2) == (torch.arange(32) < 13)).all()
+    assert not ((blurs[1] > 0.2) == (torch.arange(32) < 13)).all()
+
+
+def test_depth_over_the_batch_does_not_flicker(pack: ModuleType) -> None:
+    """A second frame in which something nearer comes in: what was there keeps its blur."""
+    depth = torch.linspace(0.2, 0.4, 32).expand(2, 24, 32).clone()
+    depth[1, :4, :4] = 1.0
+    frames, chosen = torch.rand(2, 24, 32, 3), focus(pack, "disparity value", value=0.0)
+    inputs = {"image": frames, "depth": depth, "focus": chosen}
+    over_batch, each = (
+        call(pack, **inputs, depth_range=scaling)[2][:, 12]
+        for scaling in ("normalise over the batch", "normalise to 0..1")
+    )
+    assert torch.equal(over_batch[0], over_batch[1])
+    assert float((each[0] - each[1]).abs().max()) > 0.5
+
+
+def test_depth_pro_s_own_output(pack: ModuleType) -> None:
+    canonical = torch.linspace(0.2, 0.8, 32).expand(1, 24, 32)
+    at = focus(pack, "distance in metres", value=2.9)
+    made = call(
+        pack,
+        depth=canonical,
+        depth_kind="canonical (Depth Pro)",
+        depth_range="as is",
+        focal_pixels=48.0,
+        focus=at,
+    )
+    metres = 48.0 / (32 * canonical)
+    same = call(pack, depth=metres, depth_kind="metric (metres)", depth_range="as is", focus=at)
+    assert torch.allclose(made[0], same[0], atol=1e-5)
+    assert int(made[2][0, 12].argmin()) == int((metres[0, 12] - 2.9).abs().argmin())
+
+
 def test_focus_modes(pack: ModuleType) -> None:
-    def sharpest(blur: torch.Tensor) -> int:
-        return int(blur[0, 12].argmin())
+    def sharpest(**changes: Any) -> int:
+        return int(call(pack, **changes)[2][0, 12].argmin())
 
     mask = torch.zeros(1, 24, 32)
     mask[:, :, 20:23] = 1.0
-    assert sharpest(call(pack, focus_x=0.5)[2]) in (15, 16)
-    assert sharpest(call(pack, focus_mode="mask", focus_mask=mask)[2]) == 21
-    assert sharpest(call(pack, focus_mode="disparity value", focus_value=1.0)[2]) == 31
+    assert sharpest(focus_x=0.5) in (15, 16)
+    assert sharpest(focus_mask=mask) == 21
+    assert sharpest(focus=focus(pack, x=0.5), focus_mask=mask) in (15, 16)  # a point needs no mask
+    assert sharpest(focus=focus(pack, "mask"), focus_mask=mask) == 21
+    assert sharpest(focus=focus(pack, "automatic", mask=mask)) == 21
+    assert sharpest(focus=focus(pack, "disparity value", value=1.0)) == 31
     metres = {"depth": torch.linspace(1, 32, 32).expand(1, 24, 32), "depth_kind": "metric (metres)"}
-    far = call(pack, **metres, depth_range="as is", focus_mode="distance in metres", focus_value=8.0)
-    assert sharpest(far[2]) == 7
+    far = focus(pack, "distance in metres", value=8.0)
+    assert sharpest(**metres, depth_range="as is", focus=far) == 7
+    wide = torch.zeros(1, 24, 32)
+    wide[:, :, 10:20] = 1.0
+    blur = call(pack, focus=focus(pack, "whole mask sharp", mask=wide))[2][0, 12]
+    assert float(blur[10:20].max()) == 0
+    assert float(blur[:10].min()) > 0
+    band = call(pack, focus=focus(pack, x=0.5, band=0.4))[2][0, 12]
+    assert int((band == 0).sum()) == pytest.approx(0.4 * 31, abs=1)
+
+
+def test_apertures_shape_the_blur(pack: ModuleType, said: list[str]) -> None:
+    """A point of light far behind the focus becomes the aperture; its picture is shown beside it."""
+    image = torch.zeros(1, 41, 41, 3)
+    image[:, 20, 20] = 1.0
+    flat = {"image": image, "depth": torch.full((1, 41, 41), 0.5), "depth_range": "as is", "k": 12.0}
+    flat["transfer"] = "gamma 2.2"
+    away = focus(pack, "disparity value", value=1.5)
+    made, shape = aperture(pack, blades=3)
+    assert shape.shape == (1, 195, 195, 3)
+    assert float(shape.max()) == 1
+    x = torch.arange(41.0) - 20
+    for model in sorted({"classical", "layered"} & set(pack.bokeh_ops.render.MODELS)):
+        drawn = call(pack, **flat, focus=away, aperture=made, model=model)[0][0, ..., 0] ** 2.2
+        third = float((drawn.sum(0) * x**3).sum() / drawn.sum())
+        assert third == pytest.approx(12**3 / 40, rel=0.1)  # of a triangle with a vertex at the right
+    picture = torch.zeros(1, 20, 20, 4)
+    picture[..., :10, :3], picture[..., 3] = 1.0, 1.0
+    made, shape = aperture(pack, blades=5, picture=picture)
+    assert said[-1].startswith("The picture takes the place of the 5 blades")
+    assert float(shape[0, :, :90].mean()) > 0.8 > 0.1 > float(shape[0, :, 105:].mean())
+    picture[..., 3] = 0.0
+    picture[:, :, 10:, :] = 1.0  # light, but only here opaque
+    shape = aperture(pack, picture=picture)[1]
+    assert float(shape[0, :, :90].mean()) < 0.1 < 0.8 < float(shape[0, :, 105:].mean())
+    assert aperture(pack, cats_eye=0.5)[1].shape == (1, 195, 390, 3)  # the corner beside the middle
+
+
+def test_linear_pictures_keep_their_range(pack: ModuleType) -> None:
+    image = torch.rand(1, 24, 32, 3) ** 4 * 20
+    made = call(pack, image=image, transfer="linear (HDR)")[0]
+    assert float(made.max()) > 2
+    inside = pack.bokeh_ops.render.render(
+        image.movedim(-1, 1),
+        torch.linspace(0, 1, 32).expand(1, 1, 24, 32),
+        pack.bokeh_ops.render.Lens(5.0, 0.0, 1.0),
+        "classical",
+    )
+    assert torch.allclose(made, inside.image.movedim(1, -1), atol=1e-4)
+
+
+def test_transfers(pack: ModuleType) -> None:
+    """Half of the picture white, half black, all blurred over one another: half the light, as each curve shows it."""
+    image = torch.zeros(1, 24, 32, 3)
+    image[:, :, ::2] = 1.0
+    flat = {"depth": torch.full((1, 24, 32), 0.5), "depth_range": "as is", "k": 9.0}
+    away = focus(pack, "disparity value", value=1.5)
+    for transfer, grey in {"sRGB": 0.7354, "gamma 2.2": 0.5 ** (1 / 2.2), "linear (HDR)": 0.5}.items():
+        made = call(pack, image=image, **flat, focus=away, transfer=transfer)[0]
+        assert float(made[0, 12, 16].mean()) == pytest.approx(grey, abs=0.01)
+    bright = call(pack, image=torch.rand(1, 24, 32, 3) * 3)[0]
+    assert 1 < float(bright.max()) <= 3
 
 
 def test_what_did_little_or_is_unusual_is_said(pack: ModuleType, said: list[str]) -> None:
     image = torch.rand(1, 24, 32, 3)
     assert torch.equal(call(pack, image=image, k=0.0)[0], image)
     call(pack, k=0.1)
-    call(pack, k_values="5, 31, 40.5")
-    call(pack, depth=torch.full((1, 24, 32), 0.5), depth_range="as is", focus_mode="disparity value")
+    call(pack, k_values="5, 31, 40.5", focus=focus(pack, "disparity value", value=0.3))
+    at_one = {"focus": focus(pack, "disparity value", value=0.5), "depth_range": "as is"}
+    call(pack, depth=torch.full((1, 24, 32), 0.5), **at_one)
+    call(pack, focus=focus(pack, "disparity value", value=1.75))
     for text, expected in zip(
         said,
-        ["K is 0", "hardly anything is blurred", "K = 31, 40.5 is above 30", "same value 0.5 everywhere"],
+        [
+            "K is 0",
+            "hardly anything is blurred",
+            "K = 31, 40.5 is above 30",
+            "same value 0.5 everywhere",
+            "hardly anything",
+            "The focus disparity 1.75 lies outside the depth map of picture 1, which runs from 0 to 1",
+        ],
         strict=True,
     ):
         assert expected in text
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"image": torch.rand(0, 24, 32, 3)}, "at least one"),
-        ({"depth": torch.rand(2, 24, 32)}, "2 depth maps for 1 images"),
-        ({"depth": torch.rand(1, 32, 24)}, "differ by more than 2 %"),
-        ({"depth": torch.ones(1, 24, 32, 3)}, "Load Depth Map"),
-        ({"depth": torch.full((1, 24, 32), float("nan"))}, "768 of 768 values of the depth map are NaN"),
-        ({"k": -1.0}, "K is -1"),
-        ({"k_values": "4, soft"}, "soft"),
-        ({"focus_mode": "mask"}, "no focus_mask is connected"),
-        ({"focus_mode": "mask", "focus_mask": torch.zeros(1, 24, 32)}, "focus mask is empty"),
-        ({"focus_mode": "distance in metres"}, "forgets the units"),
-        ({"focus_x": 1.5}, "outside the picture"),
-        ({"blades": 2}, "2 blades"),
-    ],
-)
-def test_bad_input_is_refused(pack: ModuleType, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(pack.bokeh_ops.errors.BokehError, match=message):
-        call(pack, **changes)
-
-
 def test_an_interrupt_stops_the_rendering(pack: ModuleType) -> None:
     import comfy.model_management as management  # type: ignore[import-not-found]
 
-    management.interrupt_current_processing(True)
+    for edges in ("as is", "aligned to the image"):
+        management.interrupt_current_processing(True)
+        try:
+            with pytest.raises(management.InterruptProcessingException):
+                call(pack, edges=edges)
+        finally:
+            management.interrupt_current_processing(False)
+
+
+def test_recovered_highlights_stay_in_range(pack: ModuleType) -> None:
+    """A lamp's disc is brighter; a lit wall stays white; linear pictures are left as they are."""
+    image = torch.full((1, 24, 32, 3), 0.1)
+    image[:, 11:13, 24:26] = 1.0
+    inputs = {"image": image, "model": "layered"}
+    plain, recovered = (call(pack, **inputs, highlight_recovery=value)[0] for value in (0.0, 3.0))
+    assert float((recovered - plain).max()) > 0.05
+    assert float(recovered.max()) <= 1.0
+    linear = [call(pack, **inputs, transfer="linear (HDR)", highlight_recovery=v)[0] for v in (0.0, 3.0)]
+    assert torch.equal(*linear)
+
+
+def test_bokehme_needs_its_weights_and_takes_them_from_the_host_s_folders(
+    pack: ModuleType, tmp_path: Path
+) -> None:
+    import folder_paths  # type: ignore[import-not-found]
+
+    renderers, networks = pack.bokeh_ops.host.renderers, pack.bokeh_ops.render.networks
+    with pytest.raises(
+        pack.bokeh_ops.errors.BokehError, match=r"Put arnet\.pth and iunet\.pth .*bokeh_renderers"
+    ):
+        call(pack, model="bokehme")
+    renderers.register_folder()
+    folder_paths.add_model_folder_path(renderers.FOLDER, str(tmp_path))
     try:
-        with pytest.raises(management.InterruptProcessingException):
-            call(pack)
+        torch.manual_seed(0)
+        (tmp_path / "a").mkdir()
+        (tmp_path / "b").mkdir()
+        save_file(networks.ARNet().state_dict(), tmp_path / "a" / "arnet.safetensors")
+        with pytest.raises(pack.bokeh_ops.errors.BokehError, match="into one folder"):
+            call(pack, model="bokehme", transfer="gamma 2.2")
+        save_file(networks.ARNet().state_dict(), tmp_path / "b" / "arnet.safetensors")
+        save_file(networks.IUNet().state_dict(), tmp_path / "b" / "iunet.safetensors")
+        assert [path.parent.name for path in renderers.bokehme_files()] == ["b", "b"]
+        made = call(pack, model="bokehme", transfer="gamma 2.2")[0]
+        assert float((made - call(pack, transfer="gamma 2.2")[0]).abs().max()) > 0
+        with pytest.raises(pack.bokeh_ops.errors.BokehError, match=r"Gamma is srgb.*1 to 5"):
+            call(pack, model="bokehme")
     finally:
-        management.interrupt_current_processing(False)
-
-
-def test_boosted_highlights_stay_in_range(pack: ModuleType) -> None:
-    image = torch.ones(1, 24, 32, 3)
-    assert float(call(pack, image=image, highlight_boost=0.4)[0].max()) == 1.0
+        folder_paths.folder_names_and_paths.pop(renderers.FOLDER)
 
 
 def test_loading_a_16_bit_map(pack: ModuleType) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bokeh_ops import render as models
 from bokeh_ops.errors import BokehError
-from bokeh_ops.render import (
-    Aperture,
-    Lens,
-    blur_amount,
-    classical,
-    colour_defocus,
-    render,
-    render_sweep,
-)
+from bokeh_ops.render import Aperture, Lens, blur_amount, classical, colour_defocus
 from bokeh_ops.render.plan import Plan, aperture_scale
+
+render = partial(models.render, model="classical")
+render_sweep = partial(models.render_sweep, model="classical")
 
 
 def literal(light: np.ndarray, defocus: np.ndarray, blades: int = 0, rotation: float = 0.0) -> np.ndarray:
@@ -76,7 +73,7 @@ def test_polygons_equal_the_definition(
 ) -> None:
     monkeypatch.setattr(classical, "CPU_NUMBERS", 4 * 16 * 16)
     image, disparity = scene()
-    out = render(image, disparity, Lens(18.0, focus, 1.0, Aperture(blades, rotation)), model="classical")
+    out = render(image, disparity, Lens(18.0, focus, 1.0, Aperture(blades, rotation)))
     defocus = out.defocus[0, 0].double().numpy()
     assert np.abs(out.image[0].numpy() - literal(image[0].numpy(), defocus, blades, rotation)).max() < 5e-6
 
@@ -88,7 +85,7 @@ def test_a_triangle_is_upside_down_in_front_of_the_focal_plane(in_front: bool) -
     image[..., 30, 30] = 1.0
     aperture = Aperture(3, 20.0)
     lens = Lens(12.0, 0.0 if in_front else 2.0, 1.0, aperture)
-    out = render(image, torch.ones_like(image), lens, model="classical").image[0, 0]
+    out = render(image, torch.ones_like(image), lens).image[0, 0]
     kernel = aperture.kernel(12.0, in_front=in_front, dtype=torch.float64)
     n = kernel.shape[0] // 2
     made = out[30 - n : 31 + n, 30 - n : 31 + n]
@@ -103,7 +100,7 @@ def test_a_triangle_is_upside_down_in_front_of_the_focal_plane(in_front: bool) -
 def test_apertures_that_the_scatter_cannot_draw_are_refused(aperture: Aperture) -> None:
     image, disparity = scene()
     with pytest.raises(BokehError, match="Choose the lens model 'layered'"):
-        render(image, disparity, Lens(3.0, aperture=aperture), model="classical")
+        render(image, disparity, Lens(3.0, aperture=aperture))
 
 
 def test_aperture_polygon_has_its_vertices_and_edges_where_it_should() -> None:

@@ -12,11 +12,12 @@ from ..errors import BokehError
 from .aperture import Aperture
 from .classical import render_classical
 from .contract import Lens, LensModel, Progress, Rendered, check_inputs
-from .defocus import blur_amount, colour_defocus
+from .defocus import blur_amount, colour_defocus, in_focus, overlay
 from .layered import render_layered
 from .thin_lens import render_thin_lens
 
 __all__ = [
+    "DEFAULT_MODEL",
     "MODELS",
     "Aperture",
     "Lens",
@@ -25,7 +26,10 @@ __all__ = [
     "Rendered",
     "blur_amount",
     "colour_defocus",
+    "in_focus",
+    "overlay",
     "render",
+    "render_series",
     "render_sweep",
 ]
 
@@ -36,12 +40,15 @@ MODELS: dict[str, LensModel] = {
 }
 """The lens models by name. Another model is added by one entry here."""
 
+DEFAULT_MODEL = "layered"
+"""The key of :data:`MODELS` that is taken where none is named."""
+
 
 def render(
     image: Tensor,
     disparity: Tensor,
     lens: Lens,
-    model: str = "classical",
+    model: str | LensModel = DEFAULT_MODEL,
     progress: Progress | None = None,
 ) -> Rendered:
     """Give a picture that is sharp everywhere the depth of field of ``lens``.
@@ -51,7 +58,7 @@ def render(
             with ``lens.gamma = 1``), any floating type, any device.
         disparity: ``[B, 1, H, W]``, larger is nearer (see :mod:`bokeh_ops.depth`).
         lens: K, focus, gamma, aperture and highlights.
-        model: a key of :data:`MODELS`.
+        model: a key of :data:`MODELS`, or a lens model itself (:func:`bokeh_ops.render.bokehme.load_bokehme`).
         progress: called as ``progress(done, total)``; an exception raised in it stops the rendering.
 
     Returns:
@@ -60,10 +67,14 @@ def render(
     Raises:
         BokehError: an unknown model, or inputs that do not belong together (see the message).
     """
-    if model not in MODELS:
-        raise BokehError(f"There is no lens model named {model!r}; there are: {', '.join(sorted(MODELS))}.")
+    if isinstance(model, str):
+        if model not in MODELS:
+            raise BokehError(
+                f"There is no lens model named {model!r}; there are: {', '.join(sorted(MODELS))}."
+            )
+        model = MODELS[model]
     check_inputs(image, disparity)
-    return MODELS[model](image, disparity, lens, progress)
+    return model(image, disparity, lens, progress)
 
 
 def render_sweep(
@@ -71,36 +82,48 @@ def render_sweep(
     disparity: Tensor,
     lens: Lens,
     ks: Sequence[float],
-    model: str = "classical",
+    model: str | LensModel = DEFAULT_MODEL,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Rendered:
-    """Render a batch at several K, one picture at a time, so that only one is on the device at once.
+    """Render a batch at several K: :func:`render_series` over ``lens`` with each of ``ks``."""
+    if not ks:
+        raise BokehError("No value of K was given; give at least one.")
+    return render_series(image, disparity, [replace(lens, k=k) for k in ks], model, device, progress)
+
+
+def render_series(
+    image: Tensor,
+    disparity: Tensor,
+    lenses: Sequence[Lens],
+    model: str | LensModel = DEFAULT_MODEL,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> Rendered:
+    """Render a batch through several lenses, one picture at a time, so that only one is on the device at once.
 
     Args:
         image: ``[B, C, H, W]``.
         disparity: ``[B, 1, H, W]``.
-        lens: everything but K.
-        ks: the values of K in pixels, at least one.
-        model: a key of :data:`MODELS`.
+        lenses: at least one.
+        model: a key of :data:`MODELS`, or a lens model itself.
         device: where to compute; by default where the image is.
         progress: called as ``progress(done, total)``; may raise to stop.
 
     Returns:
-        :class:`Rendered` with ``len(ks) * B`` rows on the image's device, value by value: all pictures at the
-        first K, then all at the second.
+        :class:`Rendered` with ``len(lenses) * B`` rows on the image's device, lens by lens: all pictures through the
+        first, then all through the second.
 
     Raises:
-        BokehError: no values, or what :func:`render` raises.
+        BokehError: no lenses, or what :func:`render` raises.
     """
-    if not ks:
-        raise BokehError("No value of K was given; give at least one.")
+    if not lenses:
+        raise BokehError("No lens was given; give at least one.")
     check_inputs(image, disparity)
     batch = image.shape[0]
     device = torch.device(device) if device is not None else image.device
-    focus = _rows(lens.focus_disparity, batch, "The focus disparity")
-    band = _rows(lens.focus_band, batch, "The focus band")
-    jobs = len(ks) * batch
+    each = [_rows(lens, batch) for lens in lenses]
+    jobs = len(lenses) * batch
     images = image.new_empty(jobs, *image.shape[1:])
     defocus = disparity.new_empty(jobs, *disparity.shape[1:], dtype=torch.float32)
 
@@ -109,16 +132,25 @@ def render_sweep(
             progress(int(1000 * (job + done / total)), 1000 * jobs)
 
     for job in range(jobs):
-        k, row = ks[job // batch], job % batch
-        one = slice(row, row + 1)
-        this = replace(lens, k=k, focus_disparity=focus[one], focus_band=band[one])
-        result = render(image[one].to(device), disparity[one].to(device), this, model, report)
+        one = slice(job % batch, job % batch + 1)
+        lens = each[job // batch][job % batch]
+        result = render(image[one].to(device), disparity[one].to(device), lens, model, report)
         images[job], defocus[job] = result.image[0].to(image.device), result.defocus[0].to(image.device)
     return Rendered(images, defocus)
 
 
-def _rows(value: float | Tensor, batch: int, name: str) -> Tensor:
-    rows = torch.as_tensor(value).reshape(-1)
-    if rows.numel() not in (1, batch):
-        raise BokehError(f"{name} has {rows.numel()} values for {batch} images; give one, or one per image.")
-    return rows.expand(batch)
+def _rows(lens: Lens, batch: int) -> list[Lens]:
+    """The lens of each picture."""
+    named = {"k": "K", "focus_disparity": "The focus disparity", "focus_band": "The focus band"}
+    values = {}
+    for field, name in named.items():
+        rows = torch.as_tensor(getattr(lens, field)).reshape(-1)
+        if rows.numel() not in (1, batch):
+            raise BokehError(
+                f"{name} has {rows.numel()} values for {batch} images; give one, or one per image."
+            )
+        values[field] = rows.expand(batch)
+    return [
+        replace(lens, **{field: rows[row : row + 1] for field, rows in values.items()})
+        for row in range(batch)
+    ]

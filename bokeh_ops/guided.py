@@ -1,0 +1,185 @@
+"""Moving the edges of a disparity map to where the picture has them.
+
+Estimated depth is soft at edges, and enlarged depth softer still: between a near thing and what lies behind it the map
+passes through disparities at which nothing is, and a lens rendered from it draws halos. Here every pixel near such an
+edge decides for one of the two sides: its neighbours vote, each for its own side, weighed by how alike the colours
+are, how near they lie, how clearly they belong to their side, and how far they are from the edge themselves (the
+weights of a joint bilateral filter: Kopf et al., "Joint Bilateral Upsampling", SIGGRAPH 2007, eq. 3). The pixel takes
+the weighted mean disparity of the side that wins, so no disparity between the two is left. Two rounds, because the
+first moves the edge that the second looks at.
+
+Slopes are not edges: where disparity goes on changing beyond the neighbourhood, nothing is touched. Neither is
+anything farther from an edge than a few pixels.
+
+A guided filter (He et al. 2013) was tried in its place: it follows the picture too, but leaves the mixtures in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import BokehError
+
+ROUNDS = 2
+JUMP = 0.04
+"""Share of the map's own range (2nd to 98th percentile) above which a change of disparity is an edge."""
+ALIKE = 0.06
+"""Standard deviation of the weight by colour, of the distance of two RGB colours 0..1."""
+# Share of the change over twice the neighbourhood that lies within the neighbourhood: less is a slope. A straight
+# slope has 1/2, and at the frame, which cuts both, up to 2/3.
+_CONTINUES = 0.7
+_LEAST = 0.05  # confidence of a pixel on an edge, against 1 far from it
+_CHUNK = 1 << 18  # pixels decided at once
+
+
+def edge_reach(height: int, width: int, enlarged: float = 1.0) -> int:
+    """How far, in pixels, a pixel looks for its like: 1/64 of the longer side, at least 4 and what one pixel became.
+
+    Args:
+        height, width: of the picture.
+        enlarged: by how much the map was enlarged to fit it.
+    """
+    return max(4, round(max(height, width) / 64), round(enlarged))
+
+
+@torch.no_grad()
+def align_to_image(
+    disparity: Tensor,
+    guide: Tensor,
+    reach: int | None = None,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Move the edges of disparity to those of the picture; see the module.
+
+    Args:
+        disparity: ``[B or 1, 1, H, W]``, finite.
+        guide: ``[B, C, H, W]``, C = 1, 3 or 4 (alpha is not looked at): the picture as displayed, 0..1; what lies
+            outside is clamped.
+        reach: pixels that a pixel looks around; by default :func:`edge_reach` of the picture.
+        device: where to compute, one picture at a time; by default where the disparity is.
+        progress: called as ``progress(done, total)`` after each picture; may raise to stop.
+
+    Returns:
+        ``[B, 1, H, W]`` in the disparity's type and on its device. Maps without edges come back bit for bit.
+
+    Raises:
+        BokehError: shapes that do not belong together, or a reach below 1.
+    """
+    batch, _, height, width = guide.shape
+    if disparity.shape not in ((batch, 1, height, width), (1, 1, height, width)):
+        raise BokehError(
+            f"The disparity map is {tuple(disparity.shape)} and the picture {tuple(guide.shape)}: size and batch "
+            "must agree (or a single map serve all pictures)."
+        )
+    reach = edge_reach(height, width) if reach is None else reach
+    if reach < 1:
+        raise BokehError(f"The reach is {reach} pixels; it must be 1 or more.")
+    place = disparity.device if device is None else torch.device(device)
+    aligned = disparity.expand(batch, -1, -1, -1).clone()
+    for row in range(batch):
+        plane = aligned[row, 0].to(place)
+        plane = plane if plane.dtype == torch.float64 else plane.float()
+        colour = guide[row, :3].to(place, plane.dtype).clamp(0, 1)
+        for _ in range(ROUNDS):
+            plane = _vote(plane, colour, reach)
+        aligned[row, 0] = plane.to(aligned)
+        if progress:
+            progress(row + 1, batch)
+    return aligned
+
+
+def _vote(plane: Tensor, colour: Tensor, reach: int) -> Tensor:
+    """One round for disparity ``[H, W]`` and colours ``[C, H, W]``."""
+    jump = JUMP * _range(plane)
+    if jump == 0:
+        return plane
+    close = max(1, reach // 4)
+    far = -_largest(-plane, close + 1)
+    gap = _largest(plane, close + 1) - far
+    change, change_around = (_largest(plane, r) + _largest(-plane, r) for r in (reach, 2 * reach))
+    undecided = (gap > jump) & (change > _CONTINUES * change_around)
+    rows, columns = undecided.nonzero(as_tuple=True)
+    if len(rows) == 0:
+        return plane
+    planes = torch.cat([colour, plane[None], _confidence(plane, jump, close)[None]])
+    planes = F.pad(planes, [reach] * 4)  # no confidence outside the frame
+    stride = planes.shape[-1]
+    planes = planes.flatten(1)
+    made = plane.clone()
+    for part in torch.arange(len(rows), device=plane.device).split(_CHUNK):
+        y, x = rows[part], columns[part]
+        centre = (y + reach) * stride + x + reach
+        made[y, x] = _decide(planes, centre, far[y, x], gap[y, x], plane[y, x], stride, reach)
+    return made
+
+
+def _decide(
+    planes: Tensor, centre: Tensor, far: Tensor, gap: Tensor, own: Tensor, stride: int, reach: int
+) -> Tensor:
+    """The disparity of the side for which most of the neighbourhood's weight votes, for each pixel of a list."""
+    colour = planes[:-2, centre]
+    weights = [torch.zeros_like(own) for _ in range(2)]
+    sums = [torch.zeros_like(own) for _ in range(2)]
+    step = max(1, reach // 4)
+    for dy in range(-reach, reach + 1, step):
+        for dx in range(-reach, reach + 1, step):
+            square = dy * dy + dx * dx
+            if square > reach * reach:
+                continue
+            seen = planes.index_select(1, centre + (dy * stride + dx))
+            unlike = 3 * (seen[:-2] - colour).square().mean(0)  # as of three channels, however many there are
+            weight = torch.exp(-unlike / (2 * ALIKE**2) - 2 * square / reach**2)
+            weight = (weight + 1e-9) * seen[-1]  # where nothing is alike, nearness alone decides too
+            side = (2 * (seen[-2] - far) / gap - 1).clamp(
+                -1, 1
+            )  # 1 as near as the nearest close by, -1 as far
+            for index, sign in enumerate((1, -1)):
+                vote = weight * (sign * side).clamp_min(0).square()
+                weights[index] += vote
+                sums[index].addcmul_(vote, seen[-2])
+    smallest = torch.finfo(own.dtype).tiny
+    near, away = (total / weight.clamp_min(smallest) for total, weight in zip(sums, weights, strict=True))
+    both = (weights[0] > 0) & (weights[1] > 0)
+    return torch.where(both, torch.where(weights[0] > weights[1], near, away), own)
+
+
+def _confidence(plane: Tensor, jump: float, close: int) -> Tensor:
+    """From nearly 0 on an edge to 1 at ``close`` pixels from it."""
+    edge = (_largest(plane, 1) + _largest(-plane, 1) > jump / 2).to(plane.dtype)
+    total = torch.full_like(plane, _LEAST)
+    for _ in range(close):
+        total += (1 - edge) * ((1 - _LEAST) / close)
+        edge = _largest(edge, 1)
+    return total
+
+
+def _range(plane: Tensor) -> float:
+    """Between the 2nd and the 98th percentile; between the extremes where these two are the same."""
+    step = max(1, round((plane.numel() / 262144) ** 0.5))
+    values = plane[::step, ::step].flatten().sort().values
+    low, high = (values[round(share * (len(values) - 1))] for share in (0.02, 0.98))
+    return float(high - low) or float(plane.max() - plane.min())
+
+
+def _largest(plane: Tensor, radius: int) -> Tensor:
+    """The largest value of the square that reaches ``radius`` pixels each way, of ``[H, W]``."""
+    for dim in (0, 1):
+        size, pad = plane.shape[dim], [0, 0, radius, radius] if dim == 0 else [radius, radius]
+        plane = F.pad(plane, pad, value=-math.inf)
+        reached = 0
+        while (
+            reached < radius
+        ):  # windows of 3, 9, 27, ... that meet without a gap; what is left falls off the end
+            shift = min(2 * reached + 1, radius - reached)
+            length = plane.shape[dim] - 2 * shift
+            parts = [plane.narrow(dim, start, length) for start in (0, shift, 2 * shift)]
+            plane = torch.maximum(torch.maximum(parts[0], parts[2]), parts[1])
+            reached += shift
+        assert plane.shape[dim] == size
+    return plane

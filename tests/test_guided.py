@@ -1,0 +1,172 @@
+"""Edges of disparity moved to those of the picture: scenes whose right answer is known exactly, and ray-traced ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bokeh_ops.errors import BokehError
+from bokeh_ops.guided import align_to_image, edge_reach
+
+NEAR, FAR = 0.9, 0.3
+
+
+def two_planes(size: tuple[int, int] = (48, 64)) -> tuple[Tensor, Tensor]:
+    """A slanted red thing before a blue wall, both mottled, and the disparity of the two."""
+    height, width = size
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    near = x + y / 3 < width / 2
+    colours = torch.where(
+        near, torch.tensor([0.8, 0.2, 0.1]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.7]).view(3, 1, 1)
+    )
+    mottled = torch.rand(3, height, width, generator=torch.Generator().manual_seed(2)) * 0.06
+    return (colours + mottled)[None], torch.where(near, NEAR, FAR)[None, None]
+
+
+def grown(disparity: Tensor, pixels: int) -> Tensor:
+    return F.max_pool2d(disparity, 2 * pixels + 1, 1, pixels)
+
+
+def enlarged(disparity: Tensor, factor: int) -> Tensor:
+    height, width = disparity.shape[2:]
+    small = F.interpolate(disparity, size=(height // factor, width // factor), mode="area")
+    return F.interpolate(small, size=(height, width), mode="bilinear")
+
+
+SPOILT = {
+    "enlarged 4 x": lambda d: enlarged(d, 4),
+    "enlarged 8 x": lambda d: enlarged(d, 8),
+    "blurred": lambda d: F.avg_pool2d(F.pad(d, [3] * 4, mode="replicate"), 7, 1),
+    "a pixel too large": lambda d: grown(d, 1),
+    "two pixels too large": lambda d: grown(d, 2),
+    "two pixels too small": lambda d: -grown(-d, 2),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_the_edge_comes_back_to_where_the_colours_change(what: str) -> None:
+    image, truth = two_planes()
+    spoilt = SPOILT[what](truth)
+    inside = slice(None), slice(None), slice(4, -4), slice(4, -4)
+    wrong = ((spoilt - truth).abs() > 0.05)[inside].float().mean()
+    assert wrong > 0.015  # spoilt it is
+    aligned = align_to_image(spoilt, image, reach=8)
+    left = (aligned - truth).abs()[inside]
+    assert float((left > 0.05).float().mean()) < 0.1 * wrong
+    assert float(left.median()) < 1e-3
+
+
+def test_where_the_picture_says_nothing_an_edge_stays() -> None:
+    """A grey picture: only nearness counts, so a straight edge stays where it is."""
+    truth = torch.full((1, 1, 40, 60), FAR)
+    truth[..., :30] = NEAR
+    aligned = align_to_image(truth, torch.full((1, 3, 40, 60), 0.5), reach=8)
+    assert torch.allclose(aligned, truth, atol=1e-6)
+
+
+def test_flat_maps_and_slopes_keep_their_bits() -> None:
+    image, _ = two_planes()
+    for disparity in (
+        torch.full((1, 1, 48, 64), 0.4),
+        torch.linspace(0.1, 0.9, 64).expand(1, 1, 48, 64),
+        torch.linspace(0.1, 0.9, 48).view(1, 1, -1, 1).expand(1, 1, 48, 64),
+    ):
+        assert torch.equal(align_to_image(disparity, image), disparity)
+
+
+def test_far_from_edges_nothing_changes() -> None:
+    image, truth = two_planes((96, 128))
+    noisy = enlarged(truth, 4) + 1e-3 * torch.rand(1, 1, 96, 128)
+    aligned = align_to_image(noisy, image, reach=8)
+    y, x = torch.meshgrid(torch.arange(96), torch.arange(128), indexing="ij")
+    far = (x + y / 3 - 64).abs() > 8 + 6
+    assert torch.equal(aligned[0, 0][far], noisy[0, 0][far])
+    assert not torch.equal(aligned, noisy)
+
+
+def test_batches_types_one_map_for_all_and_mirrors() -> None:
+    image, truth = two_planes()
+    spoilt = enlarged(truth, 4)
+    images = torch.cat([image, image.flip(3)])
+    both = align_to_image(torch.cat([spoilt, spoilt.flip(3)]), images)
+    one = align_to_image(spoilt, image)
+    assert torch.equal(both[:1], one)
+    assert torch.allclose(both[1:].flip(3), one, atol=1e-5)
+    assert torch.allclose(align_to_image(spoilt.mT, image.mT).mT, one, atol=1e-5)
+    single = align_to_image(spoilt, torch.cat([image, image]))
+    assert torch.equal(single, torch.cat([one, one]))
+    assert align_to_image(spoilt.half(), image.half()).dtype == torch.float16
+    exact = align_to_image(spoilt.double(), image.double())
+    assert exact.dtype == torch.float64
+    assert float((exact - one).abs().max()) < 1e-4
+    alpha = torch.cat([image, torch.rand(1, 1, 48, 64)], 1)
+    assert torch.equal(align_to_image(spoilt, alpha), one)
+    grey = align_to_image(spoilt, image[:, :1])  # one channel is weighed as three equal ones
+    assert torch.equal(grey, align_to_image(spoilt, image[:, :1].expand(-1, 3, -1, -1)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 2)])
+def test_tiny_pictures(size: tuple[int, int]) -> None:
+    disparity = torch.rand(1, 1, *size)
+    aligned = align_to_image(disparity, torch.rand(1, 3, *size))
+    assert aligned.shape == disparity.shape
+    assert disparity.min() - 1e-6 <= aligned.min() <= aligned.max() <= disparity.max() + 1e-6
+
+
+def test_reach_grows_with_the_picture_and_with_the_enlargement() -> None:
+    assert edge_reach(384, 512) == 8
+    assert edge_reach(1536, 2048) == 32
+    assert edge_reach(100, 100) == 4
+    assert edge_reach(384, 512, enlarged=16.0) == 16
+
+
+def test_progress_and_stopping() -> None:
+    image, truth = two_planes()
+    seen: list[tuple[int, int]] = []
+    align_to_image(
+        truth, image.expand(3, -1, -1, -1), progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        align_to_image(truth, image, progress=stop)
+
+
+def test_what_does_not_belong_together_is_refused() -> None:
+    image, truth = two_planes()
+    with pytest.raises(BokehError, match="size and batch must agree"):
+        align_to_image(truth[..., :-1], image)
+    with pytest.raises(BokehError, match="size and batch must agree"):
+        align_to_image(truth.expand(2, -1, -1, -1), image.expand(3, -1, -1, -1))
+    with pytest.raises(BokehError, match="reach is 0"):
+        align_to_image(truth, image, reach=0)
+
+
+def test_ray_traced_scenes(shared: Path) -> None:
+    """Of the pixels within 8 of an edge over 0.15 dioptres, the share whose disparity is wrong by over 0.1."""
+    exr = pytest.importorskip("OpenEXR")
+    for folder in sorted((shared / "scenes").glob("scene_*")):
+        parts = [exr.File(str(folder / name)).channels() for name in ("image.exr", "depth.exr")]
+        colour = np.asarray(parts[0]["RGB"].pixels, np.float32)
+        depth = np.asarray(next(iter(parts[1].values())).pixels, np.float32)
+        image = torch.from_numpy(colour).movedim(-1, 0)[None].clamp(0, 1) ** (1 / 2.2)
+        truth = 1 / torch.from_numpy(depth)[None, None]
+        edge = grown((grown(truth, 1) + grown(-truth, 1) > 0.15).float(), 8) > 0
+
+        def wrong(disparity: Tensor, truth: Tensor = truth, edge: Tensor = edge) -> float:
+            return float(((disparity - truth).abs() > 0.1)[edge].float().mean())
+
+        soft = enlarged(truth, 4)
+        assert wrong(align_to_image(soft, image)) < 0.55 * wrong(soft)
+        assert wrong(align_to_image(truth, image)) < 0.03
