@@ -285,6 +285,18 @@ def test_the_judge_in_the_evaluation(
     assert run["summary"]["judge_same"]["mean"] == 85
 
 
+def test_wider_apertures_are_stronger(endpoint: Endpoint, tmp_path: Path) -> None:
+    """The judge's scores are held against one over the f-number, which the blur's radius goes with."""
+    for f, grey in ((2, 200), (4, 100), (16, 25)):
+        Image.fromarray(np.full((40, 40, 3), grey, np.uint8)).save(tmp_path / f"f{f}.png")
+    endpoint.answer = lambda request, number: (
+        "9" if "consistency" in question(request) else scores_are_levels(request, number)
+    )
+    file = tmp_path / "out.json"
+    assert evaluate(tmp_path, "--judge-url", endpoint.url, "--judge-model", "m", "--json", file) == 0
+    assert json.loads(file.read_text())["runs"][0]["scenes"][0]["judge_corr"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

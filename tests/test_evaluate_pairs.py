@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
         save(
             tmp_path / "ebb" / "bokeh" / f"{seed}.png", blurred(picture, disparity) * 1.15
         )  # a longer exposure
-        levels = (disparity * 65535).round().numpy().astype(np.uint16)
+        levels = (20000 + disparity * 30000).round().numpy().astype(np.uint16)
         path = tmp_path / "ebb" / "disparity" / f"{seed}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(levels).save(path)
@@ -72,6 +72,11 @@ def test_the_lens_is_found(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert row["focus"] == pytest.approx(FOCUS)
         assert row["psnr"] > 30  # but for 8 bits, the exposure and what is left of the search, the same lens
         assert row["ssim"] > 0.98
+    for pair, row in zip(find_pairs(folder), classical["pictures"], strict=True):
+        original, truth, disparity = pair.load()
+        shown = blurred(align_mean(original, truth), disparity, row["k"])
+        assert row["psnr"] == pytest.approx(psnr(shown, truth), abs=1e-3)
+    assert 0.6 * K < peer["mean"]["k"] < 1.8 * K  # on the same scale
     assert unchanged["mean"]["k"] == 0
     assert classical["mean"]["ssim"] > peer["mean"]["ssim"] > unchanged["mean"]["ssim"]
     pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
@@ -116,6 +121,12 @@ def test_means_are_aligned() -> None:
 def test_focus_is_where_detail_was_kept() -> None:
     picture, disparity = scene()
     assert focus_of(picture, blurred(picture, disparity), disparity) == pytest.approx(FOCUS)
+    # Where there is next to no detail, the grain of a photograph looks like detail kept.
+    faint = picture.clone()
+    faint[:, :, :40] = 0.5 + 0.001 * picture[:, :, :40]
+    shown = blurred(faint, disparity)
+    shown[:, :, :32] += 0.01 * picture[:, :, :32]
+    assert focus_of(faint, shown, disparity) == pytest.approx(0.6)
     flat = torch.full((3, 30, 40), 0.5)
     assert focus_of(flat, flat, torch.full((30, 40), 0.3)) == pytest.approx(0.3)
 

@@ -19,6 +19,7 @@ from bokeh_ops.render import Lens, render
 from trainer.cli import main
 from trainer.evaluate.blb import find_scenes
 from trainer.evaluate.exr import read_colour, read_plane
+from trainer.evaluate.lens import make_lens
 from trainer.evaluate.measure import encode_8bit, given_as, shift_edges
 from trainer.evaluate.pictures import error_map
 from trainer.evaluate.report import table, write_json
@@ -145,6 +146,13 @@ def test_k_scale_scales_k(scene: Path, tmp_path: Path) -> None:
     assert figures[1] < unchanged - 1
 
 
+def test_highlights_reach_the_lens() -> None:
+    assert make_lens(3, 0.5, encoded=True).highlight_recovery == 0
+    lens = make_lens(3, 0.5, encoded=True, highlights="0.7")
+    assert (lens.k, lens.focus_disparity, lens.gamma, lens.highlight_recovery) == (3, 0.5, 2.2, 0.7)
+    assert make_lens(3, 0.5, encoded=False, highlights="1").gamma == 1
+
+
 def test_without_weights_lpips_is_left_out(
     scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +198,8 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["--input", "sdr"], 2, "input 'sdr' is none of hdr, ldr, linear"),
         (["--erode", "1.5"], 2, "whole numbers of pixels"),
         (["--k-scale", "-1"], 2, "K is -1.0"),
+        (["--highlights", "much"], 2, "highlight recovery is 'much'"),
+        (["--highlights", "-1"], 2, "highlight"),
         (["--cases", "nothing"], 2, "No case matches 'nothing'; the first is scene_a/00_00"),
         (["--device", "abacus"], 2, "device 'abacus' cannot be used"),
         (["--json", "no/such/folder.json"], 1, "cannot be written"),

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--highlights",
         metavar="V",
-        help="how the lens recovers clipped highlights, as its `highlights` takes it",
+        help="how far light that the picture's white clipped is guessed back: the lens's highlight_recovery",
     )
     parser.add_argument(
         "--erode", metavar="N[,N]", help="shrink near things in the depth map by N pixels; 0 is the right map"

