@@ -180,7 +180,7 @@ def _list(path: Path, mine: Mine, done: Container[str]) -> Iterator[Item]:
 
 
 def _parquet(path: Path, name: str, mine: Mine, done: Container[str]) -> Iterator[Item]:
-    """Rows with the authors' fields. A few rows are in memory at a time; finished row groups are not read."""
+    """Rows with the authors' fields, row group by row group: one is in memory, and none that is finished is read."""
     import pyarrow
     from pyarrow import parquet
 
