@@ -274,7 +274,8 @@ def test_commands_exist(page: Path) -> None:
 
 
 def test_environment_variables_named_are_read_somewhere() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    files = [path for folder in ("tests", "trainer") for path in (ROOT / folder).rglob("*.py")]
+    source = "".join(path.read_text(encoding="utf-8") for path in files)
     named = {
         name for page in PAGES for name in re.findall(r"\bBOKEH_[A-Z]+\b", page.read_text(encoding="utf-8"))
     }
