@@ -84,14 +84,11 @@ class HostBase(Base):
         self._vae: Any = None
 
     def encode_text(self, texts: Sequence[str]) -> list[Embedding]:
-        if self._clip is None:
-            self._clip = self._load_clip()
+        clip = self._text_encoder()
         found = []
         with torch.no_grad():
             for text in texts:
-                context, pooled = self._clip.encode_from_tokens(
-                    self._clip.tokenize(text), return_pooled=True
-                )[:2]
+                context, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[:2]
                 if self.architecture == "flux":
                     context = context[:, :FLUX_TOKENS]
                 pooled = (
@@ -109,29 +106,43 @@ class HostBase(Base):
             return self._autoencoder().decode(latents).float().cpu().clamp(0, 1)
 
     def _autoencoder(self) -> Any:
+        from bokeh_ops.host.loading import load_vae
+
         if self._vae is None:
-            self._vae = self._load_vae()
+            files = self._files["vae"]
+            if not files:
+                raise BokehError("A picture has to be encoded and there is no autoencoder: name base.vae.")
+            if files == self._files["model"]:
+                self._load_parts()
+            else:
+                self._vae = load_vae(files[0])
         return self._vae
 
-    def _load_clip(self) -> Any:
-        from bokeh_ops.host.loading import load_checkpoint_parts, load_text_encoders
+    def _text_encoder(self) -> Any:
+        from bokeh_ops.host.loading import load_text_encoders
 
-        files = self._files["text"]
-        if not files:
-            raise BokehError(
-                "A caption has to be encoded and there is no text encoder: name base.text_encoders (CLIP-L and T5-XXL)."
-            )
-        if files == self._files["model"]:
-            return load_checkpoint_parts(files[0])[0]
-        return load_text_encoders(files, self.architecture)
+        if self._clip is None:
+            files = self._files["text"]
+            if not files:
+                raise BokehError(
+                    "A caption has to be encoded and there is no text encoder: name base.text_encoders (CLIP-L and "
+                    "T5-XXL)."
+                )
+            if files == self._files["model"]:
+                self._load_parts()
+            else:
+                self._clip = load_text_encoders(files, self.architecture)
+        return self._clip
 
-    def _load_vae(self) -> Any:
-        from bokeh_ops.host.loading import load_checkpoint_parts, load_vae
+    def _load_parts(self) -> None:
+        """Text encoder and autoencoder of a single-file checkpoint, both at once where both are from there."""
+        from bokeh_ops.host.loading import load_checkpoint_parts
 
-        files = self._files["vae"]
-        if not files:
-            raise BokehError("A picture has to be encoded and there is no autoencoder: name base.vae.")
-        return load_checkpoint_parts(files[0])[1] if files == self._files["model"] else load_vae(files[0])
+        clip, vae = load_checkpoint_parts(self._files["model"][0])
+        if self._files["text"] == self._files["model"]:
+            self._clip = clip
+        if self._files["vae"] == self._files["model"]:
+            self._vae = vae
 
     def release_text(self) -> None:
         self._clip = None

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bokeh_ops.errors import BokehError
@@ -51,6 +52,7 @@ def fit(settings: Fit, beside: Path, base: Base | None = None) -> bool:
                 "steps to go on.",
             )
             return True
+        _say(processes, describe(run))
         micros = (
             micro
             for step in range(run.state.step, settings.steps)
@@ -61,6 +63,17 @@ def fit(settings: Fit, beside: Path, base: Base | None = None) -> bool:
         return done
     finally:
         processes.close()
+
+
+def describe(run: Run) -> str:
+    """One line on what is about to be trained."""
+    stock, world = run.plan.stock, run.processes.world
+    known = len(stock.k) - int(np.isnan(stock.k).sum())
+    trained = sum(parameter.numel() for parameter in run.parameters)
+    return (
+        f"{trained:,} parameters train on {known} photographs of known K and {stock.scenes} scenes, {run.plan.total} "
+        f"pictures a step, in {world} process{'es' if world > 1 else ''} on {run.trainee.device}."
+    )
 
 
 def _say(processes: Processes, text: str) -> None:
