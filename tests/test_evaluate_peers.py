@@ -123,7 +123,9 @@ def test_the_best_strength_is_found(best: float) -> None:
     assert len(tried) == 9
     for trials in range(2, 9):
         tried.clear()
-        assert best_value(score, 0.05, 1.5, trials) == min(tried, key=lambda value: abs(math.log(value / best)))
+        assert best_value(score, 0.05, 1.5, trials) == min(
+            tried, key=lambda value: abs(math.log(value / best))
+        )
 
 
 def test_a_peer_in_the_evaluation(tmp_path: Path) -> None:

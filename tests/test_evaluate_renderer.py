@@ -147,7 +147,9 @@ def test_k_scale_scales_k(scene: Path, tmp_path: Path) -> None:
 
 
 def test_highlights_reach_the_lens() -> None:
-    assert make_lens(3, 0.5, encoded=True).highlight_recovery == 0
+    assert (
+        make_lens(3, 0.5, encoded=True).highlight_recovery == Lens(k=3).highlight_recovery
+    )  # its own choice
     lens = make_lens(3, 0.5, encoded=True, highlights="0.7")
     assert (lens.k, lens.focus_disparity, lens.gamma, lens.highlight_recovery) == (3, 0.5, 2.2, 0.7)
     assert make_lens(3, 0.5, encoded=False, highlights="1").gamma == 1
