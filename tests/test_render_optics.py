@@ -46,6 +46,8 @@ class Claim:
     """Largest error against the convolution, of light 0..1: layered models mix kernels of two radii."""
     order: float = 1e-4
     """Largest change when the same sums are made in another order."""
+    twice: float = 4e-3
+    """Mean change when a picture is rendered twice as large."""
     polygons: bool = True
     differentiable: bool = False
 
@@ -53,6 +55,8 @@ class Claim:
 CLAIMS = {
     # Tails below 1e-6 are left out (stated in the model), in fp32.
     "classical": Claim(soft_kernel, plane=1e-5, order=1e-5),
+    # What is hidden is filled in from blocks of pixels, whose grid begins at the upper left corner.
+    "layered": Claim(order=2e-2, twice=8e-3),
     "thin_lens": Claim(soft_kernel, plane=1e-5, order=1e-5, polygons=False, differentiable=True),
 }
 
@@ -199,8 +203,8 @@ def test_twice_the_size_with_twice_k_is_the_same_picture(model: str) -> None:
     large = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (image, disparity)]
     other = F.avg_pool2d(run(model, large[0], large[1], double), 2)
     assert float((one - image).abs().mean()) > 0.05  # blur there is
-    assert float((one - other).abs().mean()) < 4e-3
-    assert float((one - other).abs().flatten().quantile(0.99)) < 0.03
+    assert float((one - other).abs().mean()) < claim(model).twice
+    assert float((one - other).abs().flatten().quantile(0.99)) < 7.5 * claim(model).twice
 
 
 @models

@@ -22,6 +22,9 @@ Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` while rendering. Raising from it stops the rendering."""
 
 
+USUAL_RECOVERY = 3.0
+
+
 @dataclass(frozen=True, eq=False)
 class Lens:
     """How strongly and around which plane a picture is blurred, in the units of Peng et al. 2022 (BokehMe).
@@ -36,7 +39,9 @@ class Lens:
         aperture: shape of the opening. Each lens model refuses the shapes it cannot draw.
         highlight_boost: how much brighter out-of-focus highlights are made first; 0 is off, 0.4 is usual.
         highlight_threshold: value of the brightest channel above which a pixel is a highlight; 220/255.
-        highlight_recovery: how far light that the picture's white clipped is guessed back; 0 is off.
+        highlight_recovery: how far light that the picture's white clipped is guessed back, in units of white
+            (:mod:`bokeh_ops.render.highlights`); 0 is off. By default 3 for pictures that are encoded, and off for
+            linear ones, which need not be clipped.
         focus_band: width of a band of disparity about the focus disparity, in its units, in which everything is
             perfectly sharp; outside, defocus counts from the nearer end of the band. A number or ``[B]``; >= 0.
 
@@ -50,7 +55,7 @@ class Lens:
     aperture: Aperture = field(default_factory=Aperture)
     highlight_boost: float = 0.0
     highlight_threshold: float = 220 / 255
-    highlight_recovery: float = 0.0
+    highlight_recovery: float | None = None
     focus_band: float | Tensor = 0.0
 
     def __post_init__(self) -> None:
@@ -71,7 +76,7 @@ class Lens:
             raise BokehError(
                 f"The highlight threshold is {self.highlight_threshold}; expected 0 up to below 1."
             )
-        if not (math.isfinite(self.highlight_recovery) and self.highlight_recovery >= 0):
+        if not (math.isfinite(self.recovery) and self.recovery >= 0):
             raise BokehError(
                 f"The highlight recovery is {self.highlight_recovery}; it must be 0 (off) or larger, and finite."
             )
@@ -80,6 +85,13 @@ class Lens:
             raise BokehError(
                 f"The focus band is {self.focus_band}; it must be 0 (a single plane) or larger, and finite."
             )
+
+    @property
+    def recovery(self) -> float:
+        """``highlight_recovery``, or its default for this lens's gamma."""
+        if self.highlight_recovery is not None:
+            return self.highlight_recovery
+        return 0.0 if self.gamma == 1 else USUAL_RECOVERY
 
     def to_light(self, image: Tensor) -> Tensor:
         """Linear light from this lens's pixel values (:func:`bokeh_ops.render.transfer.to_light`)."""

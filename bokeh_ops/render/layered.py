@@ -84,7 +84,7 @@ def _light(image: Tensor, radius: Tensor, lens: Lens) -> Tensor:
         # By the brightest channel, so that hue stays; fading in with the radius, so that sharp pixels stay.
         above = (colour.amax(0) - lens.highlight_threshold) / (1 - lens.highlight_threshold)
         colour = colour * (1 + lens.highlight_boost * above.clamp(0, 1) * radius.clamp(max=1))
-    light = recover(lens.to_light(colour), radius, lens.highlight_recovery)
+    light = recover(lens.to_light(colour), radius, lens.recovery)
     return light if alpha is None else torch.cat([light * alpha, alpha])
 
 
@@ -219,21 +219,24 @@ def expose_tile(
             if not (wanted(part) and cut.present[which]):
                 continue
             surface = cut.surface(which)
-            yield surface, spread(surface, lattice, sectors if part.scale > 1 else 1)
+            yield surface, spread(surface, lattice, 1 if part.near_focus else sectors)
             done += 1
             report(done / count)
 
-    for surface, seen in surfaces(lambda part: part.scale > 1 and part.low > 0, True):
+    for surface, seen in surfaces(lambda part: not part.near_focus and part.low > 0, True):
         front.lay_behind(surface, seen)
-    for surface, seen in surfaces(lambda part: part.scale > 1 and part.low < 0, False):
+    for surface, seen in surfaces(lambda part: not part.near_focus and part.low < 0, False):
         back.lay_in_front(surface, seen)
-    over, behind = front.at_scale(2), back.at_scale(2)
+    finest = min((part.scale for part in slices if not part.near_focus), default=1)
+    over, behind = front.at_scale(min(2, finest)), back.at_scale(min(2, finest))
     if over is not None and behind is not None:
         behind = (1 - over[:, -1:]) * behind
     # The parts of the lens are averaged here: the surfaces that remain hide all of them alike.
     shares = lattice.shares(sectors)
     means = [(stack * shares).sum(0, keepdim=True) for stack in (over, behind) if stack is not None]
-    full = grow(torch.cat(means, 1), height, width)[0] if means else None
+    full = torch.cat(means, 1) if means else None
+    if full is not None:
+        full = (grow(full, height, width) if finest > 1 else full)[0]
     planes = len(light) + 1
     out = light.new_zeros(planes, height, width)
     rest = None
@@ -241,7 +244,7 @@ def expose_tile(
         out = full[:planes] if over is not None else out
         rest = full[-planes:] if behind is not None else None
     passes = 1 - out[-1:]
-    for surface, seen in surfaces(lambda part: part.scale == 1, True):
+    for surface, seen in surfaces(lambda part: part.near_focus, True):
         box, clear = (slice(None), *surface.box), 1 - seen[0, -1:]
         out[box].addcmul_(passes[box], seen[0])
         passes[box].mul_(clear)

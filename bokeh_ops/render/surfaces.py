@@ -28,6 +28,8 @@ _BOUNDS = (1.2, SHARP, 9.0, 18.6)
 ALIGN = (
     64  # every part of a picture begins at a multiple of this, so that coarse pixels are the same everywhere
 )
+_SMALL = 100_000  # pixels of a picture that is computed at its own resolution throughout, as that is quick
+_SMALL_BLUR = 40.0  # ... where it is blurred by no more than this
 _RESOLVED = 8.0  # a disc has at least this radius in the pixels of its slice
 
 
@@ -45,6 +47,11 @@ class Slice(NamedTuple):
     def in_focus(self) -> bool:
         """Whether the slice holds the focal plane itself."""
         return self.low < 0 < self.high
+
+    @property
+    def near_focus(self) -> bool:
+        """Whether it is so little blurred that the parts of the lens need not be told apart."""
+        return self.low >= -SHARP and self.high <= SHARP
 
 
 class Surface(NamedTuple):
@@ -82,7 +89,9 @@ def ladder(defocus: Tensor) -> list[Slice]:
     slices = []
     for (low, high), sharpest, broadest in zip(pairwise(edges), *found.tolist(), strict=True):
         if high > least and low <= most:
-            scale = _scale(min(abs(low), abs(high)) if low * high > 0 else 0.0)
+            scale = 1 if low * high < 0 else _scale(min(abs(low), abs(high)))
+            if defocus.numel() <= _SMALL and broadest <= _SMALL_BLUR:
+                scale = 1
             slices.append(Slice(low, high, scale, sharpest, broadest))
     return slices
 
