@@ -319,6 +319,17 @@ def test_captions_of_all_kinds(tmp_path: Path) -> None:
     assert reason(path)[0] == "bad_fields"
 
 
+def test_texts_that_are_no_unicode(tmp_path: Path) -> None:
+    """Half a character in JSON, and a file name of another century."""
+    path = photograph(tmp_path / "a.jpg")
+    path.with_suffix(".json").write_text('{"captions": ["half \\ud83d"], "source": "\\udcff"}')
+    outcome = look_at(Item("\udcff.jpg", path), make_providers(SETTINGS), SETTINGS)
+    assert outcome.info is not None
+    assert outcome.info["captions"][0] == "half ?"
+    assert (outcome.info["id"], outcome.info["source"]) == ("?.jpg", "?")
+    assert outcome.files is not None
+
+
 def test_plug_ins(tmp_path: Path) -> None:
     """They see the photograph upright and reduced, with its focal length in pixels; their errors are its reason."""
     seen: list[Photograph] = []

@@ -92,6 +92,15 @@ def test_sixteen_bits_and_grey() -> None:
     assert refused(save(floats, "TIFF"))[0] == "unreadable"
 
 
+def test_sixteen_bit_colour_tiff() -> None:
+    """As editors write it; here by OpenCV."""
+    cv2 = pytest.importorskip("cv2")
+    colours = pixels(SIZE, 11).astype(np.uint16) * 257
+    for compression in (1, 5):
+        _, content = cv2.imencode(".tif", colours[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, compression])
+        assert difference(load(content.tobytes()), colours >> 8) == 0
+
+
 def test_sixteen_bit_colour_png() -> None:
     """Written byte by byte, as Pillow cannot."""
     import struct

@@ -19,11 +19,13 @@ from bokeh_ops.errors import BokehError
 from tests.photographs import photograph
 from trainer.cli import main
 from trainer.dataset import open_dataset
-from trainer.prepare import report
+from trainer.prepare import pipeline, report
 from trainer.prepare.balance import Balance, bin_names, bin_of, choose
 from trainer.prepare.pipeline import Share
+from trainer.prepare.pool import look_at_all
 from trainer.prepare.rejection import REASONS
 from trainer.prepare.settings import Settings
+from trainer.prepare.work import parts_in
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -120,6 +122,40 @@ def test_more_photographs_and_another_balance(tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
     prepare(source, "--out", fresh, *SMALL, "--per-bin", 1)
     assert contents(fresh) == contents(out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = photographs(tmp_path / "in", 1), tmp_path / "out"
+    for name, old in (("\udcff.jpg", "p00.jpg"), ("b\udce4d.jpg", "text.jpg")):
+        os.rename(source / old, source / name)
+    for ending in ("depth.npy", "mask.png", "txt"):
+        os.rename(source / f"p00.{ending}", source / f"\udcff.{ending}")
+    for _ in range(2):
+        prepare(source, "--out", out, *SMALL)
+    assert "finished already" in capsys.readouterr().out
+    assert rejected(out)["b\udce4d.jpg"] == "unreadable"
+    assert open_dataset(out).sample(0).info["id"] == "?.jpg"
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = photographs(tmp_path / "in", 8), tmp_path / "out"
+    looked_at: list[str] = []
+
+    def interrupted(items: Any, *rest: Any) -> Any:
+        for number, outcome in enumerate(look_at_all(items, *rest)):
+            if number == 5:
+                raise KeyboardInterrupt
+            looked_at.append(outcome.id)
+            yield outcome
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "look_at_all", interrupted)
+        prepare(source, "--out", out, *SMALL, status=130)
+    kept = [row["id"] for part in parts_in(out) for _, row in part.rows()]
+    assert kept == looked_at
+    prepare(source, "--out", out, *SMALL)
+    assert len(open_dataset(out)) == 8
 
 
 def test_duplicates(tmp_path: Path) -> None:

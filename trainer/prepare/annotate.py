@@ -70,7 +70,7 @@ def look_at(item: Item, providers: Providers, settings: Settings) -> Outcome:
         files, info = _annotate(key, record, content, providers, settings)
     except Rejected as rejected:
         return Outcome(item.id, key, digest, reason=rejected.reason, detail=rejected.detail[:500])
-    info = {**info, "id": item.id, "sha256": digest}
+    info = {**info, "id": _clean(item.id), "sha256": digest}
     return Outcome(item.id, key, digest, files(info), info)
 
 
@@ -123,11 +123,11 @@ def _annotate(
         "crop": [_rounded(value) for value in framing.box],
         "original_size": list(header.upright),
         "format": header.format,
-        "source": _text(given, "flickr_url", "source") or settings.source or record.item.id,
+        "source": _text(given, "flickr_url", "source") or settings.source or _clean(record.item.id),
         "licence": _text(given, "image_license", "licence", "license") or settings.licence,
     }
     if given.get("flickr_photo_id") is not None:
-        info["flickr_photo_id"] = str(given["flickr_photo_id"])[:64]
+        info["flickr_photo_id"] = _clean(str(given["flickr_photo_id"])[:64])
     cropped = framing.cut(np.asarray(picture))
     return lambda known: encode_sample(cropped, shown, shown_mask, known, settings.picture), info
 
@@ -251,7 +251,7 @@ def _captions(photograph: Photograph, providers: Providers, settings: Settings) 
     found = [text for provider in providers.captions for text in _ask("captions", provider, photograph)]
     if providers.captions and not found:
         raise Rejected("no_captions", f"none by {', '.join(settings.captions)}")
-    return list(dict.fromkeys(found))
+    return [_clean(text) for text in dict.fromkeys(found)]
 
 
 def _lens_info(lens: Lens | None, framing: Framing) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def _lens_info(lens: Lens | None, framing: Framing) -> dict[str, Any]:
         "sensor_from": lens.sensor_from,
         "exposure_s": _rounded(lens.exposure_time),
         "subject_distance_m": _rounded(lens.subject_distance),
-        "camera": camera_name(lens.make, lens.model) if lens.make or lens.model else None,
+        "camera": _clean(camera_name(lens.make, lens.model)) if lens.make or lens.model else None,
     }
 
 
@@ -285,5 +285,10 @@ def _text(given: Mapping[str, Any], *names: str) -> str | None:
     for name in names:
         value = given.get(name)
         if isinstance(value, (str, int)) and not isinstance(value, bool) and str(value).strip():
-            return str(value).strip()[:1000]
+            return _clean(str(value).strip()[:1000])
     return None
+
+
+def _clean(text: str) -> str:
+    """The text with ``?`` for what UTF-8 cannot hold: halves of characters, bytes of file names that are no text."""
+    return text.encode("utf-8", "replace").decode()

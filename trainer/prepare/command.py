@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from bokeh_ops.errors import BokehError
-from trainer.cli import UsageError
+from trainer.cli import INSTALL, UsageError
 from trainer.prepare.balance import Balance
 from trainer.prepare.settings import CROPS, DEPTH_KINDS, Settings, differences
 
@@ -245,6 +245,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out."""
+    try:
+        return _run(arguments)
+    except ModuleNotFoundError as error:
+        raise BokehError(
+            f"The package {error.name!r}, which this needs, is not installed. Install what training needs, in the "
+            f"folder of this extension: {INSTALL}"
+        ) from error
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from trainer.prepare import pipeline
 
     if (arguments.source is None) == (arguments.merge is None):

@@ -179,7 +179,7 @@ def _gather(parts: list[Part], settings: dict[str, Any], balance: Balance, out: 
             if len(examples.setdefault(reason, [])) < _EXAMPLES:
                 examples[reason].append((id, detail))
             line = {"id": id, "reason": reason, "meaning": REASONS.get(reason, ""), "detail": detail}
-            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+            file.write((json.dumps(line) + "\n").encode())
 
         for part in parts:
             for tar, row in part.rows():

@@ -96,14 +96,16 @@ def look_at_source(source: str, out: Path, settings: Settings, plan: Plan) -> in
         todo = _noted(items(source, mine, seen, out), seen)
         accepted = rejected = 0
         with _bar(None, "looking at photographs", before) as bar:
-            for outcome in look_at_all(todo, settings, plan.workers, plan.limits):
-                writer.add(outcome)
-                accepted, rejected = (
-                    accepted + (outcome.reason is None),
-                    rejected + (outcome.reason is not None),
-                )
-                bar.set_postfix(accepted=accepted, rejected=rejected, refresh=False)
-                bar.update()
+            try:
+                for outcome in look_at_all(todo, settings, plan.workers, plan.limits):
+                    writer.add(outcome)
+                    accepted += outcome.reason is None
+                    rejected += outcome.reason is not None
+                    bar.set_postfix(accepted=accepted, rejected=rejected, refresh=False)
+                    bar.update()
+            except KeyboardInterrupt:
+                writer.flush()
+                raise
         writer.flush()
         if not seen and share.parts == 1:
             raise BokehError(f"{source} holds no photographs (files ending in {', '.join(PICTURES)}).")

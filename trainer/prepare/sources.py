@@ -52,7 +52,10 @@ def shard_of(part: int, parts: int) -> Mine:
 
     A unit is what is read in one go: a photograph of a folder or list, a whole tar file, a row group.
     """
-    return lambda name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % parts == part
+    return lambda name: (
+        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") % parts
+        == part
+    )
 
 
 def items(source: str, mine: Mine, done: Container[str], outside: Path | None = None) -> Iterator[Item]:

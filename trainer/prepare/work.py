@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from trainer.prepare.settings import Settings, differences
 
 FORMAT, VERSION = "bokeh-prepare-work", 1
 _PART = re.compile(r"part-(\d{5})-of-(\d{5})")
+_SECONDS = 120.0
 _DROPPED = ("captions",)  # of what is known, not repeated in the .jsonl
 
 
@@ -84,22 +86,24 @@ class PieceWriter:
 
     Args:
         part: where to.
-        size: photographs in a piece. Accepted ones are in memory until it is written.
+        size: photographs in a piece, or fewer, where those take over two minutes. Accepted ones are in memory until
+            it is written.
     """
 
     def __init__(self, part: Part, size: int) -> None:
         self.part, self.size = part, size
         self.number = len(part.pieces())
         self.waiting: list[Outcome] = []
+        self.since = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
         """Take note of an outcome.
 
         Raises:
-            BokehError: a full piece cannot be written.
+            BokehError: a piece cannot be written.
         """
         self.waiting.append(outcome)
-        if len(self.waiting) >= self.size:
+        if len(self.waiting) >= self.size or time.monotonic() - self.since > _SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -110,10 +114,10 @@ class PieceWriter:
         taken = [(each.key, each.files) for each in self.waiting if each.files is not None]
         if taken:
             write_shard(base.with_suffix(".tar"), taken)
-        lines = (json.dumps(_row(each), ensure_ascii=False, allow_nan=False) + "\n" for each in self.waiting)
-        write_bytes(base.with_suffix(".jsonl"), "".join(lines).encode("utf-8", "surrogatepass"))
+        lines = (json.dumps(_row(each), allow_nan=False) + "\n" for each in self.waiting)
+        write_bytes(base.with_suffix(".jsonl"), "".join(lines).encode())
         self.number += 1
-        self.waiting = []
+        self.waiting, self.since = [], time.monotonic()
 
 
 @contextmanager
