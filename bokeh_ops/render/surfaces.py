@@ -28,6 +28,7 @@ _BOUNDS = (1.2, SHARP, 9.0, 18.6)
 ALIGN = (
     64  # every part of a picture begins at a multiple of this, so that coarse pixels are the same everywhere
 )
+_BRIGHTEST = 1.5  # times white, that is filled in where nothing is known
 _SMALL = 100_000  # pixels of a picture that is computed at its own resolution throughout, as that is quick
 _SMALL_BLUR = 40.0  # ... where it is blurred by no more than this
 _RESOLVED = 8.0  # a disc has at least this radius in the pixels of its slice
@@ -154,7 +155,12 @@ class Cut:
         levels = max(1, int(reach / part.scale).bit_length())
         filled = planes[:-2]
         if bool((known < 1).any()):
+            # A lamp may go on behind what hides it, but must not light up all that is hidden around it.
+            brightest = filled[:-1].amax(0, keepdim=True)
+            glare = filled[:-1] * (1 - _BRIGHTEST / brightest.clamp_min(_BRIGHTEST))
+            filled[:-1] -= glare
             filled = pull_push(filled, known, levels)
+            filled[:-1] += glare
         elsewhere = 0.0 if part.in_focus else (part.low + part.high) / 2
         if part.scale > 1:
             defocus = pull_push(planes[-2:-1], opaque, levels)
