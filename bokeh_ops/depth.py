@@ -111,8 +111,8 @@ def to_disparity(
     canonical = kind is DepthKind.CANONICAL and not normalised
     if canonical and not (np.isfinite(focal_pixels) and focal_pixels > 0):
         raise BokehError(
-            f"The kind {DepthKind.CANONICAL.value!r} needs the focal length in pixels that came with the depth map, but it is "
-            f"{focal_pixels:g}. Give it, or choose {DepthRange.NORMALISE.value!r}."
+            f"The kind {DepthKind.CANONICAL.value!r} needs the focal length in pixels that came with the depth map, "
+            f"but it is {focal_pixels:g}. Give it, or choose {DepthRange.NORMALISE.value!r}."
         )
     value = _one_channel(depth)
     value = value if value.dtype == torch.float64 else value.float()
