@@ -28,7 +28,7 @@ _BOUNDS = (1.2, SHARP, 9.0, 18.6)
 ALIGN = (
     64  # every part of a picture begins at a multiple of this, so that coarse pixels are the same everywhere
 )
-_BRIGHTEST = 1.5  # times white, that is filled in where nothing is known
+_BRIGHTEST = 2.2  # times white, that is filled in where nothing is known
 _SMALL = 100_000  # pixels of a picture that is computed at its own resolution throughout, as that is quick
 _SMALL_BLUR = 40.0  # ... where it is blurred by no more than this
 _RESOLVED = 8.0  # a disc has at least this radius in the pixels of its slice
