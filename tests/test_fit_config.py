@@ -129,7 +129,7 @@ def test_the_shipped_profiles_are_valid(repo: Path, name: str) -> None:
         bare = FLUX if "flux" in name else SD15
         assert settings.optimizer == read(bare).resolved().optimizer
         assert settings.noise == read(bare).resolved().noise
-        assert settings.batch == read(bare).resolved().batch
+        assert settings.batch.total == read(bare).resolved().batch.total
 
 
 def test_what_may_change_when_a_run_goes_on() -> None:

@@ -35,12 +35,12 @@ def pairs(data: Path, out: Path, *words: str) -> int:
 
 def test_a_set_is_rendered_by_the_lens_model(data: Path) -> None:
     photograph = open_dataset(data).sample(5)
-    pictures = render_set(photograph, [0.0, 10.0, 25.0])
+    pictures = render_set(photograph, [0.0, 0.3, 0.8])
     assert pictures.dtype == np.uint8
     assert np.array_equal(pictures[0], photograph.image)
     image = torch.from_numpy(photograph.image).movedim(-1, 0)[None] / 255
     disparity = torch.from_numpy(photograph.disparity)[None, None]
-    for picture, k in zip(pictures[1:], (10.0, 25.0), strict=True):
+    for picture, k in zip(pictures[1:], (0.3, 0.8), strict=True):
         lens = Lens(k=k, focus_disparity=float(1 / photograph.info["s1_m"]))
         expected = (render(image, disparity, lens).image[0].clamp(0, 1) * 255).round()
         assert np.array_equal(picture, expected.movedim(0, -1).numpy().astype(np.uint8))
@@ -65,7 +65,7 @@ def test_the_command_writes_a_data_set_of_sets(data: Path, tmp_path: Path) -> No
     assert pairs(data, tmp_path / "out", "--levels", "3", "--variants", "2", "--k-most", "24") == 0
     made = open_dataset(tmp_path / "out")
     assert len(made) == 4 * 2 * 3
-    k = made.facts()[0].reshape(8, 3)
+    k = made.facts()[0].reshape(8, 3) * 512 / demo.SIDE  # in the file at the pictures' own resolution
     assert np.all(np.diff(k) > 0)
     assert len(np.unique(k[k > 0])) == (k > 0).sum()  # drawn continuously
     assert np.all((k[k > 0] < 24) & (k.max() > 16))

@@ -87,8 +87,8 @@ class Batch:
 class Contrastive:
     share: float = setting(0.5, "share of the steps that train on rendered sets", least=0, most=1)
     levels: int = setting(4, "pictures of a set: one scene at that many K (ours)", least=2, most=64)
-    k_least: float = setting(0.0, "smallest K that is drawn", least=0, most=1000)
-    k_most: float = setting(30.0, "largest K that is drawn", above=0, most=1000)
+    k_least: float = setting(0.0, "smallest K that is drawn, counted at 512 pixels", least=0, most=1000)
+    k_most: float = setting(30.0, "largest K that is drawn, counted at 512 pixels", above=0, most=1000)
     sharp: float = setting(
         0.1, "share of the sets that hold the photograph itself, K = 0 (ours)", least=0, most=1
     )

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
+from bokeh_ops.optics import TRAINING_WIDTH, k_at_width
+from bokeh_ops.render import DEFAULT_MODEL
 from trainer.dataset.sample import Sample
 from trainer.fit.cache import Store, content_key
 from trainer.fit.plan import MicroBatch, Picture, Stock
@@ -39,7 +41,7 @@ class Photographs(Protocol):
 
 
 def stock(photographs: Photographs, pairs: Any | None = None) -> Stock:
-    """What there is to train on.
+    """What there is to train on, with every K counted at 512 pixels, as adapters are told it.
 
     Args:
         photographs: the data set.
@@ -49,8 +51,9 @@ def stock(photographs: Photographs, pairs: Any | None = None) -> Stock:
         BokehError: the folder of pairs is something else, or of another resolution.
     """
     k, all_in_focus = photographs.facts()
+    at_512 = TRAINING_WIDTH / photographs.resolution[0]
     if pairs is None:
-        return Stock(k, all_in_focus)
+        return Stock(k * at_512, all_in_focus)
     levels = pairs.settings.get("pairs", {}).get("levels")
     if not isinstance(levels, int) or levels < 2 or len(pairs) % levels:
         raise BokehError(
@@ -61,7 +64,7 @@ def stock(photographs: Photographs, pairs: Any | None = None) -> Stock:
             f"The sets in {pairs.folder} are {pairs.resolution[0]} x {pairs.resolution[1]} and the photographs "
             f"{photographs.resolution[0]} x {photographs.resolution[1]}; render them from this data set."
         )
-    return Stock(k, all_in_focus, pairs.facts()[0].reshape(-1, levels))
+    return Stock(k * at_512, all_in_focus, pairs.facts()[0].reshape(-1, levels) * at_512)
 
 
 @dataclass
@@ -105,7 +108,7 @@ class Feeder:
         pairs: Photographs | None,
         latents: Store,
         fingerprint: str,
-        lens: str | None = None,
+        lens: str = DEFAULT_MODEL,
         captions: int = 0,
     ) -> None:
         self.photographs, self.pairs = photographs, pairs
@@ -157,7 +160,7 @@ class Feeder:
             samples = [self.photographs.sample(scene[0].index)] * len(scene)
             content = [samples[0].image.tobytes(), samples[0].disparity.tobytes(), focus_of(samples[0])]
             names = [
-                content_key(self.fingerprint, "rendered", *content, row.k, self.lens or "")
+                content_key(self.fingerprint, "rendered", *content, row.k, self.lens)
                 if row.k
                 else self.picture_name(samples[0].image)
                 for row in scene
@@ -173,7 +176,9 @@ class Feeder:
         missing = [place for place, latent in enumerate(kept) if latent is None]
         if not rendered:
             return samples, [samples[place].image for place in missing]
-        return samples, list(render_set(samples[0], [scene[place].k for place in missing], self.lens))
+        width = self.photographs.resolution[0]
+        own = [float(k_at_width(scene[place].k, width)) for place in missing]
+        return samples, list(render_set(samples[0], own, self.lens))
 
     def _kept(self, name: str) -> Tensor | None:
         tensors = self.latents.get(name)

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bokeh_ops.optics import k_at_width
 from trainer.dataset import DatasetWriter, encode_sample
 from trainer.dataset.sample import Sample
 from trainer.pairs import render_set
 
 SIDE = 16
-NEAR, FAR = 0.3, 0.2
-"""Dioptres of subject and background: K = 30 blurs the background by 3 pixels of radius."""
+NEAR, FAR = 3.4, 0.2
+"""Dioptres of subject and background: K = 30, counted at 512 pixels, blurs the background by 3 of these pixels."""
 K_MOST = 30.0
 
 
@@ -50,10 +51,11 @@ def write_dataset(
     for number in range(photographs + sharp):
         sample = scene(number)
         k = float(source.uniform(0, K_MOST)) if number < photographs else 0.0
-        image = render_set(sample, [k])[0]
+        own = float(k_at_width(k, SIDE))
+        image = render_set(sample, [own])[0]
         info = {
             "captions": list(captions),
-            "k": k,
+            "k": own,
             "all_in_focus": number >= photographs,
             "s1_m": 1 / NEAR,
         }
@@ -66,7 +68,7 @@ def pictures(count: int) -> tuple[Tensor, list[float]]:
     """Pictures of the world, uint8 ``[count, 16, 16, 3]``, and their K."""
     source = np.random.default_rng(11)
     ks = source.uniform(0, K_MOST, count).tolist()
-    made = [render_set(scene(1000 + number), [k])[0] for number, k in enumerate(ks)]
+    made = [render_set(scene(1000 + number), [float(k_at_width(k, SIDE))])[0] for number, k in enumerate(ks)]
     return torch.from_numpy(np.stack(made)), ks
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from bokeh_ops.errors import BokehError
+from bokeh_ops.render import DEFAULT_MODEL
 from trainer.dataset import open_dataset
 from trainer.fit import checkpoint
 from trainer.fit.base import Base, Fingerprints
@@ -116,7 +117,12 @@ def set_up(settings: Fit, beside: Path, processes: Processes, base: Base | None 
     computed = AUTOCAST[settings.precision] or torch.float32
     texts = Texts(base, Store(kept / "text" if settings.cache.text else None), computed)
     feeder = Feeder(
-        photographs, pairs, latents, base.image_fingerprint, settings.contrastive.lens, settings.data.captions
+        photographs,
+        pairs,
+        latents,
+        base.image_fingerprint,
+        settings.contrastive.lens or DEFAULT_MODEL,
+        settings.data.captions,
     )
     adapter = starting_adapter(base, settings, beside)
     trainee = Trainee(base, adapter, settings)

@@ -31,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variants", type=int, default=1, help="sets of a scene, each with its own K (default: 1)"
     )
-    parser.add_argument("--k-least", type=float, default=0.0, help="smallest K that is drawn (default: 0)")
+    parser.add_argument(
+        "--k-least",
+        type=float,
+        default=0.0,
+        help="smallest K that is drawn, counted at 512 pixels (default: 0)",
+    )
     parser.add_argument("--k-most", type=float, default=30.0, help="largest K that is drawn (default: 30)")
     parser.add_argument(
         "--sharp",
@@ -39,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         help="share of the sets that hold the photograph itself (default: 0.1)",
     )
-    parser.add_argument("--lens", help="lens model (default: that of bokeh_ops.render)")
+    parser.add_argument("--lens", help="lens model (default: that of the render node)")
     parser.add_argument("--seed", type=int, default=0, help="of the K that are drawn (default: 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
     parser.add_argument(
@@ -52,9 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bokeh_ops.errors import BokehError
+    from bokeh_ops.render import DEFAULT_MODEL
     from trainer.dataset import DatasetWriter, open_dataset
 
     levels = _levels(arguments)
+    lens = arguments.lens or DEFAULT_MODEL
     dataset = open_dataset(arguments.dataset)
     chosen = np.flatnonzero(dataset.facts()[1]).tolist()
     if not chosen:
@@ -68,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             "variants": arguments.variants,
             "k": [levels.least, levels.most],
             "sharp": levels.sharp,
-            "lens": arguments.lens,
+            "lens": lens,
             "seed": arguments.seed,
             "dataset": identity(dataset),
         }
@@ -78,9 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = [(index, variant) for index in chosen for variant in range(arguments.variants)]
     keys = {job: set_keys(dataset.key(job[0]), job[1], levels.count) for job in jobs}
     waiting = [job for job in jobs if not all(key in writer.keys for key in keys[job])]
-    render = partial(
-        _render, str(arguments.dataset), levels, arguments.lens, arguments.seed, arguments.picture
-    )
+    render = partial(_render, str(arguments.dataset), levels, lens, arguments.seed, arguments.picture)
     done = tqdm(
         _results(render, waiting, arguments.workers), total=len(waiting), unit="set", desc="Rendering"
     )
@@ -174,8 +179,9 @@ _opened: dict[str, Any] = {}
 
 
 def _render(
-    folder: str, levels: Levels, lens: str | None, seed: int, picture: str, job: tuple[int, int]
+    folder: str, levels: Levels, lens: str, seed: int, picture: str, job: tuple[int, int]
 ) -> list[dict[str, bytes]]:
+    from bokeh_ops.optics import k_at_width
     from trainer.dataset import encode_sample, open_dataset
     from trainer.draws import draws
     from trainer.pairs.render import draw_levels, focus_of, render_set
@@ -184,7 +190,11 @@ def _render(
         _opened[folder] = open_dataset(folder)
     index, variant = job
     sample = _opened[folder].sample(index)
-    ks = draw_levels(draws(seed, "pairs", index, variant), levels)
+    width = sample.image.shape[1]
+    drawn = draw_levels(draws(seed, "pairs", index, variant), levels)
+    ks = [
+        float(k_at_width(k, width)) for k in drawn
+    ]  # as the format counts K: at the picture's own resolution
     focus = focus_of(sample)
     return [
         encode_sample(
@@ -197,7 +207,7 @@ def _render(
                 "all_in_focus": k == 0,
                 "s1_m": 1 / focus if focus > 0 else None,
                 "scene": sample.key,
-                "rendered": lens or "default",
+                "rendered": lens,
             },
             picture,
         )

@@ -11,7 +11,7 @@ import torch
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.focus import focus_in_mask
-from bokeh_ops.render import Lens, render
+from bokeh_ops.render import DEFAULT_MODEL, Lens, render
 from trainer.dataset.sample import Sample
 
 
@@ -21,7 +21,7 @@ class Levels:
 
     Attributes:
         count: pictures of a set, at least 2.
-        least, most: range of K, pixels of blur radius per dioptre at the resolution of the photographs.
+        least, most: range of K, pixels of blur radius per dioptre on a picture 512 wide.
         sharp: share of the sets whose smallest K is 0: the photograph itself.
     """
 
@@ -66,15 +66,14 @@ def focus_of(sample: Sample) -> float:
         ) from error
 
 
-def render_set(sample: Sample, ks: Sequence[float], lens: str | None = None) -> np.ndarray:
+def render_set(sample: Sample, ks: Sequence[float], lens: str = DEFAULT_MODEL) -> np.ndarray:
     """One scene at several K.
 
     Args:
         sample: a photograph that is all in focus.
         ks: K, pixels of blur radius per dioptre at the photograph's own resolution (as its own ``k`` would be);
             0 gives the photograph itself.
-        lens: the lens model, a key of :data:`bokeh_ops.render.MODELS`; None is the default of
-            :func:`bokeh_ops.render.render`.
+        lens: the lens model, a key of :data:`bokeh_ops.render.MODELS`.
 
     Returns:
         uint8 ``[len(ks), H, W, 3]``, sRGB: 8 bits, as photographs have.
@@ -90,8 +89,7 @@ def render_set(sample: Sample, ks: Sequence[float], lens: str | None = None) -> 
         if k == 0:
             pictures[place] = sample.image
             continue
-        setup = Lens(k=k, focus_disparity=focus)
-        rendered = render(image, disparity, setup) if lens is None else render(image, disparity, setup, lens)
+        rendered = render(image, disparity, Lens(k=k, focus_disparity=focus), lens)
         levels = (rendered.image[0].clamp(0, 1) * 255).round().to(torch.uint8)
         pictures[place] = levels.movedim(0, -1).numpy()
     return pictures

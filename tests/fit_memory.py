@@ -1,0 +1,136 @@
+"""How much memory a training step takes on a GPU, computed: ``python -m tests.fit_memory sd15,8,0 flux,4,1``.
+
+Every word is architecture, pictures at once, and 1 for gradient checkpointing. The host's network at full size, a new
+adapter, grounded rows and autocast to bf16 run forward and backward on tensors without data, with the attention
+that the host uses on NVIDIA cards, while every allocation is added up. What is not in it: the optimiser (8 bytes a
+trained parameter for AdamW, 16 for Prodigy), the autoencoder, and what CUDA itself takes.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from tests.fullsize import FLUX, SD15_UNET
+from tests.host import inprocess
+
+
+class Peak(TorchDispatchMode):
+    """Adds up the memory of all tensors that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.now = self.most = 0
+
+    def note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self.alive:
+            return
+        self.alive[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._gone, storage._cdata)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self.alive.pop(key, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, Tensor):
+                self.note(tensor)
+        return out
+
+
+def load_host_as_on_a_gpu() -> None:
+    """The host, with PyTorch's fused attention chosen, as on NVIDIA cards."""
+    importable = inprocess.make_torchvision_importable
+
+    def also_choose() -> None:
+        importable()
+        from comfy.cli_args import args
+
+        args.use_pytorch_cross_attention = True
+
+    inprocess.make_torchvision_importable = also_choose
+    try:
+        inprocess.load_host()
+    finally:
+        inprocess.make_torchvision_importable = importable
+
+
+def step_memory(kind: str, rows: int, checkpointing: bool) -> str:
+    """One line about one forward and backward over ``rows`` pictures of 512 x 512, one of them the pivot."""
+    from bokeh_ops.attention import Grounding
+    from bokeh_ops.host import flux, loading, training, unet
+    from bokeh_ops.host.call import Call
+    from bokeh_ops.host.models import describe
+    from trainer.fit.build import choose_parameters, new_adapter
+    from trainer.fit.config import Fit
+    from trainer.fit.localise import Localiser
+    from trainer.fit.schema import parse_settings
+
+    text = f"out: o\nbase: {{architecture: {kind}, checkpoint: m}}\ndata: {{dataset: d}}"
+    settings = parse_settings(text, Fit).resolved()
+    config = SD15_UNET if kind == "sd15" else {**FLUX, "depth": 19, "depth_single_blocks": 38}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        patcher = loading.small_model(kind, dict(config), torch.bfloat16)  # type: ignore[arg-type]
+        patcher.model.requires_grad_(False)
+
+        class Base:
+            architecture = kind
+
+        Base.patcher = patcher  # type: ignore[attr-defined]
+        adapter = new_adapter(Base, settings)  # type: ignore[arg-type]
+        trained = choose_parameters(adapter, settings.localisation or 0.0)
+        sd15 = kind == "sd15"
+        x, sigma = torch.randn(rows, 4 if sd15 else 16, 64, 64), torch.full((rows,), 0.5)
+        context = torch.randn(rows, *((77, 768) if sd15 else (256, 4096)), dtype=torch.bfloat16)
+        more = {} if sd15 else {"y": torch.randn(rows, 768), "guidance": torch.ones(rows)}
+        peak = Peak()
+        for tensor in [*patcher.model.parameters(), *patcher.model.buffers(), *adapter.parameters()]:
+            peak.note(tensor)
+        start = peak.now
+        model = describe(patcher)
+        with training.differentiable(patcher, adapter, checkpointing), peak:
+            terms = {path: [term] for path, term in adapter.project(torch.zeros(rows)).items()}
+            call = Call(terms, Grounding.from_pivots([-1] + [0] * (rows - 1)))
+            install = unet.install if sd15 else flux.install
+            options = install({"cond_or_uncond": [0]}, call, model)
+            localiser = Localiser(adapter)
+            if sd15:
+                localiser.begin(torch.zeros(rows), torch.rand(rows, 512, 512), [True] * rows)
+                slots = {slot: f"{path}.attn2" for path, slot in model.slots().items()}
+                options = training._watched(options, slots, localiser)
+            with torch.autocast("cpu", torch.bfloat16):
+                estimate = patcher.model.apply_model(
+                    x, sigma, c_crossattn=context, transformer_options=options, **more
+                )
+            loss = estimate.square().mean()
+            (loss + localiser.finish().mean() if sd15 else loss).backward()
+        weights = sum(p.numel() * p.element_size() for p in patcher.model.parameters())
+        count = sum(p.numel() for p in trained.values())
+        return (
+            f"{kind}, {rows} pictures, checkpointing {'on' if checkpointing else 'off'}: "
+            f"weights {weights / 1e9:.2f} GB, {count / 1e6:.1f} M parameters train, peak {peak.most / 1e9:.2f} GB "
+            f"({(peak.most - start) / 1e9:.2f} GB over weights and adapter)"
+        )
+
+
+def main(words: list[str]) -> None:
+    load_host_as_on_a_gpu()
+    for word in words or ["sd15,8,0", "sd15,8,1", "flux,4,1"]:
+        kind, rows, checkpointing = word.split(",")
+        print(step_memory(kind, int(rows), checkpointing == "1"), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
