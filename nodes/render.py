@@ -32,7 +32,7 @@ from ..bokeh_ops.render import (
 )
 from ..bokeh_ops.render.contract import USUAL_RECOVERY
 from ..bokeh_ops.render.transfer import Gamma, from_light
-from ..bokeh_ops.values import K_TRAINED, format_value, parse_values
+from ..bokeh_ops.values import K_TRAINED, parse_values
 from .lens import ApertureType, FocusType
 
 AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"
@@ -323,9 +323,6 @@ def _views(
 
 def _remark(ks: list[float], largest: float, side: int, notice: depths.Notice) -> None:
     """Say when the numbers asked for are unusual, or did nothing."""
-    unusual = [format_value(k) for k in ks if k > USUAL_K]
-    if unusual:
-        notice(f"K = {', '.join(unusual)} is above {USUAL_K:g}, the range Bokeh Diffusion is trained on.")
     if not any(ks):
         notice("K is 0: everything is in focus and the picture is unchanged.")
     elif largest < 0.5:
