@@ -83,7 +83,7 @@ def train_base(base: Any, steps: int, batch: int = 16, seed: int = 0) -> list[fl
     loading.on_device(base.patcher)
     network = base.patcher.model.diffusion_model.requires_grad_(True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
     source = torch.Generator().manual_seed(seed)
     embedding = base.encode_text(["a patch"])[0]
     flow = denoise.prediction(base.patcher) == "flow"

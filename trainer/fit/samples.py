@@ -16,6 +16,9 @@ from trainer.fit.cache import Texts
 from trainer.fit.config import Fit
 from trainer.fit.objective import flux_mu
 
+LEAST_SIDE = 128
+"""Pixels that a picture on a sheet is wide at least."""
+
 
 def sweep(base: Base, adapter: BokehAdapter, settings: Fit, texts: Texts, size: tuple[int, int]) -> Tensor:
     """Every prompt at the pivot's K and at every target K.
@@ -83,6 +86,8 @@ def sheet(pictures: Tensor, settings: Fit) -> Tensor:
     """The pictures of :func:`sweep` on one sheet ``[H, W, 3]``, K at each, a row or more per prompt."""
     labels = [f"pivot K = {format_value(settings.samples.pivot)}"]
     labels += [f"K = {format_value(k)}" for k in settings.samples.k]
+    times = max(1, LEAST_SIDE // pictures.shape[3])  # pictures of a toy could not be seen otherwise
+    pictures = pictures.repeat_interleave(times, 2).repeat_interleave(times, 3)
     by_label = pictures.transpose(0, 1).flatten(0, 1)  # all prompts of the first K first
     return contact_sheet(by_label, labels, columns=len(labels), cell_size=384)[0]
 

@@ -50,12 +50,12 @@ FLUX: dict[str, Any] = {
     "patch_size": 2,
     "vec_in_dim": 16,
     "context_in_dim": 16,
-    "hidden_size": 48,
+    "hidden_size": 96,
     "mlp_ratio": 4.0,
     "num_heads": 3,
     "depth": 2,
     "depth_single_blocks": 2,
-    "axes_dim": [4, 6, 6],
+    "axes_dim": [8, 12, 12],
     "theta": 10000,
     "qkv_bias": True,
     "guidance_embed": True,
@@ -128,8 +128,6 @@ class ToyBase(Base):
         self.width = config.get("context_dim", config.get("context_in_dim"))
         self.pooled_width = config.get("vec_in_dim")
         self.channels = config["in_channels"]
-        # 2 x 2 pixels at each place of the latent: in colour where its channels suffice, else in grey.
-        self.colours = 3 if self.channels >= 12 else 1
 
     def encode_text(self, texts: Sequence[str]) -> list[Embedding]:
         return [self._embed(text.split()[: TOKENS - 1]) for text in texts]
@@ -145,13 +143,12 @@ class ToyBase(Base):
         return Embedding(torch.stack(rows), pooled)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        pixels = images.movedim(-1, 1).float() / 127.5 - 1
-        if self.colours == 1:
-            pixels = pixels.mean(1, keepdim=True)
-        latent = F.pixel_unshuffle(pixels, 2)
-        latent = F.pad(latent, (0, 0, 0, 0, 0, self.channels - latent.shape[1]))
+        # Grey, 2 x 2 pixels at each place of the latent, as often as its channels allow.
+        grey = (images.float() / 127.5 - 1).mean(-1)[:, None]
+        latent = F.pixel_unshuffle(grey, 2).repeat(1, self.channels // 4, 1, 1)
         return self.patcher.model.process_latent_out(latent)
 
     def decode(self, latents: Tensor) -> Tensor:
-        pixels = F.pixel_shuffle(self.patcher.model.process_latent_in(latents)[:, : 4 * self.colours], 2)
+        copies = self.patcher.model.process_latent_in(latents).unflatten(1, (-1, 4))
+        pixels = F.pixel_shuffle(copies.mean(1), 2)
         return ((pixels.expand(-1, 3, -1, -1) + 1) / 2).clamp(0, 1).movedim(1, -1)
