@@ -296,7 +296,9 @@ def test_what_did_little_or_is_unusual_is_said(pack: ModuleType, said: list[str]
     image = torch.rand(1, 24, 32, 3)
     assert torch.equal(call(pack, image=image, k=0.0)[0], image)
     call(pack, k=0.1)
-    call(pack, k_values="5, 31, 40.5", focus=focus(pack, "disparity value", value=0.3))  # nothing to say of that
+    call(
+        pack, k_values="5, 31, 40.5", focus=focus(pack, "disparity value", value=0.3)
+    )  # nothing to say of that
     at_one = {"focus": focus(pack, "disparity value", value=0.5), "depth_range": "as is"}
     call(pack, depth=torch.full((1, 24, 32), 0.5), **at_one)
     call(pack, focus=focus(pack, "disparity value", value=1.75))
