@@ -110,7 +110,7 @@ def test_a_network_equals_its_description() -> None:
 def test_no_error_is_the_classical_picture_and_all_error_the_neural_one(channels: int) -> None:
     image, disparity = scene(channels=channels)
     lens = Lens(25.0, 0.4, 2.2)
-    classical = render(image, disparity, lens)
+    classical = render(image, disparity, lens, "classical")
     out = small_model(error=-200.0)(image, disparity, lens)
     assert torch.equal(out.image, classical.image)
     assert torch.equal(out.defocus, classical.defocus)
