@@ -168,6 +168,8 @@ def check_value(kind: str, name: str, spec: list[Any], value: Any) -> None:
         file = kind in FOLDERS and name not in {"weight_dtype", "type", "device"}
         if not file and not settings.get("image_upload"):
             assert value in choices, f"{kind}.{name}"
+    elif spec[0] == "BOOLEAN":
+        assert isinstance(value, bool), f"{kind}.{name}"
     elif spec[0] in {"INT", "FLOAT"}:
         assert settings["min"] <= value <= settings["max"], f"{kind}.{name}"
     else:
