@@ -53,6 +53,8 @@ class DepthEdges(str, Enum):
     AS_IS = "as is"
 
 
+_UNALIKE = 0.02  # share of the whole range by which the ranges of maps may differ without remark
+
 _FLATTENED = (
     " A map of only 1.0 is what ComfyUI's Load Image makes of a 16-bit greyscale PNG; "
     'load such a file with "Load Depth Map (16 bit)" instead.'
@@ -156,6 +158,8 @@ def to_disparity(
                 f"everywhere, so there is nothing to normalise.{hint}"
             )
         disparity = (disparity - low) / (high - low)
+        if notice and scaling is DepthRange.NORMALISE and len(value) > 1:
+            _remark_ranges(low, high, notice)
     elif flat and notice:
         notice(
             f"Depth map {flat[0] + 1} of {len(value)} has the same value {float(value[flat[0], 0, 0]):g} "
@@ -192,7 +196,7 @@ def fit_to_image(
         guide: ``[batch, C, height, width]``, the pictures as displayed, 0..1, to whose edges those of the map move;
             None leaves them where they are.
         device: where the edges are moved, one picture at a time; by default where the disparity is.
-        progress: called as ``progress(done, total)`` after each picture whose edges were moved; may raise to stop.
+        progress: called as ``progress(done, total)`` while edges are moved; may raise to stop.
 
     Returns:
         ``[batch, 1, height, width]``; the input itself, expanded, where nothing was done.
@@ -221,7 +225,7 @@ def fit_to_image(
     return disparity.expand(batch, -1, -1, -1)
 
 
-def load_depth(path: str | os.PathLike[str]) -> Tensor:
+def load_depth(path: str | os.PathLike[str], notice: Notice | None = None) -> Tensor:
     """Read a depth map from a picture file without losing its precision.
 
     8-bit files give value/255, 16-bit files value/65535 (also where Pillow reads them as 32-bit integers),
@@ -229,6 +233,7 @@ def load_depth(path: str | os.PathLike[str]) -> Tensor:
 
     Args:
         path: a greyscale PNG, TIFF, ... or an RGB picture of equal channels.
+        notice: told when precision is lost: of colours of 16 bits only 8 are read.
 
     Returns:
         ``[1, H, W]`` fp32.
@@ -238,6 +243,7 @@ def load_depth(path: str | os.PathLike[str]) -> Tensor:
     """
     try:
         with Image.open(path) as opened:
+            deep = any(";16" in str(tile[3]) for tile in getattr(opened, "tile", []))
             opened.load()
             picture = ImageOps.exif_transpose(opened) or opened
     except OSError as error:
@@ -256,7 +262,24 @@ def load_depth(path: str | os.PathLike[str]) -> Tensor:
         values = np.array(picture.convert("L"), dtype=np.float32) / 255
     else:
         values = np.array(picture.convert("RGB"), dtype=np.float32) / 255
+        if deep and notice:
+            notice(
+                f"The depth map {os.fspath(path)!r} is a colour picture of 16 bits, of which only 8 are read: the blur "
+                "may show steps. Save the map as a greyscale picture of 16 bits."
+            )
     return _one_channel(torch.from_numpy(values)[None])
+
+
+def _remark_ranges(low: Tensor, high: Tensor, notice: Notice) -> None:
+    """Say where maps ``[B, 1, 1]`` that were each normalised by itself differ in range, as the frames of a video do."""
+    whole = float(high.max() - low.min())
+    differ = max(float(bound.max() - bound.min()) for bound in (low, high)) / whole
+    if differ > _UNALIKE:
+        notice(
+            f"Each of the {len(low)} depth maps is normalised by itself, and their ranges differ by "
+            f"{100 * differ:.0f} %. For the frames of one video choose {DepthRange.NORMALISE_BATCH.value!r}, or the "
+            "blur flickers."
+        )
 
 
 def _option(kind: type, value: object):

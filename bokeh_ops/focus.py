@@ -195,7 +195,7 @@ class Focus:
         Args:
             disparity: ``[B, 1, H, W]``.
             units: whether it is in dioptres.
-            notice: told when nothing of a map lies at the focus.
+            notice: told when nothing of a map lies at the focus, and when something given is not looked at.
 
         Returns:
             For each step ``([B], [B])``; a single step unless the values are a series.
@@ -207,6 +207,8 @@ class Focus:
         batch = disparity.shape[0]
         band = torch.full((batch,), self.band)
         mode = FocusMode(self.mode)
+        if notice:
+            self._remark_unused(mode, notice)
         if mode is FocusMode.POINT:
             return [(focus_at_point(disparity, self.x, self.y), band)]
         if mode in (FocusMode.MASK, FocusMode.WHOLE_MASK, FocusMode.AUTOMATIC):
@@ -241,6 +243,19 @@ class Focus:
         if notice:
             _remark(disparity, torch.stack(steps), band, notice)
         return [(step, band) for step in steps]
+
+    def _remark_unused(self, mode: FocusMode, notice: Callable[[str], None]) -> None:
+        masked = mode in (FocusMode.MASK, FocusMode.WHOLE_MASK, FocusMode.AUTOMATIC)
+        if self.mask is not None and not masked:
+            notice(
+                f"The focus mask is not looked at: the focus mode is {mode.value!r}. For the mask choose "
+                f"{FocusMode.MASK.value!r} or {FocusMode.WHOLE_MASK.value!r}."
+            )
+        if len(self.values) > 1 and (masked or mode is FocusMode.POINT):
+            notice(
+                f"The {len(self.values)} focus values are not looked at: the focus mode is {mode.value!r}. For a focus "
+                f"pull choose {FocusMode.DISPARITY.value!r} or {FocusMode.DISTANCE.value!r}."
+            )
 
 
 def _remark(disparity: Tensor, focus: Tensor, band: Tensor, notice: Callable[[str], None]) -> None:

@@ -35,6 +35,7 @@ ALIKE = 0.06
 _CONTINUES = 0.7
 _LEAST = 0.05  # confidence of a pixel on an edge, against 1 far from it
 _CHUNK = 1 << 18  # pixels decided at once
+_STEPS = 100  # of the progress of one picture
 
 
 def edge_reach(height: int, width: int, enlarged: float = 1.0) -> int:
@@ -63,7 +64,8 @@ def align_to_image(
             outside is clamped.
         reach: pixels that a pixel looks around; by default :func:`edge_reach` of the picture.
         device: where to compute, one picture at a time; by default where the disparity is.
-        progress: called as ``progress(done, total)`` after each picture; may raise to stop.
+        progress: called as ``progress(done, total)`` several times a picture, the last time with both equal; may
+            raise to stop.
 
     Returns:
         ``[B, 1, H, W]`` in the disparity's type and on its device. Maps without edges come back bit for bit.
@@ -86,16 +88,20 @@ def align_to_image(
         plane = aligned[row, 0].to(place)
         plane = plane if plane.dtype == torch.float64 else plane.float()
         colour = guide[row, :3].to(place, plane.dtype).clamp(0, 1)
-        for _ in range(ROUNDS):
-            plane = _vote(plane, colour, reach)
+        for count in range(ROUNDS):
+
+            def report(share: float, before: float = row + count / ROUNDS) -> None:
+                if progress:
+                    progress(round(_STEPS * (before + share / ROUNDS)), _STEPS * batch)
+
+            plane = _vote(plane, colour, reach, report)
+            report(1.0)
         aligned[row, 0] = plane.to(aligned)
-        if progress:
-            progress(row + 1, batch)
     return aligned
 
 
-def _vote(plane: Tensor, colour: Tensor, reach: int) -> Tensor:
-    """One round for disparity ``[H, W]`` and colours ``[C, H, W]``."""
+def _vote(plane: Tensor, colour: Tensor, reach: int, report: Callable[[float], None]) -> Tensor:
+    """One round for disparity ``[H, W]`` and colours ``[C, H, W]``; ``report`` is told the share that is done."""
     jump = JUMP * _range(plane)
     if jump == 0:
         return plane
@@ -113,6 +119,7 @@ def _vote(plane: Tensor, colour: Tensor, reach: int) -> Tensor:
     planes = planes.flatten(1)
     made = plane.clone()
     for part in torch.arange(len(rows), device=plane.device).split(_CHUNK):
+        report(float(part[0]) / len(rows))
         y, x = rows[part], columns[part]
         centre = (y + reach) * stride + x + reach
         made[y, x] = _decide(planes, centre, far[y, x], gap[y, x], plane[y, x], stride, reach)

@@ -10,8 +10,9 @@ class BokehExtension(ComfyExtension):
         from .adapter import BokehCondition, LoadBokehAdapter
         from .camera import BokehFromCamera
         from .colour import LabColorMatch
+        from .depth import BokehLoadDepth
         from .lens import BokehAperture, BokehFocus
-        from .render import BokehLoadDepth, BokehMeRender
+        from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
         from .sheet import BokehContactSheet
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..bokeh_ops.errors import BokehError
@@ -10,7 +12,7 @@ from ..bokeh_ops.host.files import file_hash, input_file, input_pictures
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.optics import SENSORS, TRAINING_WIDTH, Camera
 from ..bokeh_ops.optics import sensor_width as named_sensor_width
-from ..bokeh_ops.values import check_k_range
+from ..bokeh_ops.values import check_k_range, format_value, parse_values
 
 CUSTOM = "custom width"
 # Empty and not a word: the front end would look for a preview of a file of that name.
@@ -97,6 +99,13 @@ class BokehFromCamera(io.ComfyNode):
                     tooltip="The picture is taller than wide: its width lies along the sensor's short side. Without "
                     f"effect with '{CUSTOM}', and where a photograph's EXIF data say it.",
                 ),
+                io.String.Input(
+                    "f_numbers",
+                    default="",
+                    optional=True,
+                    tooltip="Several f-numbers at once, as '1.4, 2, 2.8, 4': the output 'K values' then holds the K of "
+                    "each, for the k_values of BokehMe Render.",
+                ),
             ],
             outputs=[
                 io.Float.Output(
@@ -113,6 +122,12 @@ class BokehFromCamera(io.ComfyNode):
                     "distance",
                     display_name="focus distance",
                     tooltip="Metres, from the photograph where it says it: for Bokeh Focus, 'distance in metres'.",
+                ),
+                io.String.Output(
+                    "k_values",
+                    display_name="K values",
+                    tooltip="The K of each of f_numbers, with commas: for the k_values of BokehMe Render. K alone "
+                    "where f_numbers is empty.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -144,6 +159,7 @@ class BokehFromCamera(io.ComfyNode):
         image_width: int,
         photograph: str = "",
         upright: bool = False,
+        f_numbers: str = "",
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
         width = sensor_width / 1000 if sensor == CUSTOM else named_sensor_width(sensor, upright)
@@ -156,10 +172,18 @@ class BokehFromCamera(io.ComfyNode):
             notes.append(f"From {source}: {', '.join(taken) or 'nothing'}.")
             if missing:
                 notes.append(f"Not in it, so taken from this node: {', '.join(missing)}.")
+        stops = parse_values(f_numbers, "f-number") if f_numbers.strip() else [camera.f_number]
+        series = [replace(camera, f_number=stop).k(image_width) for stop in stops]
+        if f_numbers.strip():
+            each = ", ".join(
+                f"f/{format_value(n)}: {format_value(k)}" for n, k in zip(stops, series, strict=True)
+            )
+            notes.append(f"K of each f-number: {each}.")
         warning = check_k_range([camera.k(image_width)])
         if warning and image_width == TRAINING_WIDTH:
             notes.append(warning)
         if notes:
             say(" ".join(notes), node_id)
         text = " ".join([f"{camera.describe(image_width)}.", *notes])
-        return io.NodeOutput(camera.k(image_width), text, camera.focus_distance)
+        listed = ", ".join(f"{k:.8g}" for k in series)
+        return io.NodeOutput(camera.k(image_width), text, camera.focus_distance, listed)

@@ -1,14 +1,11 @@
-"""Depth blur for pictures that are sharp everywhere, and depth maps for it."""
+"""Depth blur for pictures that are sharp everywhere."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import torch
 from comfy_api.latest import io
 
@@ -38,9 +35,7 @@ from .lens import ApertureType, FocusType
 AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"
 TRANSFERS: dict[str, Gamma] = {"sRGB": "srgb", "gamma 2.2": 2.2, "linear (HDR)": 1.0}
 BOKEHME = "bokehme"
-RECOVERS = (
-    "layered",
-)  # models that guess clipped light back; the others brighten highlights as BokehMe does
+RECOVERS = ("layered",)  # models that guess clipped light back
 USUAL_K = K_TRAINED[1]
 
 
@@ -224,6 +219,12 @@ class BokehMeRender(io.ComfyNode):
                     display_name="overlay",
                     tooltip="The picture in grey, green where it is in focus, orange in front of that, blue behind.",
                 ),
+                io.Mask.Output(
+                    "signed_defocus",
+                    display_name="signed defocus",
+                    tooltip="The blur radius of each pixel in pixels, as numbers: 0 in focus, positive in front of it, "
+                    "negative behind it. For computing on; the defocus map is for looking at.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -272,12 +273,30 @@ class BokehMeRender(io.ComfyNode):
         def stop(*_: int) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
 
+        def shown_on(bar: comfy.utils.ProgressBar) -> Callable[[int, int], None]:
+            def progress(done: int, total: int) -> None:
+                stop()
+                bar.update_absolute(done, total)
+
+            return progress
+
         disparity = depths.to_disparity(depth, depth_kind, depth_range, depth_scale, notice, focal_pixels)
         aligned = depths.DepthEdges(edges) is depths.DepthEdges.ALIGNED
         shown = from_light(pictures, "srgb") if gamma == 1 else pictures
         disparity = depths.fit_to_image(
-            disparity, batch, height, width, notice, shown if aligned else None, device, stop
+            disparity,
+            batch,
+            height,
+            width,
+            notice,
+            shown if aligned else None,
+            device,
+            shown_on(comfy.utils.ProgressBar(1)),
         )
+        if model not in RECOVERS and gamma != 1 and highlight_recovery not in (0.0, USUAL_RECOVERY):
+            notice(f"highlight_recovery is not looked at: the lens model {model!r} recovers no highlights.")
+        if focus is not None and focus.mask is not None and focus_mask is not None:
+            notice("focus_mask is not looked at, because the focus that is linked has a mask of its own.")
         if focus is None:
             mode = FocusMode.POINT if focus_mask is None else FocusMode.MASK
             focus = Focus(mode, focus_x, focus_y)
@@ -289,12 +308,7 @@ class BokehMeRender(io.ComfyNode):
             for value in pixels
             for at, band in steps
         ]
-        bar = comfy.utils.ProgressBar(1000 * len(lenses) * batch)
-
-        def progress(done: int, total: int) -> None:
-            stop()
-            bar.update_absolute(done, total)
-
+        progress = shown_on(comfy.utils.ProgressBar(1000 * len(lenses) * batch))
         rendered = render_series(pictures, disparity.to(image.device), lenses, renderer, device, progress)
         largest = float(rendered.defocus.abs().max())
         _remark(ks, largest, max(height, width), notice)
@@ -302,7 +316,8 @@ class BokehMeRender(io.ComfyNode):
         if gamma != 1:
             # A recovered highlight may exceed the picture's own range; nodes downstream expect 0..1.
             made = made.clamp(max=max(1.0, float(image.max())))
-        return io.NodeOutput(made.movedim(1, -1).contiguous(), *_views(rendered, shown, largest, stop))
+        views = _views(rendered, shown, largest, stop)
+        return io.NodeOutput(made.movedim(1, -1).contiguous(), *views, rendered.defocus[:, 0].contiguous())
 
 
 def _views(
@@ -335,50 +350,3 @@ def _remark(ks: list[float], largest: float, side: int, notice: depths.Notice) -
             f"The largest blur radius is {largest:.0f} pixels, more than the picture's longer side of {side}. Lower K, "
             "or check the depth map's range: a K per dioptre is too much for a map in other units."
         )
-
-
-class BokehLoadDepth(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        folder = Path(folder_paths.get_input_directory())
-        files = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-        return io.Schema(
-            node_id="BokehLoadDepth",
-            display_name="Load Depth Map (16 bit)",
-            category="Bokeh",
-            description=(
-                "Loads a depth map without losing precision: 8 bit, 16 bit (which Load Image clips to white) "
-                "or floating point TIFF. Integers become 0..1, floating point stays as it is."
-            ),
-            inputs=[
-                io.Combo.Input(
-                    "file",
-                    options=sorted(folder_paths.filter_files_content_types(files, ["image"])),
-                    upload=io.UploadType.image,
-                    tooltip="A grey picture in ComfyUI's input folder.",
-                ),
-            ],
-            outputs=[
-                io.Image.Output(
-                    "depth", display_name="depth", tooltip="The map as a grey picture, full precision."
-                ),
-            ],
-        )
-
-    @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
-        """Naming ``file`` here admits files uploaded after the list was made, and those in sub-folders."""
-        return (
-            True
-            if folder_paths.exists_annotated_filepath(file)
-            else f"There is no file {file!r} in the input folder."
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, file: str) -> str:
-        return hashlib.sha256(Path(folder_paths.get_annotated_filepath(file)).read_bytes()).hexdigest()
-
-    @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
-        values = depths.load_depth(folder_paths.get_annotated_filepath(file))
-        return io.NodeOutput(values[..., None].repeat(1, 1, 1, 3))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.host.setup import host_folder
@@ -69,3 +70,11 @@ def losses(folder: Path, without: Sequence[str] = ("seconds",)) -> list[dict[str
     """The log of a run, but what differs from run to run."""
     lines = (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]
+
+
+def toy_depth(photograph: Any) -> Any:
+    """A provider of depth: the middle of the picture is at 0.5 m, the rest at 2 m."""
+    depth = np.full((photograph.image.height, photograph.image.width), 2.0, dtype=np.float32)
+    height, width = depth.shape
+    depth[height // 4 : -height // 4, width // 4 : -width // 4] = 0.5
+    return depth

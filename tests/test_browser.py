@@ -16,7 +16,7 @@ import pytest
 from tests.host.browser import Browser, Message
 from tests.host.server import ComfyServer
 from tests.host.setup import chromium
-from tests.host.workflow import NOTES
+from tests.host.workflow import NOTES, widget_names
 
 pytestmark = pytest.mark.browser
 
@@ -46,7 +46,7 @@ def page(comfy_server: ComfyServer) -> Iterator[Browser]:
     if chromium() is None:
         pytest.skip("no Chromium found (name one in BOKEH_CHROMIUM)")
     for path in sorted((ROOT / "workflows" / "assets").iterdir()):
-        if path.suffix in {".jpg", ".png"}:
+        if path.suffix in {".jpg", ".png", ".mp4"}:
             comfy_server.upload_image(path)
     with Browser((1920, 1080)) as browser:
         browser.open(comfy_server.url)
@@ -146,6 +146,25 @@ def test_a_workflow_opens_whole(page: Browser, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+def test_every_widget_shows_the_value_that_was_meant_for_it(
+    page: Browser, comfy_server: ComfyServer, name: str
+) -> None:
+    """The file holds values by their place alone, and the page has places of its own for its buttons."""
+    open_template(page, name)
+    shown = page.evaluate(
+        "app.graph._nodes.map(n => [n.id, Object.fromEntries((n.widgets ?? []).map(w => [w.name, w.value]))])"
+    )
+    shown = {int(node_id): values for node_id, values in shown}
+    info = comfy_server.object_info()
+    for node in read(name)["nodes"]:
+        if node["type"] not in NOTES:
+            names = widget_names(info[node["type"]])
+            for widget, value in zip(names, node["widgets_values"], strict=False):
+                if widget is not None:
+                    assert shown[node["id"]][widget] == value, f"{node['type']}.{widget}"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_no_node_is_too_small_for_what_is_in_it(page: Browser, name: str) -> None:
     open_template(page, name)
     tight = page.evaluate(
@@ -155,7 +174,7 @@ def test_no_node_is_too_small_for_what_is_in_it(page: Browser, name: str) -> Non
     assert tight == []
 
 
-@pytest.mark.parametrize("name", ["colour_match", "photo_rerendered_from_depth"])
+@pytest.mark.parametrize("name", ["colour_match", "photo_rerendered_from_depth", "portrait_whole_subject"])
 def test_run_makes_pictures_and_shows_them(page: Browser, name: str) -> None:
     open_template(page, name)
     page.click("[data-testid=queue-button] button")

@@ -174,6 +174,25 @@ def test_files_keep_their_precision(tmp_path: Path) -> None:
     assert load_depth(tmp_path / "grey.png").flatten().tolist() == pytest.approx([0.2] * 4)
 
 
+def test_a_colour_file_of_16_bits_is_read_with_8_and_a_notice(tmp_path: Path) -> None:
+    import cv2
+
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    said: list[str] = []
+    for name in ("map.png", "map.tif"):
+        assert cv2.imwrite(str(tmp_path / name), np.repeat(values[..., None], 3, -1))
+        depth = load_depth(tmp_path / name, said.append)
+        assert np.abs(depth[0].numpy() - values / 65535).max() < 1 / 255
+        assert f"{name}' is a colour picture of 16 bits, of which only 8 are read" in said.pop()
+    assert cv2.imwrite(str(tmp_path / "grey.png"), values)
+    assert cv2.imwrite(
+        str(tmp_path / "plain.png"), np.repeat((values // 257)[..., None], 3, -1).astype(np.uint8)
+    )
+    for name in ("grey.png", "plain.png"):
+        load_depth(tmp_path / name, said.append)
+    assert said == []
+
+
 def test_files_that_are_no_map_are_refused(tmp_path: Path) -> None:
     (tmp_path / "page.png").write_text("<html>")
     with pytest.raises(BokehError, match=r"Could not read the depth map '.*page\.png'"):

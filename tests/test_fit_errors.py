@@ -144,6 +144,17 @@ def test_files_that_are_not_there_or_something_else(workshop: Path, tmp_path: Pa
         run("flux", tmp_path, workshop, f"base.checkpoint={workshop / 'sd15.safetensors'}")
 
 
+def test_samples_that_cannot_be_made_are_found_before_the_training(workshop: Path, tmp_path: Path) -> None:
+    for override, said in {
+        "samples.sampler=eulr": "no sampler 'eulr'. Did you mean euler",
+        "samples.scheduler=simpel": "no scheduler 'simpel'. Did you mean simple",
+        "samples.grounding_steps=40": "grounding_steps is 40 but only 30 steps",
+    }.items():
+        with pytest.raises(BokehError, match=said):
+            run("sd15", tmp_path, workshop, "samples.every=3", override)
+    assert not (tmp_path / "losses.jsonl").exists()
+
+
 def test_a_model_of_another_kind(tmp_path: Path) -> None:
     import comfy.supported_models
 

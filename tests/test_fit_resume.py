@@ -124,18 +124,26 @@ def test_asked_to_stop_it_writes_a_checkpoint(workshop: Path, tmp_path: Path) ->
     assert int(checkpoint.name.removeprefix("step-")) == lines(tmp_path) >= 3
 
 
+def launched(folder: Path, *words: str) -> str:
+    """What `fit` said, started by `accelerate launch` for two processes on a CPU, with nothing configured."""
+    launch = ("-m", "accelerate.commands.launch", *words, "--num_processes", "2", "--num_machines", "1")
+    launch += ("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1")
+    process = start(folder, launch=launch)
+    said, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    return said
+
+
 def test_two_processes_make_the_losses_of_one(workshop: Path, tmp_path: Path) -> None:
     overrides = ("steps=8", "batch.total=8", "batch.micro=2")
     run("flux", tmp_path / "one", workshop, *overrides)
     folder = tmp_path / "two"
     folder.mkdir()
     (folder / "c.yaml").write_text(config("flux", folder, workshop, *overrides), encoding="utf-8")
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
-    launch += ("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1")
-    process = start(folder, launch=launch)
-    said, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, said
-    assert "in 2 processes on" in said
+    # Despite its name --multi_gpu is what starts several processes on a CPU too: --cpu starts one, and says nothing.
+    said = launched(folder, "--multi_gpu", "--main_process_port", "0")
+    assert "in 2 processes on cpu" in said
+    assert said.count("8 of 8 steps done") == 1  # one run, told of once
     one, two = losses(tmp_path / "one"), losses(folder)
     assert [line["kind"] for line in two] == [line["kind"] for line in one]
     for name in ("loss", "gradient"):
@@ -144,6 +152,17 @@ def test_two_processes_make_the_losses_of_one(workshop: Path, tmp_path: Path) ->
     mine, theirs = adapter(tmp_path / "one"), adapter(folder)
     for name, value in mine.items():
         assert torch.allclose(value, theirs[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_several_asked_for_and_one_started_is_said() -> None:
+    from trainer.fit.processes import asked_for_several
+
+    one = {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    assert asked_for_several({**one, **meeting})  # what `accelerate launch --cpu --num_processes 2` sets
+    assert not asked_for_several(one)  # with --num_processes 1
+    assert not asked_for_several(meeting)  # of a cluster, without accelerate
+    assert not asked_for_several({**one, **meeting, "RANK": "0", "WORLD_SIZE": "1"})
 
 
 def test_resuming_with_other_settings_is_refused(workshop: Path, tmp_path: Path) -> None:

@@ -87,19 +87,20 @@ def test_colour_match(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) -
 
 def test_k_of_a_camera(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     node = nodes["BokehFromCamera"]
-    k, text, distance = node.execute(**SETTINGS).args
+    k, text, distance, listed = node.execute(**SETTINGS).args
     assert distance == 2.0
+    assert float(listed) == pytest.approx(k, rel=1e-6)
     assert k == pytest.approx(10.13, abs=0.005)
     assert text == (
         "50 mm f/1.8 focused at 2 m on a 36 mm sensor, 512 px: K = 10.13 px of blur radius per dioptre."
     )
-    assert node.execute(**SETTINGS, photograph="none").args == (k, text, distance)
+    assert node.execute(**SETTINGS, photograph="none").args == (k, text, distance, listed)
     custom = node.execute(**{**SETTINGS, "sensor": "custom width", "sensor_width": 18.0}).args[0]
     assert custom == pytest.approx(2 * k)
     upright = node.execute(**SETTINGS, upright=True).args[0]  # 512 pixels over 24 mm
     assert upright == pytest.approx(k * 36 / 24)
     assert not caplog.records
-    strong, text, _ = node.execute(**{**SETTINGS, "f_number": 0.5}).args
+    strong, text, *_ = node.execute(**{**SETTINGS, "f_number": 0.5}).args
     assert strong == pytest.approx(k * 1.8 / 0.5)
     assert "K = 36.47 is outside 0 to 30" in text
     assert "K = 36.47 is outside 0 to 30" in caplog.text
@@ -107,12 +108,26 @@ def test_k_of_a_camera(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) 
         node.execute(**{**SETTINGS, "focus_distance": 0.05})
 
 
+def test_k_of_several_f_numbers(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """K is inversely proportional to the f-number; the list is what BokehMe Render takes as k_values."""
+    node = nodes["BokehFromCamera"]
+    k, text, _, listed = node.execute(**SETTINGS, f_numbers="1.4, 2.8, 16").args
+    assert k == pytest.approx(10.13, abs=0.005)  # of f_number, as without
+    series = [float(value) for value in listed.split(",")]
+    assert series == pytest.approx([k * 1.8 / 1.4, k * 1.8 / 2.8, k * 1.8 / 16], rel=1e-6)
+    assert "K of each f-number: f/1.4: 13.02, f/2.8: 6.51, f/16: 1.14." in text
+    assert "f/2.8: 6.51" in caplog.text
+    for bad, message in {"1.4, 0": "f-number is 0", "1.4; wide": "'wide' is not a number"}.items():
+        with pytest.raises(ValueError, match=message):
+            node.execute(**SETTINGS, f_numbers=bad)
+
+
 def test_k_of_a_photograph(
     nodes: dict[str, Any], input_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = nodes["BokehFromCamera"]
     phone_picture(input_folder / "phone.jpg")
-    k, text, _ = node.execute(**SETTINGS, photograph="phone.jpg").args
+    k, text, *_ = node.execute(**SETTINGS, photograph="phone.jpg").args
     # f/1.5 and 5.7 mm are the photograph's, 2 m the node's; the sensor is 43.267 * 5.7 / 26 * 4/5 = 7.588 mm wide
     assert k == pytest.approx(0.0057**2 * 2 / (2 * 1.5 * (2 - 0.0057)) * 512 / 0.0075883, rel=1e-4)
     assert text.startswith("5.7 mm f/1.5 focused at 2 m on a 7.588 mm sensor, 512 px: K = 0.73 px")
@@ -123,7 +138,7 @@ def test_k_of_a_photograph(
         assert part in text
         assert part in caplog.text
     Image.new("RGB", (8, 8)).save(input_folder / "plain.png")
-    k, text, _ = node.execute(**SETTINGS, photograph="plain.png").args
+    k, text, *_ = node.execute(**SETTINGS, photograph="plain.png").args
     assert k == pytest.approx(10.13, abs=0.005)
     assert "From plain.png: nothing." in text
 

@@ -59,15 +59,16 @@ def aperture(pack: ModuleType, **changes: Any) -> Any:
 def said(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the nodes tell their user."""
     texts: list[str] = []
-    for room in (pack.nodes.render, pack.nodes.lens):
+    for room in (pack.nodes.render, pack.nodes.lens, pack.nodes.depth):
         monkeypatch.setattr(room, "say", lambda text, node_id=None: texts.append(text))
     return texts
 
 
 def test_outputs_have_the_hosts_layout(pack: ModuleType, said: list[str]) -> None:
-    image, colours, blur, sharp, tinted = call(pack)
+    image, colours, blur, sharp, tinted, signed = call(pack)
     assert image.shape == colours.shape == tinted.shape == (1, 24, 32, 3)
-    assert blur.shape == sharp.shape == (1, 24, 32)
+    assert blur.shape == sharp.shape == signed.shape == (1, 24, 32)
+    assert signed.dtype == torch.float32
     for tensor in (image, colours, blur, sharp, tinted):
         assert tensor.dtype == torch.float32
         assert tensor.is_contiguous()
@@ -90,14 +91,76 @@ def test_views_of_a_series_are_those_of_each_picture(pack: ModuleType) -> None:
 
 
 def test_the_schema(pack: ModuleType) -> None:
-    render, lens = pack.nodes.render, pack.nodes.lens
-    for cls in (render.BokehMeRender, render.BokehLoadDepth, lens.BokehAperture, lens.BokehFocus):
+    render, lens, depth = pack.nodes.render, pack.nodes.lens, pack.nodes.depth
+    for cls in (render.BokehMeRender, depth.BokehLoadDepth, lens.BokehAperture, lens.BokehFocus):
         schema = cls.GET_SCHEMA()  # also checks that ids are unique
         assert schema.category == "Bokeh"
         assert all(port.tooltip for port in [*schema.inputs, *schema.outputs])
     models = next(port for port in render.BokehMeRender.GET_SCHEMA().inputs if port.id == "model")
     assert set(models.options) == {*pack.bokeh_ops.render.MODELS, "bokehme"}
     assert models.options[0] == models.default == pack.bokeh_ops.render.DEFAULT_MODEL
+
+
+def test_the_signed_defocus_is_in_pixels_positive_in_front(pack: ModuleType) -> None:
+    """A ramp of disparity 0 to 1, focused at a half, at K = 5 and 10 pixels."""
+    made = call(pack, k_values="5, 10", focus=focus(pack, "disparity value", value=0.5))
+    ramp = torch.linspace(0, 1, 32) - 0.5
+    for row, k in enumerate((5, 10)):
+        assert torch.allclose(made[5][row, 12], k * ramp, atol=1e-5)
+    assert torch.allclose(made[5].abs() / 5, made[2], atol=1e-5)
+
+
+def test_what_is_given_and_not_looked_at_is_said(pack: ModuleType, said: list[str]) -> None:
+    mask = torch.ones(1, 24, 32)
+    call(pack, focus=focus(pack, "point", mask=mask))
+    call(pack, focus=focus(pack, "mask", mask=mask, values="0, 1"))
+    call(pack, focus=focus(pack, "mask", mask=mask), focus_mask=mask)
+    call(pack, highlight_recovery=9.0)
+    depth = torch.stack([torch.linspace(0.1, high, 32).expand(24, 32) for high in (0.5, 0.9)])
+    call(pack, image=torch.rand(2, 24, 32, 3), depth=depth)
+    for text, expected in zip(
+        said,
+        [
+            "The focus mask is not looked at: the focus mode is 'point'",
+            "The 2 focus values are not looked at: the focus mode is 'mask'",
+            "focus_mask is not looked at, because the focus that is linked has a mask of its own",
+            "highlight_recovery is not looked at: the lens model 'classical'",
+            "normalised by itself, and their ranges differ by 50 %. For the frames of one video choose",
+        ],
+        strict=True,
+    ):
+        assert expected in text
+    said.clear()
+    call(pack, image=torch.rand(2, 24, 32, 3), depth=depth, depth_range="normalise over the batch")
+    call(pack, highlight_recovery=9.0, model="layered")
+    call(pack, focus=focus(pack, "disparity value", values="0, 1"))
+    call(pack, focus=focus(pack, "mask"), focus_mask=mask)
+    assert said == []
+
+
+def test_the_page_s_bar_moves_while_edges_are_aligned_and_while_it_renders(
+    pack: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.utils  # type: ignore[import-not-found]
+
+    bars: list[list[float]] = []
+
+    class Bar:
+        def __init__(self, total: int) -> None:
+            self.seen: list[float] = []
+            bars.append(self.seen)
+
+        def update_absolute(self, value: int, total: int) -> None:
+            self.seen.append(value / total)
+
+    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    call(pack, edges="aligned to the image", k_values="3, 6", model="layered")
+    aligned, rendered = bars
+    assert len(aligned) >= 2
+    assert len(rendered) > 4
+    for seen in bars:
+        assert seen == sorted(seen)
+        assert seen[-1] == 1
 
 
 def test_sweep_of_values_over_a_batch(pack: ModuleType, said: list[str]) -> None:
@@ -140,7 +203,7 @@ def test_a_camera_gives_the_blur_it_has(pack: ModuleType) -> None:
     """50 mm f/1.8 at 2 m on 36 mm: infinity is blurred by f^2 / (2 N (S - f)) = 0.3561 mm of radius on the sensor."""
     settings = {"f_number": 1.8, "focal_length": 50.0, "focus_distance": 2.0, "sensor": "Full frame"}
     rest = {"sensor_width": 1.0, "upright": False, "image_width": 512}
-    k, _, distance = pack.nodes.camera.BokehFromCamera.execute(**settings, **rest).result
+    k, _, distance, _ = pack.nodes.camera.BokehFromCamera.execute(**settings, **rest).result
     depth = torch.full((1, 24, 32), float("inf"))
     depth[:, :, :16] = 2.0
     metric = {"depth": depth, "depth_kind": "metric (metres)", "depth_range": "as is"}
@@ -160,7 +223,7 @@ def test_a_camera_gives_the_blur_it_has(pack: ModuleType) -> None:
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_of_one_and_four_channels(pack: ModuleType, channels: int) -> None:
     image = torch.rand(2, 24, 32, channels)
-    made, _, _, _, tinted = call(pack, image=image, edges="aligned to the image")
+    made, _, _, _, tinted, _ = call(pack, image=image, edges="aligned to the image")
     assert made.shape == image.shape
     assert tinted.shape == (2, 24, 32, 3)
 
@@ -378,7 +441,7 @@ def test_loading_a_16_bit_map(pack: ModuleType) -> None:
     values = np.linspace(12272, 35903, 24 * 32).reshape(24, 32).astype(np.uint16)
     path = folder / "bokeh_test_depth.png"
     Image.fromarray(values).save(path)
-    node = pack.nodes.render.BokehLoadDepth
+    node = pack.nodes.depth.BokehLoadDepth
     try:
         assert node.validate_inputs(path.name) is True
         assert "no file" in node.validate_inputs("bokeh_test_absent.png")

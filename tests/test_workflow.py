@@ -12,6 +12,11 @@ from tests.host.server import ComfyServer
 from tests.host.workflow import to_api
 
 INFO: dict[str, Any] = {
+    "LoadImageMask": {
+        "input": {
+            "required": {"image": [["a.png"], {"image_upload": True}], "channel": [["alpha", "red"], {}]}
+        }
+    },
     "LoadImage": {"input": {"required": {"image": [["a.png"], {"image_upload": True}]}}},
     "KSampler": {
         "input": {
@@ -42,6 +47,8 @@ def test_widgets_are_told_from_what_only_the_page_knows() -> None:
     without_button = {"id": 3, "type": "LoadImage", "widgets_values": ["a.png"]}
     prompt = to_api(workflow(image, without_button), INFO)
     assert prompt["2"]["inputs"] == prompt["3"]["inputs"] == {"image": "a.png"}
+    button_last = {"id": 4, "type": "LoadImageMask", "widgets_values": ["a.png", "red", "image"]}
+    assert to_api(workflow(button_last), INFO)["4"]["inputs"] == {"image": "a.png", "channel": "red"}
     seeded = to_api(workflow(sampler(inputs=[])), INFO)
     assert seeded["5"]["inputs"] == {"seed": 7, "steps": 20, "sampler_name": "heun", "cfg": 4.5}
 

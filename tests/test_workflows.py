@@ -32,6 +32,11 @@ WANTED = {
     "sharp_background_sd15": {"GroundedSampler"},
     "sharp_background_flux": {"GroundedSamplerAdvanced"},
     "photo_rerendered_from_depth": {"BokehMeRender", "BokehFromCamera", "BokehContactSheet"},
+    "portrait_whole_subject": {"BokehMeRender", "BokehFocus", "LoadImageMask"},
+    "aperture_series": {"BokehMeRender", "BokehFromCamera", "BokehFocus", "BokehContactSheet"},
+    "focus_pull": {"BokehMeRender", "BokehFocus", "SaveAnimatedWEBP"},
+    "shaped_highlights": {"BokehMeRender", "BokehAperture"},
+    "video_focus_pull": {"BokehMeRender", "BokehFocus", "LoadVideo", "SaveVideo"},
     "colour_match": {"LabColorMatch"},
 }
 
@@ -91,7 +96,9 @@ def test_every_link_has_both_its_ends(workflow: dict[str, Any]) -> None:
         assert link_id in nodes[source]["outputs"][output]["links"]
         assert nodes[source]["outputs"][output]["type"] == kind
         assert nodes[target]["inputs"][entry]["link"] == link_id
-        assert kind in nodes[target]["inputs"][entry]["type"].split(",")
+        assert nodes[target]["inputs"][entry]["type"] == "*" or kind in nodes[target]["inputs"][entry][
+            "type"
+        ].split(",")
         outgoing.add(link_id)
     for node in nodes.values():
         incoming |= {entry["link"] for entry in node["inputs"] if entry["link"] is not None}
@@ -123,7 +130,9 @@ def test_its_note_says_where_every_file_goes(workflow: dict[str, Any]) -> None:
     assert "### To try" in text
     for node in real_nodes(workflow):
         files = [
-            value for value in node["widgets_values"] if str(value).endswith((".safetensors", ".jpg", ".png"))
+            value
+            for value in node["widgets_values"]
+            if str(value).endswith((".safetensors", ".jpg", ".png", ".mp4"))
         ]
         for file in files:
             folder, _, name = f"{FOLDERS.get(node['type'], 'input')}/{file}".rpartition("/")
@@ -166,8 +175,10 @@ def check_value(kind: str, name: str, spec: list[Any], value: Any) -> None:
     choices = spec[0] if isinstance(spec[0], list) else settings.get("options")
     if choices is not None:
         file = kind in FOLDERS and name not in {"weight_dtype", "type", "device"}
-        if not file and not settings.get("image_upload"):
+        if not file and not (settings.get("image_upload") or settings.get("video_upload")):
             assert value in choices, f"{kind}.{name}"
+    elif spec[0] == "BOOLEAN":
+        assert isinstance(value, bool), f"{kind}.{name}"
     elif spec[0] in {"INT", "FLOAT"}:
         assert settings["min"] <= value <= settings["max"], f"{kind}.{name}"
     else:

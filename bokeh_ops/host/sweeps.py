@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import comfy.sample
 import comfy.samplers
 
+from ..errors import BokehError
 from .sampling import Sweep, grounded_sample, make_guider, make_sigmas
+
+
+def check_sampler(sampler: str, scheduler: str) -> None:
+    """Raise unless the host has a sampler and a scheduler of these names.
+
+    Raises:
+        BokehError: it has not; the nearest name is given.
+    """
+    for what, name, known in (
+        ("sampler", sampler, comfy.samplers.SAMPLER_NAMES),
+        ("scheduler", scheduler, comfy.samplers.SCHEDULER_NAMES),
+    ):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(known)}."
+            raise BokehError(f"ComfyUI has no {what} {name!r}. {hint}")
 
 
 def sample_sweep(

@@ -44,8 +44,12 @@ def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, A
 
 
 def widget_names(info: dict[str, Any]) -> list[str | None]:
-    """The widgets of a node in the order of its ``widgets_values``; None for the page's own."""
+    """The widgets of a node in the order of its ``widgets_values``; None for the page's own.
+
+    The button that uploads a file stands below all others, wherever the file's own widget is.
+    """
     names: list[str | None] = []
+    buttons: list[str | None] = []
     for group in ("required", "optional"):
         for name, spec in info["input"].get(group, {}).items():
             kind, options = spec[0], (spec[1] if len(spec) > 1 else {})
@@ -55,8 +59,8 @@ def widget_names(info: dict[str, Any]) -> list[str | None]:
             if options.get("control_after_generate", kind == "INT" and name in {"seed", "noise_seed"}):
                 names.append(None)  # fixed, randomize, ...
             if any(options.get(upload) for upload in UPLOADS):
-                names.append(None)  # the button
-    return names
+                buttons.append(None)
+    return names + buttons
 
 
 def _widget_values(node: dict[str, Any], info: dict[str, Any], where: str) -> dict[str, Any]:

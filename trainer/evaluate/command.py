@@ -11,6 +11,7 @@ from importlib import import_module
 
 SUBCOMMANDS = {
     "images": "trainer.evaluate.images",
+    "model": "trainer.evaluate.model",
     "pairs": "trainer.evaluate.pairs",
     "renderer": "trainer.evaluate.renderer",
 }

@@ -14,6 +14,8 @@ interval over scenes:
   content         share of pixels whose class stays the same (with --segmenter)
   drift_L         largest difference of mean L*
   drift_ab        largest distance of mean a*, b*
+  focus_dE        mean colour difference to the sharpest picture where the sweep says it is in focus; best is the
+                  reference's (focus_dE_ref)
   judge_corr      correlation of a judge's strengths with the blur asked for (with --judge-url)
   judge_same      how much the scene stays the same in the judge's eyes, 0 to 100
 """
@@ -41,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="DIR", help="a folder of scenes, or one scene"
     )
+    add_measuring(parser)
+
+
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """How sweeps are measured."""
     parser.add_argument(
         "--reference",
         type=Path,
@@ -93,6 +100,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the tables and write what was asked for."""
+    return measure(arguments, "images", {})
+
+
+def measure(arguments: argparse.Namespace, evaluation: str, more: dict[str, Any]) -> int:
+    """Measure sweeps that are there.
+
+    Args:
+        arguments: of :func:`add_measuring`, and ``folders``.
+        evaluation: what to call it in the JSON file.
+        more: settings to note there.
+    """
     from tqdm import tqdm
 
     from trainer.evaluate.device import find_device
@@ -148,6 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"Written: {path}", file=sys.stderr)
     if arguments.json:
         settings = {
+            **more,
             "reference": arguments.reference,
             "segmenter": arguments.segmenter,
             "content_limit": arguments.content_limit,
@@ -164,7 +183,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(
             arguments.json,
             {
-                "evaluation": "images",
+                "evaluation": evaluation,
                 **surroundings("comfyui-bokeh", "numpy"),
                 "settings": settings,
                 "runs": content,

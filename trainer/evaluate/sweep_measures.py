@@ -21,6 +21,7 @@ from trainer.metrics import (
     content_consistency,
     drift,
     energy,
+    focus_drift,
     laplacian_variance,
     lvcorr,
     mean_lab,
@@ -43,10 +44,15 @@ COLUMNS = {
     "content": ".4f",
     "drift_L": ".2f",
     "drift_ab": ".2f",
+    "focus_dE": ".2f",
+    "focus_dE_ref": ".2f",
     "judge_corr": ".3f",
     "judge_same": ".1f",
 }
 """Figures of a scene and the format of each."""
+
+LEAST_SIDE = 32
+"""Pictures with a shorter side, such as a toy's, have no LPIPS: its network would have nothing left of them."""
 
 FIGURES = tuple(name for name in COLUMNS if name not in ("scene", "pictures"))
 
@@ -105,12 +111,19 @@ def measure_sweep(
         for i, value in enumerate(blur)
         if content_limit is None or value <= (content_limit if sweep.kind == "k" else -content_limit)
     ]
+    if min(pictures[0].shape[1:]) < LEAST_SIDE:
+        lpips = None
     if lpips is not None:
         found.update(_distances(pictures, kept, lpips))
     if segmenter is not None and len(kept) > 1:
         found["content"] = content_consistency([segmenter(pictures[i]) for i in kept])
+    focus = sweep.load_focus()
+    if focus is not None:
+        found["focus_dE"] = focus_drift(pictures, focus)
     if reference is not None:
         references = reference.load()
+        if focus is not None and focus.shape == references[0].shape[1:]:
+            found["focus_dE_ref"] = focus_drift(references, focus)
         trend = [laplacian_variance(picture) for picture in references]
         found["laplacian_variance_ref"] = trend
         found["lvcorr"], found["lvcorr_diff"] = lvcorr(found["laplacian_variance"], trend)

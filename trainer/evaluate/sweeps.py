@@ -5,7 +5,9 @@ or in a file ``sweep.json`` beside it::
 
     {"images": [{"file": "a.png", "k": 0}, {"file": "b.png", "k": 12.5}]}
 
-with ``f_number`` in place of ``k`` for apertures.
+with ``f_number`` in place of ``k`` for apertures. It may name a map of what is to stay in focus, white where it is::
+
+    {"images": [...], "focus": "focus.png"}
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ class Sweep:
     """A key of :data:`KINDS`."""
     values: tuple[float, ...]
     paths: tuple[Path, ...]
+    focus: Path | None = None
+    """A map of what is in focus in all of them."""
 
     @property
     def labels(self) -> list[str]:
@@ -62,6 +66,22 @@ class Sweep:
                     f"{pictures[0].shape[2]} x {pictures[0].shape[1]}; the pictures of a scene must be of one size."
                 )
         return pictures
+
+    def load_focus(self) -> Tensor | None:
+        """What is in focus, bool ``[H, W]``, or None where nobody said.
+
+        Raises:
+            BokehError: the map cannot be read, or is of another size than the pictures.
+        """
+        if self.focus is None:
+            return None
+        mask, picture = read_picture(self.focus), read_picture(self.paths[0])
+        if mask.shape != picture.shape:
+            raise BokehError(
+                f"{self.focus} is {mask.shape[2]} x {mask.shape[1]} but the pictures are {picture.shape[2]} x "
+                f"{picture.shape[1]}; expected one size."
+            )
+        return mask.mean(0) > 0.5
 
 
 def read_picture(path: Path) -> Tensor:
@@ -125,7 +145,8 @@ def match_reference(sweep: Sweep, references: Sequence[Sweep]) -> Sweep:
 
 def _sweep(folder: Path) -> Sweep:
     listed = folder / "sweep.json"
-    entries = _listed(listed) if listed.is_file() else _named(folder)
+    content = _read_list(listed) if listed.is_file() else {}
+    entries = [_entry(listed, image) for image in content["images"]] if content else _named(folder)
     kinds = {kind for kind, _, _ in entries}
     if len(kinds) != 1:
         raise BokehError(f"{folder} counts blur in K and in f-numbers; expected one of them.")
@@ -140,7 +161,8 @@ def _sweep(folder: Path) -> Sweep:
         )
     if len(values) < 2:
         raise BokehError(f"{folder} holds one picture; a sweep has at least two.")
-    return Sweep(folder.resolve().name, kind, values, tuple(path for _, _, path in entries))
+    focus = _inside(listed, content["focus"]) if content.get("focus") is not None else None
+    return Sweep(folder.resolve().name, kind, values, tuple(path for _, _, path in entries), focus)
 
 
 def _named(folder: Path) -> list[tuple[str, float, Path]]:
@@ -162,7 +184,7 @@ def _named(folder: Path) -> list[tuple[str, float, Path]]:
     return entries
 
 
-def _listed(path: Path) -> list[tuple[str, float, Path]]:
+def _read_list(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -170,7 +192,7 @@ def _listed(path: Path) -> list[tuple[str, float, Path]]:
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
         raise BokehError(f'{path}: expected {{"images": [{{"file": "a.png", "k": 12}}, ...]}}.')
-    return [_entry(path, image) for image in images]
+    return content
 
 
 def _entry(path: Path, image: Any) -> tuple[str, float, Path]:
@@ -181,9 +203,16 @@ def _entry(path: Path, image: Any) -> tuple[str, float, Path]:
         raise BokehError(
             f"{path}: {image!r} is not an image; expected file, and either k or f_number as a number."
         )
-    file = (path.parent / image["file"]).resolve()
+    return kind, float(value), _inside(path, image["file"])
+
+
+def _inside(path: Path, name: Any) -> Path:
+    """A file that a list names, in the list's own folder."""
+    if not isinstance(name, str):
+        raise BokehError(f"{path}: {name!r} is no name of a file.")
+    file = (path.parent / name).resolve()
     if not file.is_relative_to(path.parent.resolve()):
-        raise BokehError(f"{path}: {image['file']!r} lies outside the folder.")
+        raise BokehError(f"{path}: {name!r} lies outside the folder.")
     if not file.is_file():
-        raise BokehError(f"{path}: there is no file {image['file']!r}.")
-    return kind, float(value), file
+        raise BokehError(f"{path}: there is no file {name!r}.")
+    return file

@@ -6,11 +6,29 @@ one tensor, rather than while they are computed; nothing else needs to know how 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+ONE_STARTED = (
+    "accelerate launch was asked for several processes and started only this one: with --cpu it never starts more. "
+    "Training goes on, in one process. For several on a CPU: accelerate launch --multi_gpu --num_processes N -m "
+    "trainer fit ... with device: cpu."
+)
+
+
+def asked_for_several(environment: Mapping[str, str]) -> bool:
+    """Whether `accelerate launch` says where to meet other processes, and none of them was started.
+
+    Its launcher for one process (``--cpu``) names the place where it was asked for several, but no number of this
+    process, as the launcher for several does.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
+    return launched and "RANK" not in environment
 
 
 class Processes:
@@ -31,6 +49,8 @@ class Processes:
         self.rank: int = self.state.process_index
         self.world: int = self.state.num_processes
         self.device: torch.device = self.state.device
+        if self.world == 1 and asked_for_several(os.environ):
+            print(ONE_STARTED, file=sys.stderr)
 
     @property
     def first(self) -> bool:

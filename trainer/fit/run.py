@@ -24,6 +24,7 @@ from trainer.fit.model import AUTOCAST, Trainee
 from trainer.fit.plan import Plan
 from trainer.fit.prepare import fill_cache
 from trainer.fit.processes import Processes
+from trainer.fit.samples import check as check_samples
 from trainer.pairs.identity import identity
 
 
@@ -98,6 +99,8 @@ def set_up(settings: Fit, beside: Path, processes: Processes, base: Base | None 
     start_comfyui(find_comfyui(settings.comfyui, beside), cpu=settings.device == "cpu")
     from trainer.fit.load import load_base
 
+    if settings.samples.every:
+        check_samples(settings)
     out = beside / Path(settings.out).expanduser()
     kept = beside / Path(settings.cache.folder).expanduser() if settings.cache.folder else out / "cache"
     photographs = open_dataset(beside / Path(settings.data.dataset).expanduser())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ from torch import Tensor
 
 from bokeh_ops.adapter import BokehAdapter
 from bokeh_ops.sheet import contact_sheet
+from bokeh_ops.sweep import resolve_grounding_steps
 from bokeh_ops.values import format_value
 from trainer.fit.base import Base, Embedding
-from trainer.fit.cache import Texts
 from trainer.fit.config import Fit
 from trainer.fit.objective import flux_mu
 
@@ -20,7 +22,47 @@ LEAST_SIDE = 128
 """Pixels that a picture on a sheet is wide at least."""
 
 
-def sweep(base: Base, adapter: BokehAdapter, settings: Fit, texts: Texts, size: tuple[int, int]) -> Tensor:
+Encode = Callable[[Sequence[str]], list[Embedding]]
+"""What makes embeddings of texts, such as :class:`trainer.fit.cache.Texts`."""
+
+
+@dataclass(frozen=True)
+class Laid:
+    """How an adapter is laid on, where it is not as LoadBokehAdapter and GroundedSampler do by default.
+
+    Attributes:
+        strength: lambda of eq. 10.
+        query_key_strength: factor on the query/key adapters.
+        ground_negative: whether the negative branch is grounded too.
+    """
+
+    strength: float = 1.0
+    query_key_strength: float = 1.0
+    ground_negative: bool = False
+
+
+def check(settings: Fit) -> None:
+    """Find out before the training whether samples can be made after it, as far as names and numbers go.
+
+    Raises:
+        BokehError: ComfyUI has no such sampler or scheduler, or more steps are grounded than there are.
+    """
+    from bokeh_ops.host.sweeps import check_sampler
+
+    wanted = settings.samples
+    assert wanted.sampler is not None  # resolved
+    check_sampler(wanted.sampler, wanted.scheduler)
+    resolve_grounding_steps(wanted.grounding_steps, wanted.steps)
+
+
+def sweep(
+    base: Base,
+    adapter: BokehAdapter,
+    settings: Fit,
+    texts: Encode,
+    size: tuple[int, int],
+    laid: Laid = Laid(),
+) -> Tensor:
     """Every prompt at the pivot's K and at every target K.
 
     Args:
@@ -29,22 +71,29 @@ def sweep(base: Base, adapter: BokehAdapter, settings: Fit, texts: Texts, size: 
         settings: resolved.
         texts: encodes the prompts.
         size: width and height in pixels.
+        laid: how strongly, and what is grounded.
 
     Returns:
         Pictures ``[prompts, 1 + targets, H, W, 3]``, 0..1, the pivot first.
     """
     wanted = settings.samples
-    rows = [_sample(base, adapter, settings, texts, prompt, size) for prompt in wanted.prompts]
+    rows = [_sample(base, adapter, settings, texts, prompt, size, laid) for prompt in wanted.prompts]
     return torch.stack([base.decode(latents) for latents in rows])
 
 
 @torch.no_grad()
 def _sample(
-    base: Base, adapter: BokehAdapter, settings: Fit, texts: Texts, prompt: str, size: tuple[int, int]
+    base: Base,
+    adapter: BokehAdapter,
+    settings: Fit,
+    texts: Encode,
+    prompt: str,
+    size: tuple[int, int],
+    laid: Laid,
 ) -> Tensor:
     from bokeh_ops.host import loading
     from bokeh_ops.host.lay import lay_adapter
-    from bokeh_ops.host.sampling import Sweep
+    from bokeh_ops.host.sampling import BRANCHES, Sweep
     from bokeh_ops.host.sweeps import sample_sweep
 
     wanted = settings.samples
@@ -53,7 +102,7 @@ def _sample(
     patcher = base.patcher
     if base.architecture == "flux":
         patcher = loading.use_flux_shift(patcher, flux_mu(blank.shape[2], blank.shape[3]))
-    model = lay_adapter(patcher, adapter)
+    model = lay_adapter(patcher, adapter, laid.strength, laid.query_key_strength)
     positive, negative = (
         [[e.context[None].float(), _settings(base, e, settings)]] for e in texts([prompt, wanted.negative])
     )
@@ -69,7 +118,7 @@ def _sample(
         wanted.cfg,
         wanted.sampler,
         wanted.scheduler,
-        Sweep(wanted.pivot, wanted.k, wanted.grounding_steps),
+        Sweep(wanted.pivot, wanted.k, wanted.grounding_steps, BRANCHES[laid.ground_negative]),
     )
     loading.unload()  # the weight patches of the query/key adapters are undone
     return torch.cat((pivot["samples"], targets["samples"])).cpu()
@@ -86,10 +135,15 @@ def sheet(pictures: Tensor, settings: Fit) -> Tensor:
     """The pictures of :func:`sweep` on one sheet ``[H, W, 3]``, K at each, a row or more per prompt."""
     labels = [f"pivot K = {format_value(settings.samples.pivot)}"]
     labels += [f"K = {format_value(k)}" for k in settings.samples.k]
-    times = max(1, LEAST_SIDE // pictures.shape[3])  # pictures of a toy could not be seen otherwise
-    pictures = pictures.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    pictures = large_enough(pictures)
     by_label = pictures.transpose(0, 1).flatten(0, 1)  # all prompts of the first K first
     return contact_sheet(by_label, labels, columns=len(labels), cell_size=384)[0]
+
+
+def large_enough(pictures: Tensor) -> Tensor:
+    """Pictures ``[..., H, W, 3]`` of a toy, each pixel so often that they can be seen; others as they are."""
+    times = max(1, LEAST_SIDE // pictures.shape[-2])
+    return pictures.repeat_interleave(times, -3).repeat_interleave(times, -2)
 
 
 def write_png(path: Path, picture: Tensor) -> None:

@@ -120,6 +120,25 @@ def drift(means: Sequence[tuple[float, float, float]]) -> Drift:
     return Drift(max(lightness) - min(lightness), colour)
 
 
+def focus_drift(pictures: Sequence[Tensor], focus: Tensor) -> float:
+    """How much what is in focus changes over a sweep: the mean colour difference there to the sharpest picture.
+
+    Per pixel the Euclidean distance in L*a*b* (CIE 1976), averaged over the map and over all pictures but the first.
+    It sees colour, detail and things that moved alike; blur that reaches into the map counts too.
+
+    Args:
+        pictures: ``[3, H, W]``, sRGB values 0..1, the sharpest first, at least two.
+        focus: bool ``[H, W]``.
+
+    Returns:
+        NaN where nothing is in focus.
+    """
+    if not bool(focus.any()):
+        return math.nan
+    first, *others = (rgb_to_lab(picture.double(), dim=0)[:, focus] for picture in pictures)
+    return math.fsum(float((other - first).norm(dim=0).mean()) for other in others) / len(others)
+
+
 def content_consistency(classes: Sequence[Tensor]) -> float:
     """Share of pixels whose semantic class stays the same over all pictures (Fine-grained Defocus, sec. F.2).
 

@@ -89,9 +89,8 @@ def _annotate(
         focal_px = lens.focal_length / lens.sensor_across * picture.width
     photograph = Photograph(key, picture, focal_px, record, given)
 
-    disparity = _disparity(_ask("depth", providers.depth, photograph), picture.size, settings)
+    disparity, mask = maps_of(photograph, providers, settings)
     photograph = photograph.with_disparity(disparity)
-    mask = _mask(_ask("mask", providers.mask, photograph), picture.size)
     focus = focus_from_foreground(disparity, mask, settings.nearest, settings.flat)
     framing = frame(header.upright, settings.resolution, mask if settings.crop == "foreground" else None)
     shown, shown_mask = framing.cut(disparity), framing.cut(mask)
@@ -130,6 +129,20 @@ def _annotate(
         info["flickr_photo_id"] = _clean(str(given["flickr_photo_id"])[:64])
     cropped = framing.cut(np.asarray(picture))
     return lambda known: encode_sample(cropped, shown, shown_mask, known, settings.picture), info
+
+
+def maps_of(
+    photograph: Photograph, providers: Providers, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Disparity (dioptres) and foreground (0..1) of a photograph, both ``[h, w]``.
+
+    Raises:
+        Rejected: a provider has none, or gave something that cannot be.
+    """
+    size = photograph.image.size
+    disparity = _disparity(_ask("depth", providers.depth, photograph), size, settings)
+    mask = _mask(_ask("mask", providers.mask, photograph.with_disparity(disparity)), size)
+    return disparity, mask
 
 
 def _check_size(header: Header, settings: Settings) -> None:

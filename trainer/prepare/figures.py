@@ -48,26 +48,29 @@ def histograms(
     FigureCanvasAgg(figure)
     figure.subplots_adjust(left=0.04, right=0.99, bottom=0.08, top=0.98, wspace=0.2, hspace=0.25)
     axes = list(figure.subplots(2, 4).flat)
-    for axis, (name, label, logarithmic) in zip(axes, panels, strict=False):
+    for axis, (name, label, spread) in zip(axes, panels, strict=False):
         values = [
             np.array([row[name] for row in rows if row[name] is not None], dtype=np.float64)
             for rows in (kept, surplus)
         ]
         together = np.concatenate(values)
-        together = together[together > 0] if logarithmic else together
+        together = together[together > 0] if spread else together
+        # Marks of a logarithmic axis run into each other where it spans little.
+        logarithmic = spread and together.size > 0 and together.max() > 3 * together.min()
         if name == "k":
             edges = np.linspace(0, max_k, 31)
         elif name == "foreground_area":
             edges = np.linspace(0, 1, 21)
         elif together.size:
             low, high = float(together.min()), float(together.max())
-            edges = np.geomspace(low / 1.01, high * 1.01, 25)
+            space = np.geomspace if logarithmic else np.linspace
+            edges = space(low / 1.01, high * 1.01, 25)
         else:
             edges = np.linspace(0, 1, 2)
         axis.hist(
             values, bins=edges.tolist(), stacked=True, color=[KEPT, SURPLUS], label=["kept", "left out"]
         )
-        if logarithmic and together.size:
+        if logarithmic:
             axis.set_xscale("log")
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter("{x:g}")
@@ -109,7 +112,9 @@ def _label(sample: Sample) -> str:
         parts.append(f"S1 {info['s1_m']:.3g} m")
     if info.get("blur_px") is not None:
         parts.append(f"blur {info['blur_px']:.2g} px")
-    parts.append(str(info.get("id", sample.key)).rpartition("/")[2][:28])
+    name = str(info.get("id", sample.key)).rpartition("/")[2]
+    # Names of one series differ at their end.
+    parts.append(name if len(name) <= 28 else f"{name[:10]}...{name[-15:]}")
     return ", ".join(parts)
 
 

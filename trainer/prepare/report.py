@@ -19,7 +19,7 @@ _STYLE = """
 body { font: 15px/1.45 sans-serif; max-width: 1240px; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse } td, th { text-align: left; padding: .25em .8em; border-bottom: 1px solid #ddd;
 vertical-align: top } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-img { max-width: 100%; border: 1px solid #ddd } code { background: #f3f3f3; padding: 0 .2em; word-break: break-all }
+img { max-width: 100%; border: 1px solid #ddd } code { background: #f3f3f3; padding: 0 .2em; overflow-wrap: anywhere }
 small { color: #666 }
 """
 
