@@ -91,16 +91,19 @@ def test_the_two_sides_of_an_edge_see_different_things() -> None:
     assert float((made - expected)[40:-40].abs().max()) < 0.03
 
 
+@pytest.mark.parametrize("piece", [4096, 128], ids=["tiles", "pieces"])
 @pytest.mark.parametrize("k", [6.0, 20.0])
-def test_tiles_leave_no_seam(monkeypatch: pytest.MonkeyPatch, k: float) -> None:
+def test_tiles_leave_no_seam(monkeypatch: pytest.MonkeyPatch, k: float, piece: int) -> None:
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(1, 3, 300, 420, generator=generator)
     disparity = torch.linspace(0.2, 1.0, 420).expand(1, 1, 300, -1).clone()
     disparity[..., 100:180, 130:250] = 1.6
     lens = Lens(k, 0.6, 1.0)
+    monkeypatch.setattr(layered, "_TILES", {})
     whole = render(image, disparity, lens, "layered").image
     monkeypatch.setattr(layered, "LARGEST", 1000)
-    monkeypatch.setattr(layered, "_TILE", 128)
+    monkeypatch.setattr(layered, "_PIECE", piece)
+    monkeypatch.setattr(layered, "_TILES", {"cpu": (128, 64)})
     tiled = render(image, disparity, lens, "layered").image
     assert float((whole - image).abs().mean()) > 0.1
     assert float((whole - tiled).abs().max()) < 1e-4

@@ -14,6 +14,9 @@ parts recover most of that. Surfaces near focus need not be cut: they hide all d
 
 Surfaces that are much blurred are computed at a fraction of the resolution, and the parts of the lens are
 averaged before the last step up, so that at full resolution only the surfaces near focus are convolved.
+
+The picture is painted tile by tile, each from the surfaces that are seen in it: what is done to a tile stays in a
+processor's cache, and what is not there costs nothing.
 """
 
 from __future__ import annotations
@@ -29,14 +32,19 @@ from .contract import Lens, Progress, Rendered
 from .highlights import recover
 from .matte import take_apart
 from .spread import Lattice, spread
-from .surfaces import ALIGN, Cut, Slice, Surface, grow, ladder
+from .surfaces import ALIGN, Box, Cut, Surface, grow_part, ladder, widened, windows
 
 SECTORS = 4
 """Parts of the lens whose view is told apart."""
 LARGEST = 8_000_000
-"""Pixels that are rendered at once; larger pictures go in tiles."""
-_TILE = 2048  # pixels along a tile
+"""Pixels that are cut into surfaces at once; larger pictures go in pieces."""
+_PIECE = 2048  # pixels along a piece
+_TILES = {"cpu": (512, 256)}
+"""Pixels along a tile, and along the windows at full resolution in it, by kind of device ..."""
+_TILE = (1 << 30, 1 << 30)  # ... and elsewhere: as few and as large steps as there can be
 _CELLS = 8  # a cat's eye changes from cell to cell of a grid, this many along the longer side
+_CUTTING = 0.3  # share of the time that it takes to cut the surfaces
+_MARGIN = 2  # coarse pixels about a tile, which growing to the next finer scale needs
 
 
 @torch.no_grad()
@@ -98,12 +106,13 @@ def _developed(light: Tensor, image: Tensor, lens: Lens) -> Tensor:
 
 
 class _Tile(NamedTuple):
-    """A part of the picture: what is rendered, what of it is kept, and as what part of the lens's field."""
+    """A part of the picture that is painted with one lens."""
 
-    outer: tuple[slice, slice]
-    inner: tuple[slice, slice]
-    weight: Tensor | None
+    box: Box
     at: tuple[float, float]
+    """Place in the picture, for a cat's eye; see :meth:`Aperture.kernel`."""
+    weight: Tensor | None
+    """``[h, w]``, where tiles overlap; None where they do not."""
 
 
 def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float], None]) -> Tensor:
@@ -122,170 +131,269 @@ def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float],
     least, most = (value.item() for value in defocus.aminmax())
     slices = ladder(defocus)
     reach = max(most, -least)
-    if lens.aperture.cats_eye == 0 and height * width <= LARGEST:
-        lattice = Lattice(lens.aperture, (0.0, 0.0), light)
-        return expose_tile(light, defocus, lattice, slices, most, report)
-    tiles = list(_tiles(height, width, reach, lens.aperture.cats_eye > 0, light))
-    out, total = torch.zeros_like(light), light.new_zeros(height, width)
+    frame = slice(0, height), slice(0, width)
+    blend = lens.aperture.cats_eye > 0
+    tile, window = _TILES.get(light.device.type, _TILE)
+    out = torch.zeros_like(light)
+    total = light.new_zeros(height, width) if blend else None
     lattice = None
-    for number, tile in enumerate(tiles):
-        if lattice is None or lattice.at != tile.at:
-            lattice = Lattice(lens.aperture, tile.at, light)
-        part = expose_tile(
-            light[:, tile.outer[0], tile.outer[1]],
-            defocus[tile.outer],
-            lattice,
-            slices,
-            most,
-            lambda share, number=number: report((number + share) / len(tiles)),
-        )
-        top, left = (inner.start - outer.start for inner, outer in zip(tile.inner, tile.outer, strict=True))
-        kept = part[
-            :,
-            top : top + tile.inner[0].stop - tile.inner[0].start,
-            left : left + tile.inner[1].stop - tile.inner[1].start,
-        ]
-        weight = light.new_ones(kept.shape[1:]) if tile.weight is None else tile.weight
-        out[:, tile.inner[0], tile.inner[1]] += kept * weight
-        total[tile.inner] += weight
-    return out / total
+    pieces = [frame] if height * width <= LARGEST else list(windows(frame, _PIECE))
+    for number, piece in enumerate(pieces):
+        around = _around(piece, frame, reach)
+        origin = around[0].start, around[1].start
+        seen, there = light[:, around[0], around[1]], defocus[around]
+
+        def share(done: float, number: int = number) -> None:
+            report((number + done) / len(pieces))
+
+        cut = Cut(seen, there, take_apart(seen, there), slices, most, window)
+        painter = Painter(cut, window, lambda done: share(_CUTTING * done))
+        tiles = list(_cells(piece, frame, light)) if blend else _plain(piece, tile)
+        for done, (box, at, weight) in enumerate(tiles):
+            share(_CUTTING + (1 - _CUTTING) * done / len(tiles))
+            if lattice is None or lattice.at != at:
+                lattice = Lattice(lens.aperture, at, light)
+            part = painter.paint(_moved(box, origin), lattice, (tile, tile))
+            if weight is None or total is None:
+                out[:, box[0], box[1]] = part
+            else:
+                out[:, box[0], box[1]] += part * weight
+                total[box] += weight
+    return out if total is None else out / total
 
 
-def _tiles(height: int, width: int, reach: float, blend: bool, like: Tensor) -> Iterator[_Tile]:
-    """Tiles that cover the picture; blended into one another if the lens differs from place to place."""
-    halo = -(-math.ceil(3 * reach + 16) // ALIGN) * ALIGN
-    step = -(-max(height, width) // _CELLS) if blend else _TILE
+def _plain(piece: Box, size: int) -> list[_Tile]:
+    return [_Tile(box, (0.0, 0.0), None) for box in windows(piece, size)]
 
-    def outer(low: int, high: int, end: int) -> slice:
-        low = max(0, low - halo) // ALIGN * ALIGN
-        return slice(low, min(end, high + halo))
 
-    def hat(centre: float, low: int, high: int) -> Tensor:
-        place = torch.arange(low, high, device=like.device, dtype=like.dtype) + 0.5
+def _around(piece: Box, frame: Box, reach: float) -> Box:
+    """A piece of the picture and all that bears on it, from a multiple of 64 on."""
+    if piece == frame:
+        return frame
+    halo = math.ceil(3 * reach + 16)
+    rows, columns = (
+        slice(max(0, side.start - halo) // ALIGN * ALIGN, min(of.stop, side.stop + halo))
+        for side, of in zip(piece, frame, strict=True)
+    )
+    return rows, columns
+
+
+def _moved(box: Box, origin: tuple[int, int]) -> Box:
+    rows, columns = (slice(side.start - o, side.stop - o) for side, o in zip(box, origin, strict=True))
+    return rows, columns
+
+
+def _cells(piece: Box, frame: Box, like: Tensor) -> Iterator[_Tile]:
+    """Tiles that overlap by half and are blended into one another, as the lens differs from place to place."""
+    height, width = frame[0].stop, frame[1].stop
+    step = -(-max(height, width) // _CELLS)
+    half = math.hypot(height, width) / 2
+
+    def hat(centre: float, side: slice) -> Tensor:
+        place = torch.arange(side.start, side.stop, device=like.device, dtype=like.dtype) + 0.5
         return (1 - (place - centre).abs() / step).clamp_min(1e-6)
 
-    half = math.hypot(height, width) / 2
-    if not blend:
-        for top in range(0, height, step):
-            for left in range(0, width, step):
-                inner = slice(top, min(height, top + step)), slice(left, min(width, left + step))
-                around = (
-                    outer(inner[0].start, inner[0].stop, height),
-                    outer(inner[1].start, inner[1].stop, width),
-                )
-                yield _Tile(around, inner, None, (0.0, 0.0))
-        return
-    for i in range(-(-height // step) + 1):
-        for j in range(-(-width // step) + 1):
-            y, x = i * step, j * step
-            inner = (
-                slice(max(0, y - step), min(height, y + step)),
-                slice(max(0, x - step), min(width, x + step)),
+    for y in range(0, height + step, step):
+        for x in range(0, width + step, step):
+            rows, columns = (
+                slice(max(side.start, centre - step), min(side.stop, centre + step))
+                for side, centre in zip(piece, (y, x), strict=True)
             )
-            if inner[0].start >= inner[0].stop or inner[1].start >= inner[1].stop:
-                continue
-            weight = (
-                hat(y, inner[0].start, inner[0].stop)[:, None] * hat(x, inner[1].start, inner[1].stop)[None]
-            )
-            around = (
-                outer(inner[0].start, inner[0].stop, height),
-                outer(inner[1].start, inner[1].stop, width),
-            )
-            at = (min(x, width) - width / 2) / half, (min(y, height) - height / 2) / half
-            yield _Tile(around, inner, weight, at)
+            if rows.start < rows.stop and columns.start < columns.stop:
+                at = (min(x, width) - width / 2) / half, (min(y, height) - height / 2) / half
+                yield _Tile((rows, columns), at, hat(y, rows)[:, None] * hat(x, columns)[None])
 
 
-def expose_tile(
-    light: Tensor,
-    defocus: Tensor,
-    lattice: Lattice,
-    slices: list[Slice],
-    most: float,
-    report: Callable[[float], None],
-    sectors: int = SECTORS,
-) -> Tensor:
-    """The light behind the lens, of a picture or a tile with its surroundings: ``[C, H, W]``."""
-    height, width = defocus.shape
-    cut = Cut(light, defocus, take_apart(light, defocus), slices, most)
-    front, back = _Stack(height, width), _Stack(height, width)
-    count = max(1, sum(cut.present))
-    done = 0
+class Painter:
+    """Paints parts of a picture that has been cut.
 
-    def surfaces(wanted: Callable[[Slice], bool], nearest_first: bool) -> Iterator[tuple[Surface, Tensor]]:
-        nonlocal done
-        order = range(len(slices))
-        for which in reversed(order) if nearest_first else order:
-            part = slices[which]
-            if not (wanted(part) and cut.present[which]):
-                continue
-            surface = cut.surface(which)
-            yield surface, spread(surface, lattice, 1 if part.near_focus else sectors)
-            done += 1
-            report(done / count)
+    Args:
+        cut: the picture.
+        window: pixels along the windows that are painted at once at full resolution.
+        report: called with the share of the surfaces that are there.
+    """
 
-    for surface, seen in surfaces(lambda part: not part.near_focus and part.low > 0, True):
-        front.lay_behind(surface, seen)
-    for surface, seen in surfaces(lambda part: not part.near_focus and part.low < 0, False):
-        back.lay_in_front(surface, seen)
-    finest = min((part.scale for part in slices if not part.near_focus), default=1)
-    over, behind = front.at_scale(min(2, finest)), back.at_scale(min(2, finest))
-    if over is not None and behind is not None:
-        behind = (1 - over[:, -1:]) * behind
-    # The parts of the lens are averaged here: the surfaces that remain hide all of them alike.
-    shares = lattice.shares(sectors)
-    means = [(stack * shares).sum(0, keepdim=True) for stack in (over, behind) if stack is not None]
-    full = torch.cat(means, 1) if means else None
-    if full is not None:
-        full = (grow(full, height, width) if finest > 1 else full)[0]
-    planes = len(light) + 1
-    out = light.new_zeros(planes, height, width)
-    rest = None
-    if full is not None:
-        out = full[:planes] if over is not None else out
-        rest = full[-planes:] if behind is not None else None
-    passes = 1 - out[-1:]
-    for surface, seen in surfaces(lambda part: part.near_focus, True):
-        box, clear = (slice(None), *surface.box), 1 - seen[0, -1:]
-        out[box].addcmul_(passes[box], seen[0])
-        passes[box].mul_(clear)
+    def __init__(self, cut: Cut, window: int, report: Callable[[float], None]) -> None:
+        self.cut, self.window = cut, window
+        self.size = cut.number.shape[0], cut.number.shape[1]
+        order = [which for which, present in enumerate(cut.present) if present]
+        self.near = [(which, cut.box(which)) for which in reversed(order) if cut.slices[which].near_focus]
+        blurred = [which for which in order if not cut.slices[which].near_focus]
+        # The most blurred first: on both sides from the coarsest scale to the finest.
+        self.front: list[Surface] = []
+        self.back: list[Surface] = []
+        for done, which in enumerate(blurred):
+            report(done / len(blurred))
+            in_front = cut.slices[which].low > 0
+            (self.front if in_front else self.back).append(cut.surface(which))
+        self.front.reverse()
+        scales = [surface.slice.scale for surface in (*self.front, *self.back)]
+        self.finest = min(scales, default=1)
+
+    def paint(self, box: Box, lattice: Lattice, nominal: tuple[int, int], sectors: int = SECTORS) -> Tensor:
+        """The light behind the lens in a part of the picture.
+
+        Args:
+            box: its rows and columns.
+            lattice: the aperture's kernels there.
+            nominal: height and width that most such parts have.
+            sectors: parts of the lens whose view is told apart.
+
+        Returns:
+            ``[C, h, w]``.
+        """
+        over, behind = self._blurred(box, lattice, nominal, sectors)
+        planes = len(self.cut.light) + 1
+        out = self.cut.light.new_empty(planes - 1, *(side.stop - side.start for side in box))
+        for window in windows(box, self.window):
+            rows, columns = _moved(window, (box[0].start, box[1].start))
+            if over is None:
+                here = out.new_zeros(planes, rows.stop - rows.start, columns.stop - columns.start)
+            else:
+                here = self._full(over, box, window).clone()
+            rest = None if behind is None else self._full(behind, box, window).clone()
+            passes = 1 - here[-1:]
+            for which, of in self.near:
+                self._near(which, of, window, lattice, here, passes, rest)
+            if rest is not None:
+                here += rest
+            out[:, rows, columns] = here[:-1] / here[-1:].clamp_min(1e-6)
+        return out
+
+    def _near(
+        self,
+        which: int,
+        of: Box,
+        window: Box,
+        lattice: Lattice,
+        here: Tensor,
+        passes: Tensor,
+        rest: Tensor | None,
+    ) -> None:
+        """Lay a surface near focus behind ``here`` and in front of ``rest``, of which ``passes`` shows it."""
+        part = self.cut.slices[which]
+        seen_in = _overlap(window, of)
+        if seen_in is None:
+            return
+        halo = lattice.reach(part.broadest) + 1
+        around = _overlap(widened(seen_in, halo), of)
+        if around is None or not self.cut.may_show(which, around):
+            return
+        surface = self.cut.near(which, around)
+        if not bool(surface.opacity.any()):
+            return
+        sizes = seen_in[0].stop - seen_in[0].start, seen_in[1].stop - seen_in[1].start
+        seen = spread(surface, lattice, 1, seen_in, sizes)[0]
+        place = (slice(None), *_moved(seen_in, (window[0].start, window[1].start)))
+        clear = 1 - seen[-1:]
+        here[place] += passes[place] * seen
+        passes[place] *= clear
         if rest is not None:
-            rest[box].mul_(clear)
-    if rest is not None:
-        out = out + rest
-    return out[:-1] / out[-1:].clamp_min(1e-6)
+            rest[place] *= clear
+
+    def _full(self, stack: tuple[Box, Tensor], box: Box, window: Box) -> Tensor:
+        """The part of a stack, ``[C + 1, h, w]``, that lies in a window, at full resolution."""
+        of, planes = stack
+        if self.finest > 1:
+            return grow_part(planes[None], of, window)[0]
+        rows, columns = _moved(window, (of[0].start, of[1].start))
+        return planes[:, rows, columns]
+
+    def _blurred(
+        self, box: Box, lattice: Lattice, nominal: tuple[int, int], sectors: int
+    ) -> tuple[tuple[Box, Tensor] | None, tuple[Box, Tensor] | None]:
+        """What is seen of the surfaces in front of the focus and behind it, each with the box that it fills.
+
+        At half the resolution, or the whole where no surface is coarser.
+        """
+        front, back = _Stack(box, self.size), _Stack(box, self.size)
+        for stack, surfaces, lay in (
+            (front, self.front, front.lay_behind),
+            (back, self.back, back.lay_in_front),
+        ):
+            for surface in surfaces:
+                scale = surface.slice.scale
+                window = _overlap(stack.window(scale), surface.box)
+                if window is None:
+                    continue
+                size = [
+                    -(-min(side, whole) // scale) + 2 * _MARGIN
+                    for side, whole in zip(nominal, self.size, strict=True)
+                ]
+                lay(window, scale, spread(surface, lattice, sectors, window, (size[0], size[1])))
+        scale = min(2, self.finest)
+        over, behind = front.at_scale(scale), back.at_scale(scale)
+        if over is not None and behind is not None:
+            behind = (1 - over[:, -1:]) * behind
+        # The parts of the lens are averaged here: the surfaces that remain hide all of them alike.
+        shares = lattice.shares(sectors)
+        of = _scaled(front.window(scale), scale)
+        made = [None if stack is None else (of, (stack * shares).sum(0)) for stack in (over, behind)]
+        return made[0], made[1]
+
+
+def _scaled(box: Box, scale: int) -> Box:
+    rows, columns = (slice(side.start * scale, side.stop * scale) for side in box)
+    return rows, columns
+
+
+def _overlap(one: Box, other: Box) -> Box | None:
+    rows, columns = (
+        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
+    )
+    return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
 
 
 class _Stack:
-    """Surfaces on one side of the focus laid over one another, ``[S, C + 1, h, w]`` with opacity last.
+    """Surfaces on one side of the focus laid over one another in a tile, ``[S, C + 1, h, w]`` with opacity last.
 
     They come from the most blurred to the sharpest, at ever finer scales.
     """
 
-    def __init__(self, height: int, width: int) -> None:
-        self.size = height, width
+    def __init__(self, box: Box, size: tuple[int, int]) -> None:
+        self.box, self.size = box, size
         self.planes: Tensor | None = None
         self.scale = 0
+
+    def window(self, scale: int) -> Box:
+        """Rows and columns at a scale that the tile and its margin fill."""
+        if scale == 1:
+            return self.box
+        rows, columns = (
+            slice(
+                max(0, side.start // scale - _MARGIN),
+                min(-(-whole // scale), -(-side.stop // scale) + _MARGIN),
+            )
+            for side, whole in zip(self.box, self.size, strict=True)
+        )
+        return rows, columns
 
     def at_scale(self, scale: int) -> Tensor | None:
         """What is there, grown to a scale at least as fine as before."""
         while self.planes is not None and self.scale > scale:
+            of = _scaled(self.window(self.scale), 2)
             self.scale //= 2
-            self.planes = grow(self.planes, *(-(-side // self.scale) for side in self.size))
+            self.planes = grow_part(self.planes, of, self.window(self.scale))
         return self.planes
 
     def _canvas(self, seen: Tensor, scale: int) -> Tensor:
         before = self.at_scale(scale)
         if before is None:
-            before = seen.new_zeros(*seen.shape[:2], *(-(-side // scale) for side in self.size))
+            sides = (side.stop - side.start for side in self.window(scale))
+            before = seen.new_zeros(*seen.shape[:2], *sides)
         self.planes, self.scale = before, scale
         return before
 
-    def lay_behind(self, surface: Surface, seen: Tensor) -> None:
+    def _place(self, window: Box, scale: int) -> tuple[slice, ...]:
+        of = self.window(scale)
+        return (slice(None), slice(None), *_moved(window, (of[0].start, of[1].start)))
+
+    def lay_behind(self, window: Box, scale: int, seen: Tensor) -> None:
         """Add what shows of a surface behind all of this."""
-        there = self._canvas(seen, surface.slice.scale)[(slice(None), slice(None), *surface.box)]
+        there = self._canvas(seen, scale)[self._place(window, scale)]
         there.addcmul_(1 - there[:, -1:], seen)
 
-    def lay_in_front(self, surface: Surface, seen: Tensor) -> None:
+    def lay_in_front(self, window: Box, scale: int, seen: Tensor) -> None:
         """Cover all of this with a surface in front of it."""
-        there = self._canvas(seen, surface.slice.scale)[(slice(None), slice(None), *surface.box)]
+        there = self._canvas(seen, scale)[self._place(window, scale)]
         there.mul_(1 - seen[:, -1:]).add_(seen)

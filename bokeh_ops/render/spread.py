@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .aperture import Aperture
-from .surfaces import Slice, Surface
+from .surfaces import Box, Slice, Surface
 
-_DIRECT = 6.0  # radius up to which a convolution is quicker than its Fourier transform
-_STEP = 0.2  # neighbouring radii differ by this share, or by one pixel
+_DIRECT = 3.0  # radius up to which a convolution is quicker than its Fourier transform
+_STEP = 0.2  # neighbouring radii differ by this share, or by one and a half pixels
 
 
 class Lattice:
@@ -32,13 +32,20 @@ class Lattice:
 
     def __init__(self, aperture: Aperture, at: tuple[float, float], like: Tensor) -> None:
         self.aperture, self.at, self.like = aperture, at, like
+        self._kernels: dict[tuple[float, bool], Tensor] = {}
         self._spectra: dict[tuple, Tensor] = {}
 
     def kernel(self, radius: float, in_front: bool) -> Tensor:
         """The whole aperture's kernel, as :meth:`Aperture.kernel` gives it."""
-        return self.aperture.kernel(
-            radius, in_front=in_front, at=self.at, dtype=self.like.dtype, device=self.like.device
-        )
+        if (radius, in_front) not in self._kernels:
+            self._kernels[radius, in_front] = self.aperture.kernel(
+                radius, in_front=in_front, at=self.at, dtype=self.like.dtype, device=self.like.device
+            )
+        return self._kernels[radius, in_front]
+
+    def reach(self, radius: float) -> int:
+        """Pixels from its middle to which a kernel of this radius extends."""
+        return self.kernel(radius, False).shape[-1] // 2
 
     def shares(self, sectors: int) -> Tensor:
         """How much of the lens's light comes through each sector: ``[S, 1, 1, 1]``, of sum 1."""
@@ -83,7 +90,7 @@ def _sector_masks(size: int, sectors: int, in_front: bool) -> Tensor:
 def radii(part: Slice) -> list[float]:
     """The fixed radii of a slice, in pixels of the picture, from the sharpest it has to the most blurred."""
     low, high = part.sharpest, part.broadest
-    count = 1 + math.ceil((high - low) / max(1.0 if high > 2 else 0.6, _STEP * high) - 1e-6)
+    count = 1 + math.ceil((high - low) / max(1.5 if high > 2 else 0.6, _STEP * high) - 1e-6)
     return [low + (high - low) * i / max(1, count - 1) for i in range(count)]
 
 
@@ -128,37 +135,58 @@ def own_radius(radius: float, scale: int) -> float:
     return math.sqrt(max(radius * radius - 4 * lost / 3, 0.0)) / scale
 
 
-def spread(surface: Surface, lattice: Lattice, sectors: int) -> Tensor:
-    """What each sector of the lens sees of a surface alone.
+def spread(surface: Surface, lattice: Lattice, sectors: int, window: Box, nominal: tuple[int, int]) -> Tensor:
+    """What each sector of the lens sees of a surface alone, in a window.
 
     Args:
         surface: one completed slice.
         lattice: the aperture's kernels.
         sectors: number of parts of the lens.
+        window: rows and columns of the surface's own scale, inside its box.
+        nominal: height and width that most windows have; of the same size are their Fourier transforms.
 
     Returns:
         ``[S, C + 1, h, w]`` light and, last, opacity.
     """
-    part, _, light, opacity, defocus = surface
-    in_front = part.low >= 0
+    part = surface.slice
     nodes = radii(part)
     own = [own_radius(radius, part.scale) for radius in nodes]
-    source = torch.cat([light, opacity, torch.ones_like(opacity)])
-    weights = [
-        (radius, weight)
-        for radius, weight in zip(own, shares(defocus.abs(), nodes), strict=True)
-        if bool(weight.any())
-    ]
-    by = _directly if sectors == 1 and own[-1] <= _DIRECT else _by_fourier
-    seen = by(source, weights, lattice, in_front, sectors).clamp_min(0)
+    reach = lattice.reach(own[-1])
+    taken, kept = [], []
+    for side, of in zip(window, surface.box, strict=True):
+        low, high = max(of.start, side.start - reach), min(of.stop, side.stop + reach)
+        taken.append(slice(low - of.start, high - of.start))
+        kept.append(slice(side.start - low, side.stop - low))
+    rows, columns = taken
+    light, opacity = surface.light[:, rows, columns], surface.opacity[:, rows, columns]
+    mixed = shares(surface.defocus[:, rows, columns].abs(), nodes)
+    weights = [(radius, share) for radius, share in zip(own, mixed, strict=True) if bool(share.any())]
+    # Where all is opaque, opacity is what an opaque surface would give.
+    opaque = bool((opacity >= 1).all())
+    source = torch.cat(
+        [light, torch.ones_like(opacity)] if opaque else [light, opacity, torch.ones_like(opacity)]
+    )
+    in_front = part.low >= 0
+    if sectors == 1 and own[-1] <= _DIRECT:
+        seen = _directly(source, weights, lattice, in_front)
+    else:
+        size = [
+            fast_size(max(least, side.stop - side.start) + 2 * reach)
+            for least, side in zip(nominal, window, strict=True)
+        ]
+        seen = _by_fourier(source, weights, lattice, in_front, sectors, (size[0], size[1]))
+    seen = seen[..., kept[0], kept[1]].clamp_min(0)
     # Divided by what an opaque surface would give: 1, but for the frame and where the radius changes quickly.
-    seen = seen[:, :-1] / seen[:, -1:].clamp_min(1e-6)
-    opaque = seen[:, -1:]
-    return seen / opaque.clamp_min(1) if bool((opaque > 1).any()) else seen
+    whole = seen[:, -1:].clamp_min(1e-6)
+    if opaque:
+        return torch.cat([seen[:, :-1] / whole, torch.ones_like(whole)], 1)
+    seen = seen[:, :-1] / whole
+    over = seen[:, -1:]
+    return seen / over.clamp_min(1) if bool((over > 1).any()) else seen
 
 
 def _directly(
-    source: Tensor, weights: list[tuple[float, Tensor]], lattice: Lattice, in_front: bool, sectors: int
+    source: Tensor, weights: list[tuple[float, Tensor]], lattice: Lattice, in_front: bool
 ) -> Tensor:
     # Channels last: several times faster on a CPU for as few planes as these.
     planes = source[None].contiguous(memory_format=torch.channels_last)
@@ -166,25 +194,27 @@ def _directly(
     for radius, weight in weights:
         kernel = lattice.kernel(radius, in_front).flip(0, 1)  # conv2d correlates
         kernel = kernel.expand(len(source), 1, -1, -1).contiguous()
-        term = F.conv2d(planes * weight, kernel, padding=kernel.shape[-1] // 2, groups=len(source))
+        weighed = planes if len(weights) == 1 else planes * weight
+        term = F.conv2d(weighed, kernel, padding=kernel.shape[-1] // 2, groups=len(source))
         total = term if total is None else total.add_(term)
     assert total is not None
     return total.contiguous()
 
 
 def _by_fourier(
-    source: Tensor, weights: list[tuple[float, Tensor]], lattice: Lattice, in_front: bool, sectors: int
+    source: Tensor,
+    weights: list[tuple[float, Tensor]],
+    lattice: Lattice,
+    in_front: bool,
+    sectors: int,
+    size: tuple[int, int],
 ) -> Tensor:
+    """Convolved around a torus of ``size``: right where that is as much larger than what is kept as kernels reach."""
     height, width = source.shape[-2:]
-    reach = math.ceil(max(radius for radius, _ in weights) + 0.5) + 1
-    size = (
-        fast_size(max(height + reach, 2 * reach + 1)),
-        fast_size(max(width + reach, 2 * reach + 1)),
-    )
     total = None
     for radius, weight in weights:
         kernels = lattice.spectrum(radius, in_front, sectors, size)[:, None]
-        light = torch.fft.rfft2(source * weight, s=size)
+        light = torch.fft.rfft2(source if len(weights) == 1 else source * weight, s=size)
         total = light * kernels if total is None else torch.addcmul(total, light, kernels, out=total)
     assert total is not None
     return torch.fft.irfft2(total, s=size)[..., :height, :width]

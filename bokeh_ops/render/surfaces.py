@@ -3,17 +3,19 @@
 A lens sees around the edge of a near thing what the picture does not show. So the picture is cut where its
 defocus crosses a fixed ladder of bounds (:func:`ladder`), and each slice is completed behind everything nearer
 than itself, in light and in opacity: what a hidden pixel holds is filled in from the visible pixels at its own
-depth or farther, near ones first (pull-push: Gortler et al. 1996, "The Lumigraph", sec. 4.3). The farthest slice
-is therefore opaque everywhere, and a slice in between continues with the opacity that its surroundings have.
+depth or farther, near ones first (:func:`pull_push`). The farthest slice is therefore opaque everywhere, and a
+slice in between continues with the opacity that its surroundings have.
 
 The bounds are close together near focus, where a small error of depth shows, and far apart where all is blurred.
 A slice whose blur is wide is kept at a fraction of the picture's resolution, which is what keeps the work from
-growing with K.
+growing with K. Slices near focus are never kept as a whole: :meth:`Cut.near` makes them for a window of the picture,
+so that all that is done at full resolution is done in windows that stay in a processor's cache.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,15 +25,18 @@ from torch import Tensor
 
 from .matte import Fragments
 
+Box = tuple[slice, slice]
+"""Rows and columns."""
+
 SHARP = 4.2  # pixels of defocus up to which a slice keeps the picture's resolution
 _BOUNDS = (1.2, SHARP, 9.0, 18.6)
-ALIGN = (
-    64  # every part of a picture begins at a multiple of this, so that coarse pixels are the same everywhere
-)
+ALIGN = 64
+"""Every part of a picture begins at a multiple of this, so that coarse pixels are the same everywhere."""
 _BRIGHTEST = 2.2  # times white, that is filled in where nothing is known
 _SMALL = 100_000  # pixels of a picture that is computed at its own resolution throughout, as that is quick
 _SMALL_BLUR = 40.0  # ... where it is blurred by no more than this
-_RESOLVED = 8.0  # a disc has at least this radius in the pixels of its slice
+_LARGE = 500_000  # pixels of a picture in which a pixel or two more of softness cannot be seen
+_RESOLVED = (8.0, 4.0)  # a disc has at least this radius in the pixels of its slice; in large pictures
 
 
 class Slice(NamedTuple):
@@ -56,10 +61,10 @@ class Slice(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """One slice, completed: the part of it that has anything in it, at the slice's own scale."""
+    """One slice, completed: the part of the picture that has anything of it, at the slice's own scale."""
 
     slice: Slice
-    box: tuple[slice, slice]
+    box: Box
     """Rows and columns of the slice, of ``ceil(H / scale)`` by ``ceil(W / scale)``; h by w."""
     light: Tensor
     """``[C, h, w]`` light times opacity."""
@@ -87,19 +92,20 @@ def ladder(defocus: Tensor) -> list[Slice]:
     found = radius.new_zeros(2, len(edges) - 1)
     for row, how in zip(found, ("amin", "amax"), strict=True):
         row.scatter_reduce_(0, number.flatten(), radius, how, include_self=False)
+    resolved = _RESOLVED[defocus.numel() > _LARGE]
     slices = []
     for (low, high), sharpest, broadest in zip(pairwise(edges), *found.tolist(), strict=True):
         if high > least and low <= most:
-            scale = 1 if low * high < 0 else _scale(min(abs(low), abs(high)))
+            scale = 1 if low * high < 0 else _scale(min(abs(low), abs(high)), resolved)
             if defocus.numel() <= _SMALL and broadest <= _SMALL_BLUR:
                 scale = 1
             slices.append(Slice(low, high, scale, sharpest, broadest))
     return slices
 
 
-def _scale(radius: float) -> int:
+def _scale(radius: float, resolved: float) -> int:
     scale = 1 if radius < SHARP else 2
-    while radius / (2 * scale) >= _RESOLVED:
+    while radius / (2 * scale) >= resolved and scale < ALIGN:
         scale *= 2
     return scale
 
@@ -113,97 +119,218 @@ class Cut:
         fragments: of its edge pixels.
         slices: from :func:`ladder`.
         most: largest defocus of the picture, of which this may be a part.
+        window: pixels along the windows in which it is taken apart.
     """
 
     def __init__(
-        self, light: Tensor, defocus: Tensor, fragments: Fragments, slices: list[Slice], most: float
+        self,
+        light: Tensor,
+        defocus: Tensor,
+        fragments: Fragments,
+        slices: list[Slice],
+        most: float,
+        window: int,
     ) -> None:
         bounds = torch.tensor([part.high for part in slices[:-1]], device=light.device, dtype=defocus.dtype)
-        self.slices, self.most = slices, most
-        self.fragments = fragments
-        self.number = torch.bucketize(defocus.contiguous(), bounds, right=True)
-        self.place = fragments.pixel // defocus.shape[1], fragments.pixel % defocus.shape[1]
-        self.near = torch.bucketize(fragments.near_defocus, bounds, right=True)
-        self.far = torch.bucketize(fragments.far_defocus, bounds, right=True)
-        pixel = light.flatten(1)[:, fragments.pixel]
-        # Light, opacity, opacity times defocus: of every pixel, and of the fragments in their stead.
-        self.planes = torch.cat([light, torch.ones_like(light[:1]), defocus[None]])
-        self.whole = torch.cat([pixel, torch.ones_like(pixel[:1]), defocus.flatten()[fragments.pixel][None]])
-        alpha = fragments.alpha
+        self.slices, self.most, self.window = slices, most, window
+        self.light, self.defocus = light, defocus
+        # Of an edge pixel, the slice of what lies behind: all of the pixel is hidden only from what is farther still.
+        self.number = torch.bucketize(defocus.contiguous(), bounds, right=True, out_int32=True)
+        self.near_number = torch.bucketize(fragments.near_defocus, bounds, right=True)
+        self.far_number = torch.bucketize(fragments.far_defocus, bounds, right=True)
+        self.number.view(-1)[fragments.pixel] = self.far_number.int()
+        self.fragment = torch.full_like(self.number, -1)
+        self.fragment.view(-1)[fragments.pixel] = torch.arange(
+            len(fragments.pixel), dtype=torch.int32, device=light.device
+        )
+        # Light, opacity, opacity times defocus of fragments: in front, behind, and both where one slice has both.
+        pixel, alpha = light.flatten(1)[:, fragments.pixel], fragments.alpha
         self.front = torch.cat([fragments.near * alpha, alpha[None], (fragments.near_defocus * alpha)[None]])
         self.behind = torch.cat([fragments.far, torch.ones_like(alpha)[None], fragments.far_defocus[None]])
-        self.number.flatten()[fragments.pixel] = -1
-        counts = torch.bincount(self.number.flatten() + 1, minlength=len(slices) + 1)[1:]
-        counts += torch.bincount(self.near, minlength=len(slices)) + torch.bincount(
-            self.far, minlength=len(slices)
+        self.whole = torch.cat(
+            [pixel, torch.ones_like(alpha)[None], defocus.flatten()[fragments.pixel][None]]
         )
-        self.present = [bool(count) for count in counts.tolist()]
+        self._count_blocks(fragments)
+        self.present = self.blocks.any((1, 2)).tolist()
+        self._hidden: dict[int, tuple[Box, Tensor] | None] = {}
+
+    def _count_blocks(self, fragments: Fragments) -> None:
+        """Which slices each block of 64 by 64 pixels holds, and what in it hides the most."""
+        height, width = self.number.shape
+        rows, columns = -(-height // ALIGN), -(-width // ALIGN)
+        count, device = len(self.slices), self.number.device
+        across = torch.arange(width, device=device) // ALIGN
+        down = torch.arange(height, device=device) // ALIGN * columns
+        key = (down[:, None] + across).mul_(count).add_(self.number).flatten()
+        held = torch.bincount(key, minlength=rows * columns * count)
+        if len(fragments.pixel):
+            block = (
+                fragments.pixel // width // ALIGN * columns + fragments.pixel % width // ALIGN
+            ) * count + self.near_number
+            held += torch.bincount(block, minlength=len(held))
+        self.blocks = (held > 0).reshape(rows, columns, count).movedim(-1, 0).cpu()
+        nearest = F.max_pool2d(self.number[None, None].float(), ALIGN, ceil_mode=True)
+        self.nearest = nearest[0, 0].int().cpu()
+
+    def _holds(self, which: int, box: Box) -> bool:
+        """Whether anything of a slice may be in a box of pixels."""
+        return bool(self.blocks[which][_blocks_of(box)].any())
+
+    def _hides(self, which: int, box: Box) -> bool:
+        """Whether a slice may be hidden somewhere in a box of pixels."""
+        return bool((self.nearest[_blocks_of(box)] > which).any())
+
+    def may_show(self, which: int, box: Box) -> bool:
+        """Whether anything of a slice, visible or filled in, may be in a box of pixels."""
+        return self._holds(which, box) or self._hides(which, box)
+
+    def reach(self, which: int) -> float:
+        """How far what lies in front spreads over a slice's neighbours, in pixels."""
+        return self.most - self.slices[which].low
+
+    def box(self, which: int) -> Box:
+        """Rows and columns of the picture beyond which nothing of a slice is seen, at multiples of 64."""
+        part = self.slices[which]
+        margin = self.reach(which) + max(abs(part.low), abs(part.high)) + 2
+        more = math.ceil(margin / ALIGN)
+        ends = []
+        for axis in (0, 1):
+            first, last = self.blocks[which].any(1 - axis).nonzero().aminmax()
+            high = min((int(last) + 1 + more) * ALIGN, self.number.shape[axis])
+            ends.append(slice(max(0, int(first) - more) * ALIGN, high))
+        return ends[0], ends[1]
+
+    def take(self, which: int, box: Box) -> Tensor:
+        """What a box of pixels holds of a slice: ``[C + 3, h, w]``, the last plane 1 where that is known.
+
+        The others are light and opacity, both 0 where there is nothing, and opacity times defocus.
+        """
+        number = self.number[box]
+        count = len(self.light)
+        planes = self.light.new_empty(count + 3, *number.shape)
+        member = planes[count].copy_(number == which)
+        torch.mul(self.light[:, box[0], box[1]], member, out=planes[:count])
+        torch.mul(self.defocus[box], member, out=planes[count + 1])
+        planes[-1].copy_(number <= which)
+        of = self.fragment[box]
+        some = of >= 0
+        if bool(some.any()):
+            y, x = some.nonzero(as_tuple=True)
+            number = of[y, x].long()
+            near, far = self.near_number[number], self.far_number[number]
+            held = torch.where(far == which, self.behind[:, number], self.front[:, number] * (near == which))
+            planes[:-1, y, x] = torch.where((near == which) & (far == which), self.whole[:, number], held)
+        return planes
 
     def surface(self, which: int) -> Surface:
-        """The completed surface of one slice, of those that are ``present``."""
+        """The completed surface of one slice, of those that are ``present``, at the slice's scale."""
         part = self.slices[which]
-        # What lies in front reaches this far over its neighbours, and this slice over its own.
-        reach = self.most - part.low
-        box = self._box(which, reach + max(abs(part.low), abs(part.high)) + 2)
-        number = self.number[box]
-        member = (number == which).to(self.planes.dtype)
-        known = ((number <= which) & (number >= 0)).to(self.planes.dtype)
-        planes = torch.cat([self.planes[(slice(None), *box)] * member, known[None]])
-        self._put_fragments(planes, which, box)
-        planes = shrink(planes, part.scale)
+        box = self.box(which)
+        scale = part.scale
+        planes = self._shrunk(which, box, scale)
         known, opaque = planes[-1:], planes[-3:-2]
-        levels = max(1, int(reach / part.scale).bit_length())
+        levels = max(1, int(self.reach(which) / scale).bit_length())
         filled = planes[:-2]
-        if bool((known < 1).any()):
+        if self._hides(which, box):
             # A lamp may go on behind what hides it, but must not light up all that is hidden around it.
-            brightest = filled[:-1].amax(0, keepdim=True)
-            glare = filled[:-1] * (1 - _BRIGHTEST / brightest.clamp_min(_BRIGHTEST))
+            glare = _glare(filled[:-1])
             filled[:-1] -= glare
             filled = pull_push(filled, known, levels)
             filled[:-1] += glare
         elsewhere = 0.0 if part.in_focus else (part.low + part.high) / 2
-        if part.scale > 1:
+        if scale > 1:
             defocus = pull_push(planes[-2:-1], opaque, levels)
             defocus = torch.where(defocus == 0, elsewhere, defocus)
         else:
             defocus = torch.where(opaque > 0, planes[-2:-1] / opaque.clamp_min(1e-6), elsewhere)
+        rows, columns = (slice(side.start // scale, -(-side.stop // scale)) for side in box)
         return Surface(
-            part,
-            (
-                slice(box[0].start // part.scale, box[0].start // part.scale + planes.shape[1]),
-                slice(box[1].start // part.scale, box[1].start // part.scale + planes.shape[2]),
-            ),
-            filled[:-1],
-            filled[-1:].clamp(0, 1),
-            defocus.clamp(part.low, part.high),
+            part, (rows, columns), filled[:-1], filled[-1:].clamp_(0, 1), defocus.clamp_(part.low, part.high)
         )
 
-    def _box(self, which: int, margin: float) -> tuple[slice, slice]:
-        """Rows and columns within ``margin`` pixels of the slice's pixels, cut where every scale has a pixel's edge."""
-        member = self.number == which
-        ends = []
-        for axis in (0, 1):
-            held = member.any(1 - axis)
-            inside = (self.near == which) | (self.far == which)
-            held[self.place[axis][inside]] = True
-            first, last = held.nonzero().aminmax()
-            low = max(0, int(first) - math.ceil(margin)) // ALIGN * ALIGN
-            high = -(-(int(last) + 1 + math.ceil(margin)) // ALIGN) * ALIGN
-            ends.append(slice(low, min(high, self.number.shape[axis])))
-        return ends[0], ends[1]
+    def _shrunk(self, which: int, box: Box, scale: int) -> Tensor:
+        """:meth:`take` of a box at a fraction of its resolution, window by window."""
+        sides = [-(-(side.stop - side.start) // scale) for side in box]
+        planes = self.light.new_zeros(len(self.light) + 3, *sides)
+        planes[-1] = 1
+        for window in windows(box, self.window):
+            if not self.may_show(which, window):
+                continue
+            part = shrink(self.take(which, window), scale)
+            planes[(slice(None), *_within(window, box, scale, part.shape[1:]))] = part
+        return planes
 
-    def _put_fragments(self, planes: Tensor, which: int, box: tuple[slice, slice]) -> None:
-        """Write the fragments that lie in the box, and whether they are known, over their pixels."""
-        y, x = (place - side.start for place, side in zip(self.place, box, strict=True))
-        here = (y >= 0) & (x >= 0) & (y < planes.shape[1]) & (x < planes.shape[2])
-        here &= (self.near <= which) | (
-            self.far <= which
-        )  # the others hide the slice, and are unknown already
-        here = here.nonzero()[:, 0]
-        in_near, in_far = self.near[here] == which, self.far[here] == which
-        held = torch.where(in_far, self.behind[:, here], self.front[:, here] * in_near)
-        held = torch.where(in_near & in_far, self.whole[:, here], held)
-        planes[:, y[here], x[here]] = torch.cat([held, torch.ones_like(held[:1])])
+    def near(self, which: int, window: Box) -> Surface:
+        """The completed surface of one slice near focus in a window of the picture, at full resolution.
+
+        Args:
+            which: the slice's number.
+            window: rows and columns of the picture, inside the slice's box.
+        """
+        part = self.slices[which]
+        planes = self.take(which, window)
+        filled, opaque, known = planes[:-2], planes[-3:-2], planes[-1:]
+        defocus = torch.where(opaque > 0, planes[-2:-1] / opaque.clamp_min(1e-6), 0.0)
+        if not part.in_focus:
+            defocus = torch.where(opaque > 0, defocus, (part.low + part.high) / 2)
+        if self._hides(which, window) and bool((known < 1).any()):
+            filled = filled + (1 - known) * self._filled(which, window)
+        return Surface(
+            part, window, filled[:-1], filled[-1:].clamp(0, 1), defocus.clamp_(part.low, part.high)
+        )
+
+    def _filled(self, which: int, window: Box) -> Tensor:
+        """What is filled in behind what hides a slice, ``[C + 1, h, w]``, from half the resolution."""
+        if which not in self._hidden:
+            box = self.box(which)
+            sides = [-(-(side.stop - side.start) // 2) for side in box]
+            # What is farther than a window from all that is hidden is left unknown: it is not needed.
+            stack = self.light.new_zeros(len(self.light) + 2, *sides)
+            for part in windows(box, self.window):
+                if not self._hides(which, widened(part, math.ceil(self.reach(which)))):
+                    continue
+                planes = self.take(which, part)
+                planes = torch.cat([planes[:-2], planes[-1:]])
+                planes[:-2] -= _glare(planes[:-2])
+                pulled = _pull(planes[None])[0]
+                stack[(slice(None), *_within(part, box, 2, pulled.shape[1:]))] = pulled
+            levels = max(1, int(self.reach(which)).bit_length())
+            self._hidden[which] = box, pull_push(stack[:-1], stack[-1:], levels - 1)
+        box, filled = self._hidden[which]  # type: ignore[misc]
+        return grow_part(filled[None], box, window)[0]
+
+
+def _glare(light: Tensor) -> Tensor:
+    """What of light ``[C, h, w]`` is too bright to be filled in elsewhere."""
+    brightest = light.amax(0, keepdim=True)
+    return light * (1 - _BRIGHTEST / brightest.clamp_min(_BRIGHTEST))
+
+
+def _blocks_of(box: Box) -> Box:
+    rows, columns = (slice(side.start // ALIGN, -(-side.stop // ALIGN)) for side in box)
+    return rows, columns
+
+
+def widened(box: Box, margin: int) -> Box:
+    """A box and ``margin`` pixels on every side of it, which may lie beyond the right and lower end of the picture."""
+    rows, columns = (slice(max(0, side.start - margin), side.stop + margin) for side in box)
+    return rows, columns
+
+
+def _within(window: Box, box: Box, scale: int, shape: torch.Size) -> Box:
+    """Where a window lies in a box that begins at a multiple of ``scale``, in pixels of that scale."""
+    rows, columns = (
+        slice((side.start - of.start) // scale, (side.start - of.start) // scale + size)
+        for side, of, size in zip(window, box, shape, strict=True)
+    )
+    return rows, columns
+
+
+def windows(box: Box, size: int) -> Iterator[Box]:
+    """Cut a box into windows of at most ``size`` by ``size``, row by row."""
+    for top in range(box[0].start, box[0].stop, size):
+        for left in range(box[1].start, box[1].stop, size):
+            yield slice(top, min(box[0].stop, top + size)), slice(left, min(box[1].stop, left + size))
 
 
 def shrink(planes: Tensor, scale: int) -> Tensor:
@@ -234,8 +361,29 @@ def grow(planes: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(planes, scale_factor=2.0, mode="bilinear", align_corners=False)[..., :height, :width]
 
 
+def grow_part(planes: Tensor, box: Box, window: Box) -> Tensor:
+    """What :func:`grow` makes in a window, from what lies there alone.
+
+    Args:
+        planes: ``[N, C, h, w]`` at half the resolution, beginning where ``box`` does, at even rows and columns.
+        box: rows and columns, at full resolution, of the whole of ``planes``.
+        window: inside it.
+    """
+    taken, kept = [], []
+    for of, side, size in zip(box, window, planes.shape[-2:], strict=True):
+        low = max(0, (side.start - of.start) // 2 - 1)
+        high = min(size, (side.stop - of.start + 1) // 2 + 1)
+        first = side.start - of.start - 2 * low
+        taken.append(slice(low, high))
+        kept.append(slice(first, first + side.stop - side.start))
+    grown = F.interpolate(
+        planes[..., taken[0], taken[1]], scale_factor=2.0, mode="bilinear", align_corners=False
+    )
+    return grown[..., kept[0], kept[1]]
+
+
 def pull_push(planes: Tensor, weight: Tensor, levels: int) -> Tensor:
-    """Fill in what has no weight, smoothly and from near by (Gortler et al. 1996, sec. 4.3).
+    """Fill in what has no weight, smoothly and from near by (Gortler et al. 1996, "The Lumigraph", sec. 4.3).
 
     Args:
         planes: ``[C, H, W]``, already times ``weight``.
@@ -248,16 +396,21 @@ def pull_push(planes: Tensor, weight: Tensor, levels: int) -> Tensor:
     stack = torch.cat([planes, weight])[None]
     pyramid = [stack]
     while len(pyramid) <= levels and max(stack.shape[-2:]) > 1:
-        height, width = stack.shape[-2:]
-        if height % 2 or width % 2:
-            stack = F.pad(stack, (0, width % 2, 0, height % 2))
-        stack = F.avg_pool2d(stack, 2)
-        # One known pixel of the four is enough for the block to count as known.
-        share = stack[:, -1:]
-        stack = stack * ((4 * share).clamp(max=1) / share.clamp_min(1e-12))
+        stack = _pull(stack)
         pyramid.append(stack)
     filled = pyramid[-1][:, :-1] / pyramid[-1][:, -1:].clamp_min(1e-12)
     for stack in reversed(pyramid[:-1]):
         height, width = stack.shape[-2:]
         filled = stack[:, :-1] + (1 - stack[:, -1:]) * grow(filled, height, width)
     return filled[0]
+
+
+def _pull(stack: Tensor) -> Tensor:
+    """One level of a pyramid ``[1, C + 1, h, w]`` from the one below, the weight last."""
+    height, width = stack.shape[-2:]
+    if height % 2 or width % 2:
+        stack = F.pad(stack, (0, width % 2, 0, height % 2))
+    stack = F.avg_pool2d(stack, 2)
+    # One known pixel of the four is enough for the block to count as known.
+    share = stack[:, -1:]
+    return stack * ((4 * share).clamp(max=1) / share.clamp_min(1e-12))
