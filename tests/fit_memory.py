@@ -1,15 +1,21 @@
 """How much memory a training step takes on a GPU, computed: ``python -m tests.fit_memory sd15,8,0 flux,4,1``.
 
-Every word is architecture, pictures at once, and 1 for gradient checkpointing. The host's network at full size, a new
-adapter, grounded rows and autocast to bf16 run forward and backward on tensors without data, with the attention
-that the host uses on NVIDIA cards, while every allocation is added up. What is not in it: the optimiser (8 bytes a
-trained parameter for AdamW, 16 for Prodigy), the autoencoder, and what CUDA itself takes.
+Every word is architecture, pictures at once, and 1 for gradient checkpointing; then, if wanted, the side of the
+pictures (512), and the numbers of double and single blocks of FLUX. The host's network at full size, a new adapter,
+grounded rows and autocast to bf16 run forward and backward on tensors without data, with the attention that the host
+uses on NVIDIA cards, while every allocation is added up. What is not in it: the optimiser (8 bytes a trained parameter
+for AdamW, 16 for Prodigy), the autoencoder, and what CUDA itself takes.
+
+``check,256`` runs SD1.5 in single precision on real tensors, on the CPU, and prints beside the computed growth of
+memory by how much the process grew.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,8 +73,24 @@ def load_host_as_on_a_gpu() -> None:
         inprocess.make_torchvision_importable = importable
 
 
-def step_memory(kind: str, rows: int, checkpointing: bool) -> str:
-    """One line about one forward and backward over ``rows`` pictures of 512 x 512, one of them the pivot."""
+def step_memory(
+    kind: str,
+    rows: int,
+    checkpointing: bool,
+    side: int = 512,
+    blocks: tuple[int, int] = (19, 38),
+    real: bool = False,
+) -> str:
+    """One line about one forward and backward over ``rows`` pictures, one of them the pivot.
+
+    Args:
+        kind: ``sd15`` or ``flux``.
+        rows: pictures.
+        checkpointing: of gradients.
+        side: of the pictures, in pixels.
+        blocks: double and single ones of FLUX.
+        real: on real tensors in single precision, on the CPU, instead of tensors without data in bf16.
+    """
     from bokeh_ops.attention import Grounding
     from bokeh_ops.host import flux, loading, training, unet
     from bokeh_ops.host.call import Call
@@ -80,9 +102,14 @@ def step_memory(kind: str, rows: int, checkpointing: bool) -> str:
 
     text = f"out: o\nbase: {{architecture: {kind}, checkpoint: m}}\ndata: {{dataset: d}}"
     settings = parse_settings(text, Fit).resolved()
-    config = SD15_UNET if kind == "sd15" else {**FLUX, "depth": 19, "depth_single_blocks": 38}
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        patcher = loading.small_model(kind, dict(config), torch.bfloat16)  # type: ignore[arg-type]
+    double, single = blocks
+    config = SD15_UNET if kind == "sd15" else {**FLUX, "depth": double, "depth_single_blocks": single}
+    dtype = torch.float32 if real else torch.bfloat16
+    with nullcontext() if real else FakeTensorMode(allow_non_fake_inputs=True):
+        patcher = loading.small_model(kind, dict(config), dtype)  # type: ignore[arg-type]
+        if real:
+            for weight in patcher.model.parameters():
+                torch.nn.init.normal_(weight, std=0.02)  # what is never written to takes no memory
         patcher.model.requires_grad_(False)
 
         class Base:
@@ -92,8 +119,8 @@ def step_memory(kind: str, rows: int, checkpointing: bool) -> str:
         adapter = new_adapter(Base, settings)  # type: ignore[arg-type]
         trained = choose_parameters(adapter, settings.localisation or 0.0)
         sd15 = kind == "sd15"
-        x, sigma = torch.randn(rows, 4 if sd15 else 16, 64, 64), torch.full((rows,), 0.5)
-        context = torch.randn(rows, *((77, 768) if sd15 else (256, 4096)), dtype=torch.bfloat16)
+        x, sigma = torch.randn(rows, 4 if sd15 else 16, side // 8, side // 8), torch.full((rows,), 0.5)
+        context = torch.randn(rows, *((77, 768) if sd15 else (256, 4096)), dtype=dtype)
         more = {} if sd15 else {"y": torch.randn(rows, 768), "guidance": torch.ones(rows)}
         peak = Peak()
         for tensor in [*patcher.model.parameters(), *patcher.model.buffers(), *adapter.parameters()]:
@@ -107,10 +134,11 @@ def step_memory(kind: str, rows: int, checkpointing: bool) -> str:
             options = install({"cond_or_uncond": [0]}, call, model)
             localiser = Localiser(adapter)
             if sd15:
-                localiser.begin(torch.zeros(rows), torch.rand(rows, 512, 512), [True] * rows)
+                localiser.begin(torch.zeros(rows), torch.rand(rows, side, side), [True] * rows)
                 slots = {slot: f"{path}.attn2" for path, slot in model.slots().items()}
                 options = training._watched(options, slots, localiser)
-            with torch.autocast("cpu", torch.bfloat16):
+            before = _resident("VmRSS")
+            with nullcontext() if real else torch.autocast("cpu", torch.bfloat16):
                 estimate = patcher.model.apply_model(
                     x, sigma, c_crossattn=context, transformer_options=options, **more
                 )
@@ -118,18 +146,35 @@ def step_memory(kind: str, rows: int, checkpointing: bool) -> str:
             (loss + localiser.finish().mean() if sd15 else loss).backward()
         weights = sum(p.numel() * p.element_size() for p in patcher.model.parameters())
         count = sum(p.numel() for p in trained.values())
+        grown = f"; the process grew by {(_resident('VmHWM') - before) / 1e9:.2f} GB" if real else ""
+        depth = "" if sd15 else f" {double} + {single} blocks,"
         return (
-            f"{kind}, {rows} pictures, checkpointing {'on' if checkpointing else 'off'}: "
+            f"{kind},{depth} {rows} pictures of {side} x {side}, checkpointing {'on' if checkpointing else 'off'}: "
             f"weights {weights / 1e9:.2f} GB, {count / 1e6:.1f} M parameters train, peak {peak.most / 1e9:.2f} GB "
-            f"({(peak.most - start) / 1e9:.2f} GB over weights and adapter)"
+            f"({(peak.most - start) / 1e9:.2f} GB over weights and adapter){grown}"
         )
+
+
+def _resident(name: str) -> int:
+    """Memory of this process in bytes, now (``VmRSS``) or at most (``VmHWM``); 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
 def main(words: list[str]) -> None:
     load_host_as_on_a_gpu()
     for word in words or ["sd15,8,0", "sd15,8,1", "flux,4,1"]:
-        kind, rows, checkpointing = word.split(",")
-        print(step_memory(kind, int(rows), checkpointing == "1"), flush=True)
+        kind, *numbers = word.split(",")
+        if kind == "check":
+            for checkpointing in (True, False):
+                print(step_memory("sd15", 2, checkpointing, int(numbers[0]), real=True), flush=True)
+            continue
+        rows, checkpointing, side, double, single = map(int, [*numbers, *"00000"][:5])
+        blocks = (double, single) if double or single else (19, 38)
+        print(step_memory(kind, rows, bool(checkpointing), side or 512, blocks), flush=True)
 
 
 if __name__ == "__main__":

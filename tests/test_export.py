@@ -148,3 +148,20 @@ def test_numbers_too_large_for_fp16(
     assert "double_blocks.1.to_v_bokeh.up.weight holds 1e+05" in capsys.readouterr().err
     assert not (tmp_path / "half.safetensors").exists()
     assert export(first, tmp_path / "half.safetensors", "--dtype", "bf16") == 0
+
+
+@pytest.mark.parametrize("layout", ["project", "released"])
+def test_a_full_disk(
+    flux: BokehAdapter, tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str
+) -> None:
+    resource = pytest.importorskip("resource")
+    first = write_adapter(flux, tmp_path / "mine.safetensors")
+    out = tmp_path / ("out" if layout == "released" else "out.safetensors")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (first.stat().st_size // 2, old[1]))
+        assert export(first, out, "--layout", layout, "--double-blocks", 2) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert "could not be written" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.part"))

@@ -74,7 +74,7 @@ def start(folder: Path, *words: str, launch: tuple[str, ...] = ()) -> subprocess
     return subprocess.Popen(
         [sys.executable, *launch, "-m", "tests.fit_cli", "fit", str(folder / "c.yaml"), *words],
         cwd=root,
-        env={**os.environ, **ONE_THREAD},
+        env={**os.environ, **ONE_THREAD, "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -135,15 +135,17 @@ def launched(folder: Path, *words: str) -> str:
 
 
 def test_two_processes_make_the_losses_of_one(workshop: Path, tmp_path: Path) -> None:
-    overrides = ("steps=8", "batch.total=8", "batch.micro=2")
+    overrides = ("steps=6", "batch.total=8", "batch.micro=2")
     run("flux", tmp_path / "one", workshop, *overrides)
     folder = tmp_path / "two"
     folder.mkdir()
-    (folder / "c.yaml").write_text(config("flux", folder, workshop, *overrides), encoding="utf-8")
+    text = config("flux", folder, workshop, *overrides, "device=auto")  # it finds out that there is no GPU
+    (folder / "c.yaml").write_text(text, encoding="utf-8")
+    # Errors of the rows are added up over the processes: a row that both or neither had computed would be seen.
     # Despite its name --multi_gpu is what starts several processes on a CPU too: --cpu starts one, and says nothing.
     said = launched(folder, "--multi_gpu", "--main_process_port", "0")
     assert "in 2 processes on cpu" in said
-    assert said.count("8 of 8 steps done") == 1  # one run, told of once
+    assert said.count("6 of 6 steps done") == 1  # one run, told of once
     one, two = losses(tmp_path / "one"), losses(folder)
     assert [line["kind"] for line in two] == [line["kind"] for line in one]
     for name in ("loss", "gradient"):
@@ -163,6 +165,15 @@ def test_several_asked_for_and_one_started_is_said() -> None:
     assert not asked_for_several(one)  # with --num_processes 1
     assert not asked_for_several(meeting)  # of a cluster, without accelerate
     assert not asked_for_several({**one, **meeting, "RANK": "0", "WORLD_SIZE": "1"})
+
+
+def test_processes_that_did_not_find_one_another_do_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.fit.processes import Processes
+
+    Processes(cpu=True)  # this one's state is made, and is of one process
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BokehError, match="2 processes were started, and this one is connected to 0 others"):
+        Processes(cpu=True)
 
 
 def test_resuming_with_other_settings_is_refused(workshop: Path, tmp_path: Path) -> None:

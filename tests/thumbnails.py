@@ -96,7 +96,7 @@ def series(found: Results) -> Image.Image:
 
 def shapes(found: Results) -> Image.Image:
     names = ("Hearts", "Six blades", "Anamorphic", "Soap bubbles")
-    return quarters({name: square(found[f"{name}, the picture"][0], 0.75, 0.1, 0.62) for name in names})
+    return quarters({name: square(found[f"{name}, the picture"][0], 0.0, 0.4, 0.66) for name in names})
 
 
 def video(found: Results) -> Image.Image:

@@ -10,6 +10,12 @@ import torch
 from ..errors import BokehError
 
 
+def accelerated() -> bool:
+    """Whether this machine has an accelerator that the host would use."""
+    found = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return found or (hasattr(torch, "xpu") and torch.xpu.is_available())
+
+
 def start_comfyui(folder: Path, cpu: bool) -> None:
     """Put ComfyUI on the path and import its core. A process has one ComfyUI; a second call changes nothing.
 
@@ -31,9 +37,7 @@ def start_comfyui(folder: Path, cpu: bool) -> None:
     try:
         from comfy.cli_args import args  # type: ignore[import-not-found]
 
-        accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-        accelerated = accelerated or (hasattr(torch, "xpu") and torch.xpu.is_available())
-        args.cpu = cpu or not accelerated
+        args.cpu = cpu or not accelerated()
         import comfy.model_management
         import comfy.sd  # noqa: F401
     except ImportError as error:

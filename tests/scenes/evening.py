@@ -22,11 +22,11 @@ def evening(things: Things) -> None:
     _town(things)
     for z, y, sag in ((2.6, -0.62, 0.2), (3.4, -0.75, 0.3), (4.6, -0.8, 0.35), (6.0, -0.9, 0.4)):
         ends = [(-0.6 * z, y, z), (0.6 * z, y + random.uniform(-0.1, 0.15), z + 0.4)]
-        things.garland(*ends, sag, 17, 0.009, (1.2, 8.0))
+        things.garland(*ends, sag, 17, 0.012, (2.0, 16.0))
     far = [
         things.at(random.uniform(-1, 1), random.uniform(0.0, 0.35), random.uniform(6, 11)) for _ in range(45)
     ]
-    things.lights(np.array(far), 0.022, (1.5, 10.0))
+    things.lights(np.array(far), 0.03, (1.5, 12.0))
     things.ground(TABLE, 1.75, _wood(things), 0.9, near=0.3)
     rail = np.array([(-1.6, -0.02, 2.0), (1.6, -0.02, 2.0)])
     world.add(tube(rail, 0.016, 16).look(colour=(0.035, 0.035, 0.04)))

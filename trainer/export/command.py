@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from safetensors import SafetensorError
+
+    from bokeh_ops.errors import BokehError
     from bokeh_ops.formats import read_adapter, write_adapter
 
     double_blocks: int | None = arguments.double_blocks
@@ -55,10 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     adapter = read_adapter(arguments.adapter, double_blocks)
     dtype = _dtype(arguments.dtype)
     _check_range(adapter, dtype)
-    if released:
-        _write_released(adapter, arguments.out, double_blocks, dtype)
-    else:
-        write_adapter(adapter, arguments.out, dtype)
+    try:
+        if released:
+            _write_released(adapter, arguments.out, double_blocks, dtype)
+        else:
+            write_adapter(adapter, arguments.out, dtype)
+    except (OSError, SafetensorError) as error:
+        raise BokehError(f"{written} could not be written: {error}. Is there room on the disk?") from error
     count = sum(parameter.numel() for parameter in adapter.parameters())
     print(
         f"{written}: {arguments.layout} layout, {adapter.config.base}, {count:,} parameters, "

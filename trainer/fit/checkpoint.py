@@ -26,7 +26,7 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.formats import write_adapter
 from trainer.fit.build import Average, check_same_layers
 from trainer.fit.config import fixed_part
-from trainer.fit.files import replace_text, unwritable
+from trainer.fit.files import WRITE_ERRORS, replace_text, unwritable
 from trainer.fit.schema import differences
 
 _NAME = re.compile(r"^step-(\d{8,})$")
@@ -77,20 +77,31 @@ def save(folder: Path, state: State, run: Mapping[str, Any], keep: int) -> Path:
             "scaler": None if state.scaler is None else state.scaler.state_dict(),
             "step": state.step,
         }
-        torch.save(content, temporary / "state.pt")
+        _save_state(content, temporary / "state.pt")
         replace_text(temporary / "run.json", json.dumps({"version": VERSION, **run}, indent=1))
         for file in temporary.iterdir():
             _sync(file)
         shutil.rmtree(path, ignore_errors=True)  # of an earlier run that went on from before it
         os.replace(temporary, path)
         _sync(folder)
-    except OSError as error:
+    except WRITE_ERRORS as error:
         raise unwritable(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in sorted(checkpoints(folder))[:-keep]:
         shutil.rmtree(folder / f"step-{old:08d}", ignore_errors=True)
     return path
+
+
+def _save_state(content: dict[str, Any], path: Path) -> None:
+    """``torch.save`` that says OSError where the disk is full; by itself it complains of positions in its archive."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def _sync(path: Path) -> None:

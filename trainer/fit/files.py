@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from bokeh_ops.errors import BokehError
+
+WRITE_ERRORS = (OSError, SafetensorError)
+"""What is raised where a file cannot be written; `safetensors` has a word of its own for it."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -23,7 +29,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.replace(temporary, path)
-    except OSError as error:
+    except WRITE_ERRORS as error:
         raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -41,9 +47,11 @@ def _write(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def unwritable(path: Path, error: OSError) -> BokehError:
-    """What to say of a file that cannot be written."""
-    why = "the disk is full, or a quota is used up" if error.errno in _FULL else str(error)
+def unwritable(path: Path, error: Exception) -> BokehError:
+    """What to say of a file that cannot be written, after one of :data:`WRITE_ERRORS`."""
+    told = re.search(r"os error (\d+)", str(error))  # in the text alone, by `safetensors`
+    number = getattr(error, "errno", None) or (int(told.group(1)) if told else None)
+    why = "the disk is full, or a quota is used up" if number in _FULL else str(error)
     return BokehError(
         f"{path} could not be written: {why}. The last checkpoint is kept: make room, or mend the cause, and give the "
         "same command again."

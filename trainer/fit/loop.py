@@ -26,7 +26,7 @@ from trainer.fit.build import clip_gradients, learning_rate
 from trainer.fit.cache import Store, Texts
 from trainer.fit.config import Fit
 from trainer.fit.data import Fed, Feeder
-from trainer.fit.files import replace_text
+from trainer.fit.files import WRITE_ERRORS, replace_text, unwritable
 from trainer.fit.log import Log, describe_rows
 from trainer.fit.model import Trainee
 from trainer.fit.plan import Plan
@@ -254,7 +254,10 @@ def _save(run: Run) -> None:
     """A checkpoint, and the adapter as it is now beside it."""
     if run.processes.first:
         checkpoint.save(run.out / "checkpoints", run.state, run.record(), run.settings.checkpoint.keep)
-        write_adapter(trained_adapter(run), run.out / ADAPTER)
+        try:
+            write_adapter(trained_adapter(run), run.out / ADAPTER)
+        except WRITE_ERRORS as error:
+            raise unwritable(run.out / ADAPTER, error) from error
     run.processes.wait()
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bokeh_ops.errors import BokehError
+
 ONE_STARTED = (
     "accelerate launch was asked for several processes and started only this one: with --cpu it never starts more. "
     "Training goes on, in one process. For several on a CPU: accelerate launch --multi_gpu --num_processes N -m "
@@ -37,6 +39,10 @@ class Processes:
     Args:
         cpu: keep it off any accelerator.
 
+    Raises:
+        BokehError: several processes were started and did not find one another; each would train for itself, and
+            all would write the same files.
+
     Attributes:
         rank, world: number of this process, and how many there are.
         device: where this process computes.
@@ -45,10 +51,20 @@ class Processes:
     def __init__(self, cpu: bool) -> None:
         from accelerate import PartialState
 
+        from bokeh_ops.host.start import accelerated
+
+        # Without an accelerator `accelerate` connects processes only where it is told that they are for the CPU.
+        cpu = cpu or not accelerated()
         self.state: Any = PartialState(cpu=cpu)
         self.rank: int = self.state.process_index
         self.world: int = self.state.num_processes
         self.device: torch.device = self.state.device
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started != self.world:
+            raise BokehError(
+                f"{started} processes were started, and this one is connected to {self.world - 1} others. Is every "
+                "process on a machine with an accelerator, or none of them?"
+            )
         if self.world == 1 and asked_for_several(os.environ):
             print(ONE_STARTED, file=sys.stderr)
 
