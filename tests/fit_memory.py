@@ -6,8 +6,8 @@ grounded rows and autocast to bf16 run forward and backward on tensors without d
 uses on NVIDIA cards, while every allocation is added up. What is not in it: the optimiser (8 bytes a trained parameter
 for AdamW, 16 for Prodigy), the autoencoder, and what CUDA itself takes.
 
-``check,256`` runs SD1.5 in single precision on real tensors, on the CPU, and prints beside the computed growth of
-memory by how much the process grew.
+``check,4,0,256`` (pictures, checkpointing, side) runs SD1.5 in single precision on real tensors, on the CPU, and prints
+beside the computed growth of memory by how much the process grew. One to a process: what grew stays.
 """
 
 from __future__ import annotations
@@ -169,8 +169,10 @@ def main(words: list[str]) -> None:
     for word in words or ["sd15,8,0", "sd15,8,1", "flux,4,1"]:
         kind, *numbers = word.split(",")
         if kind == "check":
-            for checkpointing in (True, False):
-                print(step_memory("sd15", 2, checkpointing, int(numbers[0]), real=True), flush=True)
+            print(
+                step_memory("sd15", int(numbers[0]), numbers[1] == "1", int(numbers[2]), real=True),
+                flush=True,
+            )
             continue
         rows, checkpointing, side, double, single = map(int, [*numbers, *"00000"][:5])
         blocks = (double, single) if double or single else (19, 38)

@@ -176,7 +176,7 @@ def test_strength_and_colour_match(workshop: Path, tmp_path: Path, adapters: dic
         return {path.stem: pixels(path) for path in folder.glob("k*.png")}
 
     def colour(picture: np.ndarray) -> np.ndarray:
-        return np.array(mean_lab(torch.from_numpy(picture).movedim(-1, 0) / 255))
+        return np.array(mean_lab(torch.tensor(picture).movedim(-1, 0) / 255))
 
     off = sampled("off", "--strength", "0")
     assert all(np.array_equal(picture, off["k0"]) for picture in off.values())  # nothing obeys K

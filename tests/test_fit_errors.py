@@ -120,7 +120,7 @@ def test_no_comfyui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOKEH_COMFYUI", str(tmp_path))
     with pytest.raises(BokehError, match="BOKEH_COMFYUI names"):
         find_comfyui(None, tmp_path)
-    assert find_comfyui(str(real), tmp_path) == real
+    assert find_comfyui(str(real), tmp_path) == real.resolve()
     # Installed as custom nodes are, ComfyUI is two folders up.
     for name in ("main.py", "comfy", "custom_nodes/pack/trainer/fit"):
         (tmp_path / name).mkdir(parents=True)
