@@ -129,7 +129,7 @@ def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float],
     """
     height, width = defocus.shape
     least, most = (value.item() for value in defocus.aminmax())
-    slices = ladder(defocus)
+    slices = ladder(defocus, light)
     reach = max(most, -least)
     frame = slice(0, height), slice(0, width)
     blend = lens.aperture.cats_eye > 0

@@ -37,6 +37,8 @@ _SMALL = 100_000  # pixels of a picture that is computed at its own resolution t
 _SMALL_BLUR = 40.0  # ... where it is blurred by no more than this
 _LARGE = 500_000  # pixels of a picture in which a pixel or two more of softness cannot be seen
 _RESOLVED = (8.0, 4.0)  # a disc has at least this radius in the pixels of its slice; in large pictures
+_LAMP = 1.5  # times white, of which a slice holds something if its discs are to be seen as such ...
+_LAMP_RESOLVED = 16.0  # ... and then they have at least this radius
 
 
 class Slice(NamedTuple):
@@ -74,13 +76,15 @@ class Surface(NamedTuple):
     """``[1, h, w]`` signed defocus in pixels of the picture, defined everywhere."""
 
 
-def ladder(defocus: Tensor) -> list[Slice]:
+def ladder(defocus: Tensor, light: Tensor | None = None) -> list[Slice]:
     """The slices of a picture, the farthest first.
 
-    Their bounds do not depend on the picture, so that every picture of a film is cut alike.
+    Their bounds do not depend on the picture, so that every picture of a film is cut alike. Slices with lamps in them
+    are kept finer: the edge of a lamp's disc is seen, where blur of anything else has none.
 
     Args:
         defocus: ``[H, W]`` signed defocus in pixels.
+        light: ``[C, H, W]`` linear light, to look for lamps in; None for a picture without.
     """
     least, most = (value.item() for value in defocus.aminmax())
     bounds = list(_BOUNDS)
@@ -92,10 +96,17 @@ def ladder(defocus: Tensor) -> list[Slice]:
     found = radius.new_zeros(2, len(edges) - 1)
     for row, how in zip(found, ("amin", "amax"), strict=True):
         row.scatter_reduce_(0, number.flatten(), radius, how, include_self=False)
-    resolved = _RESOLVED[defocus.numel() > _LARGE]
+    usual = _RESOLVED[defocus.numel() > _LARGE]
+    lit = torch.zeros(len(edges) - 1, dtype=torch.bool)
+    if light is not None:
+        lamps = number[light[:3].amax(0) > _LAMP]
+        lit = torch.bincount(lamps, minlength=len(edges) - 1).cpu() > 0
     slices = []
-    for (low, high), sharpest, broadest in zip(pairwise(edges), *found.tolist(), strict=True):
+    for (low, high), sharpest, broadest, lamp in zip(
+        pairwise(edges), *found.tolist(), lit.tolist(), strict=True
+    ):
         if high > least and low <= most:
+            resolved = _LAMP_RESOLVED if lamp else usual
             scale = 1 if low * high < 0 else _scale(min(abs(low), abs(high)), resolved)
             if defocus.numel() <= _SMALL and broadest <= _SMALL_BLUR:
                 scale = 1
