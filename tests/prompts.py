@@ -16,7 +16,7 @@ from tests.host.server import ComfyServer, Run
 
 SIDE, STEPS = 64, 2
 SAMPLERS = {"KSampler", "GroundedSampler", "GroundedSamplerAdvanced"}
-OUTPUTS = {"SaveImage", "PreviewImage"}
+OUTPUTS = {"SaveImage", "PreviewImage", "SaveAnimatedWEBP"}
 Prompt = dict[str, Any]
 
 

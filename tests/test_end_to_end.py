@@ -68,7 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
             patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
             with ComfyServer(base=base, custom_nodes=(stand_in,)) as running:
                 for path in sorted((ROOT / "workflows" / "assets").iterdir()):
-                    if path.suffix in {".jpg", ".png"}:
+                    if path.suffix in {".jpg", ".png", ".mp4"}:
                         running.upload_image(path)
                 yield running
     finally:
