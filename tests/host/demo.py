@@ -56,7 +56,7 @@ def run(server: ComfyServer, output: Path) -> dict[Path, str]:
     for node in sorted(done.outputs):
         for image in done.images(node):
             if image["type"] == "output":  # not a preview
-                path = output / re.sub(r"_0*1_(?=\.\w+$)", "", image["filename"])
+                path = output / re.sub(r"_\d+_(?=\.\w+$)", "", image["filename"])
                 path.write_bytes(server.view(**image))
                 written[path] = prompt[node]["_meta"]["title"]
     return written
