@@ -35,7 +35,8 @@ class LoadBokehDemoModel(io.ComfyNode):
                 io.Model.Output(tooltip="For KSampler, Load Bokeh Adapter and Grounded Sampler."),
                 io.Clip.Output(
                     tooltip=(
-                        "For CLIP Text Encode. Captions are like 'a red ball and a blue box on grass by a wall, evening'."
+                        "For CLIP Text Encode. Captions are like 'a red ball and a blue box on grass by a wall, "
+                        "evening'."
                     )
                 ),
                 io.Vae.Output(

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures)
 """Small models: what their transforms keep, and their use in the real host through the nodes."""
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def test_pictures_keep_their_sharpness_at_every_k() -> None:
     back = codec.decode(codec.encode(pictures))
     error = (back - pictures).square().mean((1, 2, 3))
     assert float((-10 * error.log10()).min()) > 24
-    assert float((-10 * error.mean().log10())) > 30
+    assert float(-10 * error.mean().log10()) > 30
     for one, other in zip(pictures, back, strict=True):
         ratio = laplacian_variance(other.movedim(-1, 0)) / laplacian_variance(one.movedim(-1, 0))
         assert 0.9 < ratio < 1.1

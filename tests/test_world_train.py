@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures)
 """Training a base of the small world: it goes on where it stopped, and `fit` takes what it leaves."""
 
 from __future__ import annotations
