@@ -19,28 +19,30 @@ from trainer.draws import draws
 from trainer.fit.files import replace_file
 
 
+def _layer(inside: int, outside: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, 3, stride, padding=1), nn.GroupNorm(outside // 8, outside), nn.SiLU()
+    )
+
+
 class MainThing(nn.Module):
     """Pictures ``[N, 3, S, S]``, 0..1, to the logits of the main thing's mask ``[N, 1, S, S]``; S a multiple of 16."""
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(12, width, 3, padding=1)  # of 2 x 2 pixels: a quarter of the work
-        self.down = nn.ModuleList(
-            nn.Conv2d(width * 2**n, width * 2 ** (n + 1), 3, 2, padding=1) for n in range(3)
-        )
-        self.deep = nn.Conv2d(width * 8, width * 8, 3, padding=1)
-        self.up = nn.ModuleList(
-            nn.Conv2d(width * 3 * 2**n, width * 2**n, 3, padding=1) for n in reversed(range(3))
-        )
+        self.enter = _layer(12, width)  # of 2 x 2 pixels: a quarter of the work
+        self.down = nn.ModuleList(_layer(width * 2**n, width * 2 ** (n + 1), 2) for n in range(3))
+        self.deep = _layer(width * 8, width * 8)
+        self.up = nn.ModuleList(_layer(width * 3 * 2**n, width * 2**n) for n in reversed(range(3)))
         self.leave = nn.Conv2d(width, 4, 3, padding=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        kept = [F.silu(self.enter(F.pixel_unshuffle(pictures * 2 - 1, 2)))]
+        kept = [self.enter(F.pixel_unshuffle(pictures * 2 - 1, 2))]
         for layer in self.down:
-            kept.append(F.silu(layer(kept[-1])))
-        x = F.silu(self.deep(kept.pop()))
+            kept.append(layer(kept[-1]))
+        x = self.deep(kept.pop())
         for layer in self.up:
-            x = F.silu(layer(torch.cat((F.interpolate(x, scale_factor=2.0), kept.pop()), 1)))
+            x = layer(torch.cat((F.interpolate(x, scale_factor=2.0), kept.pop()), 1))
         return F.pixel_shuffle(self.leave(x), 2)
 
     @torch.no_grad()
