@@ -17,6 +17,7 @@ from trainer.dataset import open_dataset
 from trainer.evaluate.sweep_measures import measure_sweep
 from trainer.evaluate.sweeps import find_sweeps, match_reference
 from trainer.world.data import write_dataset
+from trainer.world.drift import measure_folder, table
 from trainer.world.mask import overlap, read_mask, train_mask, write_mask
 from trainer.world.scene import HELD_OUT
 from trainer.world.sweeps import KS, PIVOTS, Variant, held_out, write_reference, write_sweeps
@@ -70,7 +71,9 @@ def test_sweeps_are_sampled_once(base: Any, tmp_path: Path) -> None:
     pictures = sweep.load()
     assert pictures[0].shape == (3, 64, 64)
     pivot = (folder / PIVOTS / f"scene{HELD_OUT}.png").read_bytes()
-    assert pivot == (folder / f"scene{HELD_OUT}" / "k14.png").read_bytes()  # a target of the pivot's own K is it
+    assert (
+        pivot == (folder / f"scene{HELD_OUT}" / "k14.png").read_bytes()
+    )  # a target of the pivot's own K is it
     assert not torch.equal(pictures[0], pictures[-1])  # another K, another picture
     before = sweep.paths[0].stat().st_mtime_ns
     write_sweeps(folder, base, adapter(base), held_out(2), variant)
@@ -96,6 +99,37 @@ def test_words_share_the_noise_and_say_something_of_blur(base: Any, tmp_path: Pa
     assert not torch.equal(pictures[0], pictures[4])
     with pytest.raises(BokehError, match="controlled by an adapter"):
         write_sweeps(tmp_path / "none", base, None, held_out(1), Variant(steps=3))
+
+
+class Known:
+    """In place of the network: the main thing is the left half."""
+
+    def mask(self, pictures: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.bool)
+        found[:, :, : pictures.shape[3] // 2] = True
+        return found
+
+
+def test_drift_is_measured_where_the_thing_is(tmp_path: Path) -> None:
+    from trainer.fit.samples import write_png
+
+    source = torch.Generator().manual_seed(0)
+    scene = torch.rand(32, 32, 3, generator=source) * 0.5 + 0.25
+    contrast = {0: 1.0, 7: 0.8, 14: 0.6, 21: 0.65, 28: 0.2}  # on the right; 21 is sharper than the pivot
+    for k, amount in contrast.items():
+        picture = scene.clone()
+        picture[:, 16:] = 0.5 + (picture[:, 16:] - 0.5) * amount
+        picture[:, :16] += 10 / 255 * (k == 28)
+        write_png(tmp_path / "sweeps" / "scene1" / f"k{k}.png", picture)
+    network: Any = Known()
+    found = measure_folder(tmp_path / "sweeps", network, 14.0)
+    assert found["scenes"] == found["found"] == 1
+    assert found["drift"].mean == pytest.approx(10 / 5, abs=0.05)  # one picture of five, by 10 levels
+    assert found["outside"].mean > 5
+    assert (found["sharper"].mean, found["blurrier"].mean) == (1, 0)
+    assert "sweeps" in table({"sweeps": found})
+    with pytest.raises(BokehError, match="no pivot and no picture at K = 15"):
+        measure_folder(tmp_path / "sweeps", network, 15.0)
 
 
 def test_the_mask_of_the_main_thing_can_be_learnt(pack: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@
     python -m trainer.world sweep FOLDER BASE [--adapter FILE] [--scenes N] [--grounding G] ...
     python -m trainer.world mask FILE --data FOLDER                      # a network that finds what is in focus
     python -m trainer evaluate images SWEEPS --reference REFERENCE
+    python -m trainer.world drift SWEEPS [SWEEPS ...] --mask FILE        # what is in focus, and both sides of the pivot
 
 ``train`` and ``sweep`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the result of ``train``,
 the average of the weights; **Load Bokeh Demo Model** and the trainer's ``base.checkpoint`` read it.
@@ -71,6 +72,10 @@ def main(words: Sequence[str] | None = None) -> int:
     mask.add_argument("file", type=Path)
     mask.add_argument("--data", type=Path, required=True, help="folder written by `data`")
     mask.add_argument("--steps", type=int, default=500)
+    drift = commands.add_parser("drift", help="measure what should stay as it is in sweeps")
+    drift.add_argument("folders", type=Path, nargs="+")
+    drift.add_argument("--mask", type=Path, required=True, help="file written by `mask`")
+    drift.add_argument("--pivot", type=float, default=14.0, help="K of the pivot")
     chosen = parser.parse_args(words)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # tiny tensors gain nothing from more
     actions = {
@@ -80,6 +85,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "reference": _reference,
         "sweep": _sweep,
         "mask": _mask,
+        "drift": _drift,
     }
     try:
         return actions[chosen.command](chosen)
@@ -151,6 +157,15 @@ def _mask(chosen: argparse.Namespace) -> int:
     from trainer.world.mask import train_mask, write_mask
 
     write_mask(chosen.file, train_mask(open_dataset(chosen.data), chosen.steps))
+    return 0
+
+
+def _drift(chosen: argparse.Namespace) -> int:
+    from trainer.world.drift import measure_folder, table
+    from trainer.world.mask import read_mask
+
+    network = read_mask(chosen.mask)
+    print(table({folder.name: measure_folder(folder, network, chosen.pivot) for folder in chosen.folders}))
     return 0
 
 
