@@ -28,7 +28,7 @@ def _layer(inside: int, outside: int, stride: int = 1) -> nn.Module:
 class MainThing(nn.Module):
     """Pictures ``[N, 3, S, S]``, 0..1, to the logits of the main thing's mask ``[N, 1, S, S]``; S a multiple of 16."""
 
-    def __init__(self, width: int = 24) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.enter = _layer(12, width)  # of 2 x 2 pixels: a quarter of the work
         self.down = nn.ModuleList(_layer(width * 2**n, width * 2 ** (n + 1), 2) for n in range(3))
