@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from bokeh_ops.optics import blur_radius, k_at_width, k_from_camera
-from trainer.dataset import open_dataset
+from trainer.dataset import DatasetWriter, open_dataset
 from trainer.metrics.sweep import laplacian_variance
 from trainer.pairs import render_set
 from trainer.world.camera import K_MOST
@@ -179,22 +180,31 @@ def test_the_data_set_is_one_that_fit_opens(tmp_path: Path) -> None:
         assert sharpness(sample.image) <= sharpness(paint(scene).image)
 
 
+def test_photographs_are_taken_at_their_own_k() -> None:
+    for seed in range(6):
+        scene = draw_scene(seed)
+        assert np.array_equal(scene_sample(scene).image, scene_sweep(seed, [scene.shot.k])[0])
+
+
 def test_a_killed_writer_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import trainer.world.data as data
 
     write_dataset(tmp_path / "whole", photographs=4, sharp=2)
     made = data.scene_sample
+    seen: list[int] = []
+    monkeypatch.setattr(data, "DatasetWriter", partial(DatasetWriter, samples_per_shard=2))
 
     def failing(scene: Scene) -> object:
-        if scene.seed == 4:
+        seen.append(scene.seed)
+        if seen == [0, 1, 2, 3, 4]:
             raise KeyboardInterrupt
         return made(scene)
 
     monkeypatch.setattr(data, "scene_sample", failing)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "cut", photographs=4, sharp=2)
-    monkeypatch.setattr(data, "scene_sample", made)
     write_dataset(tmp_path / "cut", photographs=4, sharp=2)
+    assert seen == [0, 1, 2, 3, 4, 4, 5]
     first, second = open_dataset(tmp_path / "whole"), open_dataset(tmp_path / "cut")
     assert [first.key(n) for n in range(6)] == [second.key(n) for n in range(6)]
     assert all(np.array_equal(first.sample(n).image, second.sample(n).image) for n in range(6))
