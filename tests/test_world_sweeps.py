@@ -132,6 +132,29 @@ def test_drift_is_measured_where_the_thing_is(tmp_path: Path) -> None:
         measure_folder(tmp_path / "sweeps", network, 15.0)
 
 
+def test_the_experiment_is_a_table(base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.world import experiment
+
+    assert {name for name, _ in experiment.variants(["both", "wild"]).values()} == {None, "both", "wild"}
+    chosen = {"words": (None, Variant("words", steps=2)), "pivot 4": ("both", Variant(steps=2, pivot=4.0))}
+    network: Any = Known()
+    made = {"both": adapter(base)}
+    table = experiment.run(tmp_path / "out", base, made, network, None, 2, chosen)
+    assert list(table) == ["words", "pivot 4"]
+    assert -1 <= table["words"]["lvcorr"].mean <= 1
+    assert table["pivot 4"]["drift"].mean > 0
+    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert f"| {table['pivot 4']['drift'].mean:.3f} (" in text
+    assert "n/a" in text  # no weights of LPIPS were given
+
+    def no_sampling(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("trainer.world.sweeps._grounded", no_sampling)
+    monkeypatch.setattr("trainer.world.sweeps._by_words", no_sampling)
+    assert str(experiment.run(tmp_path / "out", base, made, network, None, 2, chosen)) == str(table)
+
+
 def test_the_mask_of_the_main_thing_can_be_learnt(pack: Any, tmp_path: Path) -> None:
     dataset = open_dataset(write_dataset(tmp_path / "data", photographs=6, sharp=2))
     untaught, taught = train_mask(dataset, 1, batch=4), train_mask(dataset, 40, batch=8)

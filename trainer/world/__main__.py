@@ -11,6 +11,7 @@
     python -m trainer.world mask FILE --data FOLDER                      # a network that finds what is in focus
     python -m trainer evaluate images SWEEPS --reference REFERENCE
     python -m trainer.world drift SWEEPS [SWEEPS ...] --mask FILE        # what is in focus, and both sides of the pivot
+    python -m trainer.world experiment FOLDER BASE --mask FILE --adapter both=FILE [wild=FILE synthetic=FILE]
 
 ``train`` and ``sweep`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the result of ``train``,
 the average of the weights; **Load Bokeh Demo Model** and the trainer's ``base.checkpoint`` read it.
@@ -76,6 +77,14 @@ def main(words: Sequence[str] | None = None) -> int:
     drift.add_argument("folders", type=Path, nargs="+")
     drift.add_argument("--mask", type=Path, required=True, help="file written by `mask`")
     drift.add_argument("--pivot", type=float, default=14.0, help="K of the pivot")
+    experiment = commands.add_parser("experiment", help="all comparisons, as sweeps and one table")
+    experiment.add_argument("folder", type=Path)
+    experiment.add_argument("base", type=Path, help="file of the base model")
+    experiment.add_argument(
+        "--adapter", nargs="+", required=True, metavar="NAME=FILE", help="'both' is needed"
+    )
+    experiment.add_argument("--mask", type=Path, required=True, help="file written by `mask`")
+    experiment.add_argument("--scenes", type=int, default=100)
     chosen = parser.parse_args(words)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # tiny tensors gain nothing from more
     actions = {
@@ -86,6 +95,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "sweep": _sweep,
         "mask": _mask,
         "drift": _drift,
+        "experiment": _experiment,
     }
     try:
         return actions[chosen.command](chosen)
@@ -166,6 +176,28 @@ def _drift(chosen: argparse.Namespace) -> int:
 
     network = read_mask(chosen.mask)
     print(table({folder.name: measure_folder(folder, network, chosen.pivot) for folder in chosen.folders}))
+    return 0
+
+
+def _experiment(chosen: argparse.Namespace) -> int:
+    from bokeh_ops.formats import read_adapter
+    from bokeh_ops.host.start import start_comfyui
+    from trainer.fit.comfyui import find_comfyui
+    from trainer.metrics.weights import load_lpips
+    from trainer.world.experiment import MAIN, markdown, run
+    from trainer.world.mask import read_mask
+
+    named = dict(each.partition("=")[::2] for each in chosen.adapter)
+    if MAIN not in named or not all(named.values()):
+        raise BokehError(
+            f"--adapter has {', '.join(chosen.adapter)}; expected NAME=FILE, {MAIN}=FILE among them."
+        )
+    start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
+    from bokeh_ops.host.small import read_small
+
+    adapters = {name: read_adapter(file) for name, file in named.items()}
+    network, lpips = read_mask(chosen.mask), load_lpips()
+    print(markdown(run(chosen.folder, read_small(chosen.base), adapters, network, lpips, chosen.scenes)))
     return 0
 
 
