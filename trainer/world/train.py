@@ -124,7 +124,9 @@ class Training:
         sizes = cosine_sizes(pictures.images[:1000].float() / 255)
         self.step, self.seconds = 0, 0.0
         kept = self._kept()
-        self.model = SmallModel(describe(architecture), torch.float32, None, kept.get("sizes", sizes))
+        self.model = SmallModel(
+            describe(architecture), torch.float32, kept.get("table"), kept.get("sizes", sizes)
+        )
         self.network = self.model.network
         first_weights(self.network, plan.seed)
         self.parameters = dict(self.network.named_parameters())
@@ -207,7 +209,8 @@ class Training:
 
     def save(self) -> None:
         """Write the whole state, and the averaged weights as a base that can be used."""
-        state = {"sizes": self.model.codec.sizes}  # type: ignore[attr-defined]
+        codec: Any = self.model.codec
+        state = {"sizes": codec.sizes, "table": self.model.words.table}
         moments = self.optimizer.state
         for name, value in self.parameters.items():
             state[f"weight.{name}"] = value.detach()
