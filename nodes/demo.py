@@ -1,7 +1,4 @@
-"""A model small enough to come with the extension, to try everything with.
-
-Not in the menu yet: its models are not trained.
-"""
+"""A model small enough to come with the extension, to try everything with."""
 
 from __future__ import annotations
 
