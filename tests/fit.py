@@ -25,7 +25,7 @@ def workshop(pack: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("workshop")
     for kind in KINDS:
-        write_toy(folder / f"{kind}.safetensors", make_toy(kind, seed=3), kind)
+        write_toy(folder / f"{kind}.safetensors", make_toy(kind, seed=3))
     demo.write_dataset(folder / "data", photographs=10, sharp=6)
     return folder
 

@@ -28,10 +28,10 @@ def unloaded(pack: Any) -> Iterator[None]:
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts what the encoders are asked for."""
-    from trainer.fit.toy import ToyBase
+    from trainer.fit.small import SmallBase
 
     counts: Counter[str] = Counter()
-    texts, images = ToyBase.encode_text, ToyBase.encode_images
+    texts, images = SmallBase.encode_text, SmallBase.encode_images
 
     def encode_text(self: Any, wanted: Any) -> Any:
         counts["texts"] += len(wanted)
@@ -41,8 +41,8 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counts["images"] += len(wanted)
         return images(self, wanted)
 
-    monkeypatch.setattr(ToyBase, "encode_text", encode_text)
-    monkeypatch.setattr(ToyBase, "encode_images", encode_images)
+    monkeypatch.setattr(SmallBase, "encode_text", encode_text)
+    monkeypatch.setattr(SmallBase, "encode_images", encode_images)
     return counts
 
 

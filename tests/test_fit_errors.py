@@ -146,7 +146,7 @@ def test_files_that_are_not_there_or_something_else(workshop: Path, tmp_path: Pa
     save_file({"a": torch.zeros(2)}, tmp_path / "odd.safetensors")
     with pytest.raises(BokehError, match=r"ComfyUI (cannot load|does not recognise)"):
         run("sd15", tmp_path, workshop, f"base.checkpoint={tmp_path / 'odd.safetensors'}")
-    with pytest.raises(BokehError, match=r"is a toy of sd15, but base.architecture is flux"):
+    with pytest.raises(BokehError, match=r"is a small model of sd15, but base.architecture is flux"):
         run("flux", tmp_path, workshop, f"base.checkpoint={workshop / 'sd15.safetensors'}")
 
 

@@ -48,7 +48,8 @@ def test_k_becomes_controllable(pack: Any, repo: Path, tmp_path: Path) -> None:
     from bokeh_ops.formats import read_adapter
     from trainer.fit.build import new_adapter
     from trainer.fit.run import fit
-    from trainer.fit.toy import ToyBase, make_toy, write_toy
+    from trainer.fit.small import SmallBase
+    from trainer.fit.toy import make_toy, write_toy
 
     # The world itself: K takes the contrast away.
     pictures, ks = demo.pictures(64)
@@ -57,11 +58,11 @@ def test_k_becomes_controllable(pack: Any, repo: Path, tmp_path: Path) -> None:
     # A base that knows the world, but not K.
     demo.write_dataset(tmp_path / "data", photographs=64, sharp=32)
     file = tmp_path / "base.safetensors"
-    write_toy(file, make_toy("flux"), "flux")
-    base = ToyBase(file, torch.float32, "flux", "")
+    write_toy(file, make_toy("flux"))
+    base = SmallBase(file, torch.float32, "flux", "")
     learnt = demo.train_base(base, 450)
     assert sum(learnt[-50:]) < 0.4 * sum(learnt[:50])
-    write_toy(file, base.patcher, "flux")
+    write_toy(file, base.small)
 
     config = tmp_path / "tiny.yaml"
     config.write_text(

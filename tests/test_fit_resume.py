@@ -194,7 +194,7 @@ def test_resuming_on_another_model_or_data_is_refused(workshop: Path, tmp_path: 
 
     run("sd15", tmp_path / "run", workshop, "steps=3")
     other = tmp_path / "workshop"
-    write_toy(other / "sd15.safetensors", make_toy("sd15", seed=4), "sd15")
+    write_toy(other / "sd15.safetensors", make_toy("sd15", seed=4))
     demo.write_dataset(other / "data", photographs=9, sharp=6)
     with pytest.raises(BokehError, match=r"model: \w+ -> \w+") as caught:
         run("sd15", tmp_path / "run", other, "steps=6")

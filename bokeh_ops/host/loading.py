@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -172,24 +173,41 @@ def device() -> torch.device:
     return comfy.model_management.get_torch_device()
 
 
-def small_model(architecture: Architecture, config: dict[str, Any], dtype: torch.dtype) -> Any:
+def small_model(
+    architecture: Architecture,
+    config: dict[str, Any],
+    dtype: torch.dtype,
+    v_prediction: bool = False,
+    channels: int | None = None,
+    rgb_factors: list[list[float]] | None = None,
+) -> Any:
     """A MODEL of the host's class for ``architecture`` with dimensions of one's own, weights not set.
 
     Args:
         architecture: which class.
         config: arguments of the host's network class, ``UNetModel`` or ``Flux``.
         dtype: of the weights.
+        v_prediction: SD1.5: the network predicts v instead of the noise.
+        channels: the latents have that many and are given to the network as they are; None: those of the
+            architecture, in its scale.
+        rgb_factors: rough colours of such latents, for previews, ``[channels][3]``.
     """
     config = {**config, "dtype": dtype}
     cpu = torch.device("cpu")
     if architecture == "flux":
         if "txt_ids_dims" in {field.name for field in fields(FluxParams)}:
             config.setdefault("txt_ids_dims", [])  # later hosts want it named
-        model = comfy.model_base.Flux(
-            comfy.supported_models.Flux({**config, "image_model": "flux"}), device=cpu
-        )
+        settings: Any = comfy.supported_models.Flux({**config, "image_model": "flux"})
     else:
         settings = comfy.supported_models.SD15(config)
         settings.unet_config = config
-        model = comfy.model_base.BaseModel(settings, device=cpu)
+    if channels is not None:
+        settings.latent_format = comfy.latent_formats.LatentFormat()
+        settings.latent_format.latent_channels = channels
+        settings.latent_format.latent_rgb_factors = rgb_factors
+    if architecture == "flux":
+        model = comfy.model_base.Flux(settings, device=cpu)
+    else:
+        kind = comfy.model_base.ModelType.V_PREDICTION if v_prediction else comfy.model_base.ModelType.EPS
+        model = comfy.model_base.BaseModel(settings, model_type=kind, device=cpu)
     return comfy.model_patcher.ModelPatcher(model, load_device=device(), offload_device=cpu)

@@ -127,7 +127,8 @@ def main(words: Sequence[str]) -> int:
     """Make everything that ``trainer/configs/tiny.yaml`` names, in one folder."""
     from bokeh_ops.host.start import start_comfyui
     from trainer.fit.comfyui import find_comfyui
-    from trainer.fit.toy import ToyBase, make_toy, write_toy
+    from trainer.fit.small import SmallBase
+    from trainer.fit.toy import make_toy, write_toy
 
     if len(words) != 1:
         print("Usage: python -m trainer.fit.demo FOLDER", file=sys.stderr)
@@ -137,10 +138,10 @@ def main(words: Sequence[str]) -> int:
     torch.set_num_threads(1)  # more only get in each other's way with pictures this small
     write_dataset(folder / "data", photographs=96, sharp=48)
     base = folder / "base.safetensors"
-    write_toy(base, make_toy("flux"), "flux")
-    toy = ToyBase(base, torch.float32, "flux", "")
+    write_toy(base, make_toy("flux"))
+    toy = SmallBase(base, torch.float32, "flux", "")
     losses = train_base(toy, 600)
-    write_toy(base, toy.patcher, "flux")
+    write_toy(base, toy.small)
     shutil.copy(Path(__file__).parents[1] / "configs" / "tiny.yaml", folder / "tiny.yaml")
     print(f"The toy base went from a loss of {sum(losses[:20]) / 20:.2f} to {sum(losses[-20:]) / 20:.2f}.")
     print(f"Now: python -m trainer fit {folder / 'tiny.yaml'}")

@@ -9,7 +9,7 @@ import torch
 from bokeh_ops.errors import BokehError
 from trainer.fit.base import Base, Fingerprints, HostBase
 from trainer.fit.config import Fit
-from trainer.fit.toy import ToyBase, toy_description
+from trainer.fit.small import SmallBase
 
 DTYPES = {
     "fp32": torch.float32,
@@ -32,6 +32,7 @@ def load_base(settings: Fit, beside: Path, prints: Fingerprints) -> Base:
             the host would compute less precisely than is asked for.
     """
     from bokeh_ops.host import loading
+    from bokeh_ops.host.small import small_description
 
     wanted = settings.base
     dtype = DTYPES[wanted.weights]
@@ -39,8 +40,8 @@ def load_base(settings: Fit, beside: Path, prints: Fingerprints) -> Base:
     name = wanted.checkpoint or wanted.diffusion_model
     assert name is not None  # the settings were checked
     path = loading.model_file(name, kind, beside)
-    if toy_description(path) is not None:
-        base: Base = ToyBase(path, dtype, wanted.architecture, prints.of([path]))
+    if small_description(path) is not None:
+        base: Base = SmallBase(path, dtype, wanted.architecture, prints.of([path]))
     else:
         base = _host_base(settings, path, beside, prints)
     computed = loading.compute_dtype(base.patcher)

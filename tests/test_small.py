@@ -1,0 +1,192 @@
+"""Small models: what their transforms keep, and their use in the real host through the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bokeh_ops.errors import BokehError
+from bokeh_ops.small import Cosines, Words, cosine_sizes
+from tests import models
+from tests.models import one_thread  # noqa: F401
+from trainer.metrics.sweep import laplacian_variance
+
+WORDS = ["red", "blue", "ball", "box", "grass", "wall", "evening"]
+
+
+# ---- the transforms ----
+
+
+def test_pictures_keep_their_sharpness_at_every_k() -> None:
+    pytest.importorskip("skimage")
+    from trainer.world.data import scene_sweep
+
+    pictures = torch.from_numpy(np.stack([scene_sweep(seed, [0, 6, 14, 30]) for seed in range(6)])).flatten(
+        0, 1
+    )
+    pictures = pictures.float() / 255
+    codec = Cosines(cosine_sizes(pictures))
+    back = codec.decode(codec.encode(pictures))
+    error = (back - pictures).square().mean((1, 2, 3))
+    assert float((-10 * error.log10()).min()) > 24
+    assert float(-10 * error.mean().log10()) > 30
+    for one, other in zip(pictures, back, strict=True):
+        ratio = laplacian_variance(other.movedim(-1, 0)) / laplacian_variance(one.movedim(-1, 0))
+        assert 0.9 < ratio < 1.1
+
+
+def test_grey_pictures_survive_the_cosine_transform_whole() -> None:
+    grey = torch.rand(2, 16, 24, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, -1, 3)
+    codec = Cosines(torch.rand(24) + 0.1)
+    latents = codec.encode(grey)
+    assert latents.shape == (2, 24, 4, 6)
+    assert float((codec.decode(latents) - grey).abs().max()) < 1e-5
+    with pytest.raises(BokehError, match="24 x 15 pixels; both must be multiples of 4"):
+        codec.encode(grey[:, :15])
+
+
+def test_words_and_their_neighbours() -> None:
+    words = Words(32, 32, 8, WORDS)
+    rows, pooled = words.encode("a red ball and a blue box on grass")
+    assert rows.shape == (8, 32)
+    assert pooled is not None
+    assert float(rows[6:].abs().max()) == 0  # a beginning and five words
+    other, _ = words.encode("a blue ball and a red box on grass")
+    assert not torch.equal(rows[2], other[2])  # a red ball is not a blue one, where "ball" stands
+    assert torch.equal(words.encode("Red, ball.")[0], words.encode("red ball")[0])
+    again = Words(32, 32, 8, WORDS, words.table)
+    assert torch.equal(again.encode("red ball")[0], words.encode("red ball")[0])
+    with pytest.raises(BokehError, match=r"does not know 'woman'. It knows: red, blue"):
+        words.encode("a woman on grass")
+    with pytest.raises(BokehError, match=r"has 8 words.*at most 7"):
+        words.encode("red " * 8)
+
+
+# ---- in the host ----
+
+
+def small(folder: Path, kind: str) -> Path:
+    """A world base with random weights, its closing layers too, so that it does something."""
+    from bokeh_ops.host.small import SmallModel
+    from trainer.world.base import describe, first_weights
+
+    made = SmallModel(describe(kind), sizes=torch.full((24,), 0.2))  # type: ignore[arg-type]
+    first_weights(made.network, 1)
+    source = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in made.network.parameters():
+            if weight.ndim > 1 and not bool(weight.any()):
+                weight.copy_(torch.randn(weight.shape, generator=source) * 0.3 / weight[0].numel() ** 0.5)
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save(folder / f"{kind}.safetensors", torch.float16)
+    return folder / f"{kind}.safetensors"
+
+
+@pytest.fixture(params=["sd15", "flux"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def loaded(
+    pack: ModuleType, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Any, Any, Any]]:
+    """What the node gives."""
+    monkeypatch.setattr(pack.bokeh_ops.host.shipped, "FOLDER", small(tmp_path / "world", kind).parent)
+    yield tuple(pack.nodes.demo.LoadBokehDemoModel.execute(kind).result)
+    models.unload()
+
+
+def test_the_node_names_what_there_is(
+    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = pack.nodes.demo.LoadBokehDemoModel
+    monkeypatch.setattr(pack.bokeh_ops.host.shipped, "FOLDER", tmp_path)
+    assert "found none" in node.validate_inputs("sd15")
+    small(tmp_path, "sd15")
+    assert node.validate_inputs("sd15") is True
+    assert pack.bokeh_ops.host.shipped.demo_names() == ["sd15"]
+    assert "found sd15" in node.validate_inputs("flux")
+
+
+def test_a_file_is_small_enough_and_read_as_it_was(tmp_path: Path, pack: ModuleType, kind: str) -> None:
+    from bokeh_ops.host.small import read_small
+
+    path = small(tmp_path, kind)
+    assert path.stat().st_size < 15e6
+    model = read_small(path)
+    assert model.architecture == kind
+    model.save(tmp_path / "again.safetensors", torch.float16)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_the_hosts_own_nodes_make_a_picture(loaded: tuple[Any, Any, Any]) -> None:
+    import nodes
+
+    model, clip, vae = loaded
+    positive = nodes.CLIPTextEncode().encode(clip, "a red ball and a blue box on grass by a wall, evening")[0]
+    negative = nodes.CLIPTextEncode().encode(clip, "")[0]
+    latent = nodes.EmptyLatentImage().generate(128, 128, 2)[0]
+    sampled = nodes.common_ksampler(model, 3, 4, 3.0, "euler", "simple", positive, negative, latent)[0]
+    assert sampled["samples"].shape == (2, 24, 16, 16)
+    picture = nodes.VAEDecode().decode(vae, sampled)[0]
+    assert picture.shape == (2, 64, 64, 3)
+    assert float(picture.min()) >= 0
+    assert float(picture.max()) <= 1
+    assert float(picture.std()) > 0.02
+    other = nodes.CLIPTextEncode().encode(clip, "a white cone on tiles by hills, day")[0]
+    changed = nodes.common_ksampler(model, 3, 4, 3.0, "euler", "simple", other, negative, latent)[0]
+    assert float((changed["samples"] - sampled["samples"]).abs().mean()) > 1e-3  # the words matter
+    encoded = nodes.VAEEncode().encode(vae, picture)[0]["samples"]
+    assert encoded.shape == (2, 24, 16, 16)
+    assert float((nodes.VAEDecode().decode(vae, {"samples": encoded})[0] - picture).abs().mean()) < 0.05
+    with pytest.raises(ValueError, match="does not know 'woman'"):
+        nodes.CLIPTextEncode().encode(clip, "a woman")
+
+
+def test_grounded_sampling_with_an_adapter(pack: ModuleType, loaded: tuple[Any, Any, Any], kind: str) -> None:
+    import nodes
+
+    model, clip, vae = loaded
+    described = pack.bokeh_ops.host.models.describe(model)
+    paths = [path for path in described.widths if kind == "flux" or path.endswith("attn2")]
+    made = pack.bokeh_ops.adapter
+    adapter = made.BokehAdapter(
+        made.AdapterConfig(kind, bokeh_hidden_dim=8, bokeh_context_dim=16),
+        {path: made.LayerSpec(described.widths[path], 4) for path in paths},
+    )
+    with torch.no_grad():
+        for weight in adapter.parameters():
+            weight.normal_(std=0.3)
+    laid = pack.bokeh_ops.host.lay.lay_adapter(model, adapter)
+    positive, negative = (
+        nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a red ball on grass by trees, day", "")
+    )
+    pivot, targets = pack.nodes.sampling.GroundedSampler.execute(
+        model=laid,
+        positive=positive,
+        negative=negative,
+        latent_image=nodes.EmptyLatentImage().generate(128, 128, 1)[0],
+        seed=1,
+        steps=4,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="simple",
+        denoise=1.0,
+        pivot_bokeh=14.0,
+        target_bokeh="0, 14, 28",
+        grounding_steps=-1,
+        grounded_branches="positive only",
+        rows_per_batch=0,
+    ).result
+    assert targets["samples"].shape == (3, 24, 16, 16)
+    alike = (targets["samples"][1] - pivot["samples"][0]).abs().max()
+    assert float(alike) < 1e-3
+    assert float((targets["samples"][2] - targets["samples"][0]).abs().mean()) > 1e-3
+    assert vae.decode(targets["samples"]).shape == (3, 64, 64, 3)

@@ -1,0 +1,205 @@
+"""The small world from the command line.
+
+::
+
+    python -m trainer.world sheet FILE.png [--first SEED] [--rows N]     # a sheet of scenes at several K
+    python -m trainer.world data FOLDER [--photographs N] [--sharp N] [--first SEED]
+    python -m trainer.world train sd15|flux OUT --data FOLDER [FOLDER ...] [--steps N] ...
+    python -m trainer fit trainer/configs/world-sd15.yaml                # an adapter on it
+    python -m trainer.world reference FOLDER [--scenes N]                # what held-out scenes look like at 5 K
+    python -m trainer.world sweep FOLDER BASE [--adapter FILE] [--scenes N] [--grounding G] ...
+    python -m trainer.world mask FILE --data FOLDER                      # a network that finds what is in focus
+    python -m trainer evaluate images SWEEPS --reference REFERENCE
+    python -m trainer.world drift SWEEPS [SWEEPS ...] --mask FILE        # what is in focus, and both sides of the pivot
+    python -m trainer.world experiment FOLDER BASE --mask FILE --adapter both=FILE [wild=FILE synthetic=FILE]
+
+``train`` and ``sweep`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the result of ``train``,
+the average of the weights; **Load Bokeh Demo Model** and the trainer's ``base.checkpoint`` read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from bokeh_ops.errors import BokehError
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    from trainer.world.train import Plan
+
+    parser = argparse.ArgumentParser(prog="python -m trainer.world", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="command", required=True)
+    sheet = commands.add_parser("sheet", help="write a contact sheet of scenes at several K")
+    sheet.add_argument("file", type=Path)
+    sheet.add_argument("--first", type=int, default=0, help="seed of the first scene")
+    sheet.add_argument("--rows", type=int, default=8, help="scenes")
+    data = commands.add_parser("data", help="write a data set that `fit` and `train` read")
+    data.add_argument("folder", type=Path)
+    data.add_argument("--photographs", type=int, default=10800, help="scenes taken at random K")
+    data.add_argument("--sharp", type=int, default=1200, help="scenes that are all in focus")
+    data.add_argument("--first", type=int, default=0, help="seed of the first scene")
+    train = commands.add_parser("train", help="train a base model")
+    train.add_argument("architecture", choices=("sd15", "flux"))
+    train.add_argument("out", type=Path)
+    train.add_argument("--data", type=Path, nargs="+", required=True, help="folders written by `data`")
+    train.add_argument("--until", type=int, help="stop at this step (the plan stays as it is)")
+    for field in fields(Plan):
+        name = f"--{field.name.replace('_', '-')}"
+        kind = int if isinstance(field.default, int) else float
+        train.add_argument(name, type=kind, default=field.default, help=f"default {field.default}")
+    reference = commands.add_parser("reference", help="render held-out scenes at every K")
+    reference.add_argument("folder", type=Path)
+    reference.add_argument("--scenes", type=int, default=100)
+    sweep = commands.add_parser("sweep", help="sample held-out captions at every K")
+    sweep.add_argument("folder", type=Path)
+    sweep.add_argument("base", type=Path, help="file of the base model")
+    sweep.add_argument("--adapter", type=Path, help="adapter; without it, words in the caption speak of blur")
+    sweep.add_argument("--scenes", type=int, default=100)
+    sweep.add_argument("--pivot", type=float, default=14.0, help="K of the pivot")
+    sweep.add_argument("--grounding", type=int, default=-1, help="grounded steps; -1: 60 %%, 0: none")
+    sweep.add_argument("--both-branches", action="store_true", help="ground the negative branch too")
+    sweep.add_argument("--colours", action="store_true", help="match colours to the pivot's (eq. 13)")
+    sweep.add_argument("--cfg", type=float, help="classifier-free guidance; SD1.5: 3, FLUX: 1")
+    sweep.add_argument("--steps", type=int, default=30, help="sampling steps")
+    mask = commands.add_parser("mask", help="train the network that finds the main thing")
+    mask.add_argument("file", type=Path)
+    mask.add_argument("--data", type=Path, required=True, help="folder written by `data`")
+    mask.add_argument("--steps", type=int, default=500)
+    drift = commands.add_parser("drift", help="measure what should stay as it is in sweeps")
+    drift.add_argument("folders", type=Path, nargs="+")
+    drift.add_argument("--mask", type=Path, required=True, help="file written by `mask`")
+    drift.add_argument("--pivot", type=float, default=14.0, help="K of the pivot")
+    experiment = commands.add_parser("experiment", help="all comparisons, as sweeps and one table")
+    experiment.add_argument("folder", type=Path)
+    experiment.add_argument("base", type=Path, help="file of the base model")
+    experiment.add_argument(
+        "--adapter", nargs="+", required=True, metavar="NAME=FILE", help="'both' is needed"
+    )
+    experiment.add_argument("--mask", type=Path, required=True, help="file written by `mask`")
+    experiment.add_argument("--scenes", type=int, default=100)
+    chosen = parser.parse_args(words)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # tiny tensors gain nothing from more
+    actions = {
+        "sheet": _sheet,
+        "data": _data,
+        "train": _train,
+        "reference": _reference,
+        "sweep": _sweep,
+        "mask": _mask,
+        "drift": _drift,
+        "experiment": _experiment,
+    }
+    try:
+        return actions[chosen.command](chosen)
+    except BokehError as error:
+        print(f"{parser.prog} {chosen.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _sheet(chosen: argparse.Namespace) -> int:
+    from trainer.world.sheet import write_sheet
+
+    write_sheet(chosen.file, range(chosen.first, chosen.first + chosen.rows))
+    return 0
+
+
+def _data(chosen: argparse.Namespace) -> int:
+    from trainer.world.data import write_dataset
+
+    write_dataset(chosen.folder, chosen.photographs, chosen.sharp, chosen.first)
+    return 0
+
+
+def _train(chosen: argparse.Namespace) -> int:
+    from bokeh_ops.host.start import start_comfyui
+    from trainer.fit.comfyui import find_comfyui
+    from trainer.world.train import Pictures, Plan, Training
+
+    start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
+    plan = Plan(**{field.name: getattr(chosen, field.name) for field in fields(Plan)})
+    training = Training(chosen.architecture, Pictures(chosen.data), plan, chosen.out)
+    count = sum(value.numel() for value in training.parameters.values())
+    print(f"{chosen.architecture}: {count / 1e6:.2f} M parameters, from step {training.step}", flush=True)
+    training.run(chosen.until)
+    return 0
+
+
+def _reference(chosen: argparse.Namespace) -> int:
+    from trainer.world.sweeps import held_out, write_reference
+
+    write_reference(chosen.folder, held_out(chosen.scenes))
+    return 0
+
+
+def _sweep(chosen: argparse.Namespace) -> int:
+    from bokeh_ops.formats import read_adapter
+    from bokeh_ops.host.start import start_comfyui
+    from trainer.fit.comfyui import find_comfyui
+    from trainer.world.sweeps import Variant, held_out, write_sweeps
+
+    start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
+    from bokeh_ops.host.small import read_small
+
+    adapter = None if chosen.adapter is None else read_adapter(chosen.adapter)
+    variant = Variant(
+        control="words" if adapter is None else "adapter",
+        pivot=chosen.pivot,
+        grounding=chosen.grounding,
+        branches="positive and negative" if chosen.both_branches else "positive only",
+        colours=chosen.colours,
+        cfg=chosen.cfg,
+        steps=chosen.steps,
+    )
+    write_sweeps(chosen.folder, read_small(chosen.base), adapter, held_out(chosen.scenes), variant)
+    return 0
+
+
+def _mask(chosen: argparse.Namespace) -> int:
+    from trainer.dataset import open_dataset
+    from trainer.world.mask import train_mask, write_mask
+
+    write_mask(chosen.file, train_mask(open_dataset(chosen.data), chosen.steps))
+    return 0
+
+
+def _drift(chosen: argparse.Namespace) -> int:
+    from trainer.world.drift import measure_folder, table
+    from trainer.world.mask import read_mask
+
+    network = read_mask(chosen.mask)
+    print(table({folder.name: measure_folder(folder, network, chosen.pivot) for folder in chosen.folders}))
+    return 0
+
+
+def _experiment(chosen: argparse.Namespace) -> int:
+    from bokeh_ops.formats import read_adapter
+    from bokeh_ops.host.start import start_comfyui
+    from trainer.fit.comfyui import find_comfyui
+    from trainer.metrics.weights import load_lpips
+    from trainer.world.experiment import MAIN, markdown, run
+    from trainer.world.mask import read_mask
+
+    named = dict(each.partition("=")[::2] for each in chosen.adapter)
+    if MAIN not in named or not all(named.values()):
+        raise BokehError(
+            f"--adapter has {', '.join(chosen.adapter)}; expected NAME=FILE, {MAIN}=FILE among them."
+        )
+    start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
+    from bokeh_ops.host.small import read_small
+
+    adapters = {name: read_adapter(file) for name, file in named.items()}
+    network, lpips = read_mask(chosen.mask), load_lpips()
+    print(markdown(run(chosen.folder, read_small(chosen.base), adapters, network, lpips, chosen.scenes)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

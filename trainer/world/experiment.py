@@ -1,0 +1,110 @@
+"""The experiment: the paper's comparisons (tables 1 and 3) on the small world, as sweeps, figures and one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainer.evaluate.sweep_measures import measure_sweep
+from trainer.evaluate.sweeps import find_sweeps, match_reference, read_picture
+from trainer.fit.files import replace_text
+from trainer.metrics import Interval, Lpips, bootstrap
+from trainer.world.drift import COLUMNS as DRIFT
+from trainer.world.drift import measure
+from trainer.world.mask import MainThing
+from trainer.world.sweeps import PIVOTS, Variant, held_out, write_reference, write_sweeps
+
+STEPS = 30
+MAIN = "both"
+"""The adapter that all comparisons but that of the data are made with: trained in the wild and on contrastive sets."""
+
+FIGURES = ("lvcorr", "lvcorr_diff", "lv_rank", "lpips", "lpips_ref", "drift_L", "drift_ab", *DRIFT)
+
+
+def variants(names: Sequence[str]) -> dict[str, tuple[str | None, Variant]]:
+    """Everything that is compared: by name the adapter, or None, and the way of sampling.
+
+    Args:
+        names: of the adapters there are; :data:`MAIN` is one of them, others differ in the data they were trained on.
+    """
+    usual = Variant(steps=STEPS)
+    found: dict[str, tuple[str | None, Variant]] = {
+        "words": (None, replace(usual, control="words")),
+        "cross-attention": (MAIN, replace(usual, grounding=0)),
+        "grounded": (MAIN, usual),
+        "grounded, colours": (MAIN, replace(usual, colours=True)),
+        "grounded, both branches": (MAIN, replace(usual, branches="positive and negative")),
+    }
+    for name in names:
+        if name != MAIN:
+            found[f"data: {name}"] = (name, usual)
+    for share in (0.2, 0.4, 0.8, 1.0):
+        found[f"grounded for {share:.0%}"] = (MAIN, replace(usual, grounding=round(share * STEPS)))
+    for k in (4.0, 26.0):
+        found[f"pivot {k:g}"] = (MAIN, replace(usual, pivot=k))
+    return found
+
+
+def run(
+    folder: Path,
+    model: Any,
+    adapters: Mapping[str, Any],
+    network: MainThing,
+    lpips: Lpips | None,
+    scenes: int,
+    chosen: Mapping[str, tuple[str | None, Variant]] | None = None,
+) -> dict[str, dict[str, Interval]]:
+    """Sample and measure every variant; ``table.md`` and ``figures.json`` hold the result. Goes on where it stopped.
+
+    Args:
+        folder: for sweeps and result.
+        model: a :class:`~bokeh_ops.host.small.SmallModel`.
+        adapters: by name.
+        network: finds the main thing.
+        lpips: None leaves it out.
+        scenes: how many held-out scenes.
+        chosen: other variants than those of :func:`variants`.
+
+    Returns:
+        By variant and figure the mean with its 95 % confidence interval.
+    """
+    seeds = held_out(scenes)
+    there = folder / "reference"
+    missing = [seed for seed in seeds if not (there / f"scene{seed}").is_dir()]
+    write_reference(there, missing)
+    references = find_sweeps(there)
+    table: dict[str, dict[str, Interval]] = {}
+    for name, (adapter, variant) in (chosen or variants(list(adapters))).items():
+        own = folder / name.replace(" ", "-").replace(",", "").replace(":", "").replace("%", "")
+        write_sweeps(own, model, None if adapter is None else adapters[adapter], seeds, variant)
+        rows = []
+        for sweep in find_sweeps(own):
+            row = measure_sweep(sweep, match_reference(sweep, references), lpips)
+            row.update(
+                measure(sweep, read_picture(own / PIVOTS / f"{sweep.name}.png"), network, variant.pivot)
+            )
+            rows.append(row)
+        table[name] = {figure: bootstrap([row.get(figure) for row in rows]) for figure in FIGURES}
+        figures = {
+            key: {figure: list(cell) for figure, cell in cells.items()} for key, cells in table.items()
+        }
+        replace_text(folder / "figures.json", json.dumps({"scenes": scenes, "variants": figures}, indent=1))
+        replace_text(folder / "table.md", markdown(table))
+    return table
+
+
+def markdown(table: Mapping[str, Mapping[str, Interval]]) -> str:
+    """The table, each cell a mean and the bounds of its interval."""
+    lines = ["| | " + " | ".join(FIGURES) + " |", "|---|" + "---|" * len(FIGURES)]
+    for name, cells in table.items():
+        lines.append(f"| {name} | " + " | ".join(_cell(cells[figure]) for figure in FIGURES) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Interval) -> str:
+    if value.mean != value.mean:  # NaN: nothing to take a mean of
+        return "n/a"
+    return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"

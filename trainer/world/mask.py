@@ -1,0 +1,95 @@
+"""Where the main thing is in a generated picture: a small network that the world's exact masks have taught.
+
+What is in focus must not change with K. In a picture of the world its place is known; in a generated one it is not,
+so it is found by a network that has seen the world at every K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trainer.dataset import Dataset
+from trainer.draws import draws
+from trainer.fit.files import replace_file
+
+
+def _layer(inside: int, outside: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, 3, stride, padding=1), nn.GroupNorm(outside // 8, outside), nn.SiLU()
+    )
+
+
+class MainThing(nn.Module):
+    """Pictures ``[N, 3, S, S]``, 0..1, to the logits of the main thing's mask ``[N, 1, S, S]``; S a multiple of 16."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.enter = _layer(12, width)  # of 2 x 2 pixels: a quarter of the work
+        self.down = nn.ModuleList(_layer(width * 2**n, width * 2 ** (n + 1), 2) for n in range(3))
+        self.deep = _layer(width * 8, width * 8)
+        self.up = nn.ModuleList(_layer(width * 3 * 2**n, width * 2**n) for n in reversed(range(3)))
+        self.leave = nn.Conv2d(width, 4, 3, padding=1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        kept = [self.enter(F.pixel_unshuffle(pictures * 2 - 1, 2))]
+        for layer in self.down:
+            kept.append(layer(kept[-1]))
+        x = self.deep(kept.pop())
+        for layer in self.up:
+            x = layer(torch.cat((F.interpolate(x, scale_factor=2.0), kept.pop()), 1))
+        return F.pixel_shuffle(self.leave(x), 2)
+
+    @torch.no_grad()
+    def mask(self, pictures: Tensor, certain: float = 0.5) -> Tensor:
+        """Bool ``[N, S, S]``: where the main thing is more likely than ``certain``."""
+        return self(pictures).sigmoid()[:, 0] > certain
+
+
+def train_mask(dataset: Dataset, steps: int, batch: int = 16, seed: int = 0) -> MainThing:
+    """Teach the network the masks of a data set of the world, mirrored at random."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = MainThing()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
+    for step in range(steps):
+        chance = draws(seed, "mask", step)
+        samples = [dataset.sample(int(index)) for index in chance.integers(len(dataset), size=batch)]
+        pictures = torch.stack([torch.from_numpy(s.image) for s in samples]).movedim(-1, 1).float() / 255
+        masks = torch.stack([torch.from_numpy(s.mask) for s in samples])[:, None]
+        if chance.random() < 0.5:
+            pictures, masks = pictures.flip(3), masks.flip(3)
+        loss = F.binary_cross_entropy_with_logits(network(pictures), masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return network
+
+
+def overlap(network: MainThing, dataset: Dataset, indices: Iterable[int]) -> float:
+    """Mean intersection over union of found and true masks."""
+    found = []
+    for index in indices:
+        sample = dataset.sample(index)
+        mask = network.mask(torch.from_numpy(sample.image).movedim(-1, 0)[None].float() / 255)[0]
+        true = torch.from_numpy(sample.mask) > 0.5
+        found.append(float((mask & true).sum()) / max(float((mask | true).sum()), 1.0))
+    return sum(found) / len(found)
+
+
+def write_mask(path: Path, network: MainThing) -> None:
+    state = {name: value.half().contiguous() for name, value in network.state_dict().items()}
+    replace_file(path, lambda temporary: save_file(state, temporary))
+
+
+def read_mask(path: Path) -> MainThing:
+    network = MainThing()
+    network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    return network

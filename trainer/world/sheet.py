@@ -1,0 +1,25 @@
+"""Scenes of the world to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bokeh_ops.sheet import contact_sheet
+from bokeh_ops.values import format_value
+from trainer.fit.samples import write_png
+from trainer.world.data import scene_sweep
+
+KS = (0.0, 4.0, 8.0, 16.0, 30.0)
+LARGER = 3
+
+
+def write_sheet(path: Path, seeds: Sequence[int], ks: Sequence[float] = KS) -> None:
+    """A sheet of scenes, one a row, each at several K, as large as can be seen."""
+    sweeps = torch.from_numpy(np.stack([scene_sweep(seed, ks) for seed in seeds])).float() / 255
+    pictures = sweeps.transpose(0, 1).flatten(0, 1)  # all scenes at the first K first
+    pictures = pictures.repeat_interleave(LARGER, 1).repeat_interleave(LARGER, 2)
+    write_png(path, contact_sheet(pictures, [f"K = {format_value(k)}" for k in ks], columns=len(ks))[0])

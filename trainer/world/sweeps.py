@@ -1,0 +1,175 @@
+"""Sweeps of held-out captions through grounded sampling, in the folders that ``evaluate images`` measures.
+
+A scene is a caption of the world and a seed of the noise, neither of them trained on. What it should look like at
+each K is rendered from the world itself (:func:`write_reference`); the generated scene is another one with the same
+caption, so only trends are compared, never pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bokeh_ops.colour import match_lab
+from bokeh_ops.errors import BokehError
+from bokeh_ops.values import format_value
+from trainer.fit.files import replace_text
+from trainer.fit.samples import write_png
+from trainer.world.base import blur_words
+from trainer.world.data import scene_sweep
+from trainer.world.paint import SIDE
+from trainer.world.scene import HELD_OUT, caption, draw_scene
+
+KS = (0.0, 7.0, 14.0, 21.0, 28.0)
+"""K of the five pictures of a sweep, counted at 512 pixels."""
+PIVOTS = ".pivots"
+"""Folder of the pivots, one picture a scene; hidden, so that `evaluate images` does not take it for a scene."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to make sweeps.
+
+    Attributes:
+        control: what is to set the blur: the adapter, or words in the caption.
+        ks: K of the pictures.
+        pivot: K of the pivot.
+        grounding: grounded steps; -1 is 60 %, 0 none.
+        branches: which branches of guidance are grounded.
+        colours: match the pictures' colours to the pivot's: mean and deviation, eq. 13.
+        cfg: classifier-free guidance; None is the architecture's own (SD1.5: 3, FLUX: 1).
+        strength: of the adapter.
+        steps: sampling steps.
+        sampler: of the host; None is ``dpmpp_2m`` for SD1.5, ``euler`` for FLUX.
+        scheduler: of the host.
+    """
+
+    control: Literal["adapter", "words"] = "adapter"
+    ks: tuple[float, ...] = KS
+    pivot: float = 14.0
+    grounding: int = -1
+    branches: str = "positive only"
+    colours: bool = False
+    cfg: float | None = None
+    strength: float = 1.0
+    steps: int = 30
+    sampler: str | None = None
+    scheduler: str = "simple"
+
+
+def held_out(count: int) -> range:
+    """Seeds of so many held-out scenes."""
+    return range(HELD_OUT, HELD_OUT + count)
+
+
+def write_reference(folder: Path, seeds: Iterable[int], ks: Sequence[float] = KS) -> None:
+    """The world's own renders of scenes at every K, a folder each."""
+    for seed in seeds:
+        pictures = torch.from_numpy(scene_sweep(seed, ks)).float() / 255
+        _write(folder, seed, ks, pictures)
+
+
+def write_sweeps(
+    folder: Path, model: Any, adapter: Any | None, seeds: Iterable[int], variant: Variant
+) -> None:
+    """Sample scenes at every K, a folder each; scenes that are there already are left as they are.
+
+    Args:
+        folder: where.
+        model: a :class:`~bokeh_ops.host.small.SmallModel`.
+        adapter: a :class:`~bokeh_ops.adapter.BokehAdapter`, where the variant is controlled by one.
+        seeds: of the scenes.
+        variant: how.
+
+    Raises:
+        BokehError: no adapter where one is needed, or a folder of another variant.
+    """
+    from bokeh_ops.host import loading
+    from bokeh_ops.host.lay import lay_adapter
+
+    described = folder / ".variant.json"
+    text = json.dumps(asdict(variant), indent=1)
+    if described.is_file() and described.read_text(encoding="utf-8") != text:
+        raise BokehError(f"{folder} holds sweeps made in another way; choose another folder.")
+    replace_text(described, text)
+    patcher = model.patcher
+    if variant.control == "adapter":
+        if adapter is None:
+            raise BokehError("The variant is controlled by an adapter and none is given.")
+        patcher = lay_adapter(patcher, adapter, variant.strength)
+    for seed in seeds:
+        if (folder / f"scene{seed}").is_dir():
+            continue
+        sample = _by_words if variant.control == "words" else _grounded
+        pivot, pictures = sample(model, patcher, seed, variant)
+        if variant.colours:
+            pictures = match_lab(pictures, pivot[None], "mean and deviation")
+        write_png(folder / PIVOTS / f"scene{seed}.png", pivot)
+        _write(folder, seed, variant.ks, pictures)
+    loading.unload()
+
+
+def _write(folder: Path, seed: int, ks: Sequence[float], pictures: Tensor) -> None:
+    unfinished = folder / f".scene{seed}"
+    for k, picture in zip(ks, pictures, strict=True):
+        write_png(unfinished / f"k{format_value(k)}.png", picture)
+    unfinished.rename(folder / f"scene{seed}")
+
+
+def _conditioning(model: Any, texts: Sequence[str]) -> list[Any]:
+    found = [model.words.encode(text) for text in texts]
+    settings: dict[str, Any] = {}
+    if model.architecture == "flux":
+        settings = {"pooled_output": torch.stack([pooled for _, pooled in found]), "guidance": 1.0}
+    return [[torch.stack([rows for rows, _ in found]), settings]]
+
+
+def _usual(model: Any, variant: Variant) -> tuple[float, str]:
+    flux = model.architecture == "flux"
+    cfg = variant.cfg if variant.cfg is not None else 1.0 if flux else 3.0
+    return cfg, variant.sampler or ("euler" if flux else "dpmpp_2m")
+
+
+def _blank(model: Any) -> Tensor:
+    patch = model.codec.patch
+    return torch.zeros(1, model.codec.channels, SIDE // patch, SIDE // patch)
+
+
+@torch.no_grad()
+def _grounded(model: Any, patcher: Any, seed: int, variant: Variant) -> tuple[Tensor, Tensor]:
+    from bokeh_ops.host.sampling import Sweep
+    from bokeh_ops.host.sweeps import sample_sweep
+
+    cfg, sampler = _usual(model, variant)
+    pivot, targets = sample_sweep(
+        patcher,
+        _conditioning(model, [caption(draw_scene(seed))]),
+        _conditioning(model, [""]),
+        {"samples": _blank(model)},
+        seed,
+        variant.steps,
+        cfg,
+        sampler,
+        variant.scheduler,
+        Sweep(variant.pivot, variant.ks, variant.grounding, variant.branches),
+    )
+    return model.decode(pivot["samples"])[0], model.decode(targets["samples"])
+
+
+def _by_words(model: Any, patcher: Any, seed: int, variant: Variant) -> tuple[Tensor, Tensor]:
+    """The same noise for every picture, and K only in what the caption says of the background."""
+    from bokeh_ops.host.small import sample_texts
+
+    cfg, sampler = _usual(model, variant)
+    text = caption(draw_scene(seed))
+    texts = [f"{text} {blur_words(k)}" for k in (variant.pivot, *variant.ks)]
+    found = sample_texts(
+        model, texts, seed, (SIDE, SIDE), variant.steps, cfg, sampler, variant.scheduler, shared_noise=True
+    )
+    return found[0], found[1:]
