@@ -10,7 +10,6 @@ class BokehExtension(ComfyExtension):
         from .adapter import BokehCondition, LoadBokehAdapter
         from .camera import BokehFromCamera
         from .colour import LabColorMatch
-        from .demo import LoadBokehDemoModel
         from .depth import BokehLoadDepth
         from .lens import BokehAperture, BokehFocus
         from .render import BokehMeRender
@@ -29,7 +28,6 @@ class BokehExtension(ComfyExtension):
             BokehLoadDepth,
             BokehFromCamera,
             BokehContactSheet,
-            LoadBokehDemoModel,
         ]
 
 

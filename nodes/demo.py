@@ -1,4 +1,7 @@
-"""A model small enough to come with the extension, to try everything with."""
+"""A model small enough to come with the extension, to try everything with.
+
+Not in the menu yet: its models are not trained.
+"""
 
 from __future__ import annotations
 

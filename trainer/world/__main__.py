@@ -14,7 +14,7 @@
     python -m trainer.world experiment FOLDER BASE --mask FILE --adapter both=FILE [wild=FILE synthetic=FILE]
 
 ``train`` and ``sweep`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the result of ``train``,
-the average of the weights; **Load Bokeh Demo Model** and the trainer's ``base.checkpoint`` read it.
+the average of the weights; the trainer's ``base.checkpoint`` reads it.
 """
 
 from __future__ import annotations
