@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.host.browser import Browser, Message
+from tests.host.browser import Browser, BrowserError, Message
 from tests.host.server import ComfyServer
 from tests.host.setup import chromium
 from tests.host.workflow import NOTES, widget_names
@@ -77,12 +77,20 @@ def show_templates(page: Browser) -> None:
 
 def open_template(page: Browser, name: str) -> None:
     """Open a shipped workflow by a click on its card in the template browser."""
-    show_templates(page)
-    page.click(CARD.format(name))
-    count = len(read(name)["nodes"])
-    page.wait_for("!document.querySelector('[data-testid=template-workflows-content]')")
-    page.wait_for(f"app.extensionManager.workflow.activeWorkflow.filename.startsWith({name!r})")
-    page.wait_for(f"app.graph._nodes.length === {count}")
+    active = "app.extensionManager.workflow.activeWorkflow?.filename"
+    seen = []
+    for _ in range(3):  # now and then the page has closed its list and opened nothing, as people see it too
+        show_templates(page)
+        page.click(CARD.format(name))
+        page.wait_for("!document.querySelector('[data-testid=template-workflows-content]')")
+        try:
+            page.wait_for(f"{active}.startsWith({name!r})", 20)
+        except BrowserError:
+            seen.append(page.evaluate(f"[{active}, document.querySelector('[role=dialog]')?.innerText]"))
+        else:
+            page.wait_for(f"app.graph._nodes.length === {len(read(name)['nodes'])}")
+            return
+    pytest.fail(f"{name} did not open; active workflow and dialog were {seen}; console: {page.errors()[-5:]}")
 
 
 def nodes_of(page: Browser) -> list[dict[str, Any]]:

@@ -199,11 +199,12 @@ class Browser:
             time.sleep(0.1)
 
     def click(self, selector: str) -> None:
-        """Click the middle of the first visible element of a CSS selector, with the mouse, once it rests."""
+        """Click the middle of the first visible element of a CSS selector, with the mouse, once it rests uncovered."""
         where = (
             f"(() => {{ const found = [...document.querySelectorAll({json.dumps(selector)})]"
             ".find(e => e.getBoundingClientRect().width); found.scrollIntoView({block: 'center'}); "
-            "const r = found.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()"
+            "const r = found.getBoundingClientRect(), at = [r.x + r.width / 2, r.y + r.height / 2]; "
+            "return found.contains(document.elementFromPoint(...at)) && at })()"
         )
         box, before = self.wait_for(where), None
         while box != before:  # it may still be moving into place

@@ -132,7 +132,7 @@ class Training:
         self.parameters = dict(self.network.named_parameters())
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.0
+            self.parameters.values(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True
         )
         if kept:
             self._restore(kept)
@@ -198,8 +198,7 @@ class Training:
         self.network.requires_grad_(False)
         decay = min(plan.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            for name, value in self.parameters.items():
-                self.average[name].lerp_(value, 1 - decay)
+            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
         found = float(loss.detach())
         if not math.isfinite(found):
             raise BokehError(f"The loss at step {step} is {found}; lower the learning rate.")
