@@ -41,6 +41,9 @@ def save(path: Path, picture: np.ndarray) -> None:
     Image.fromarray((picture.transpose(1, 2, 0) * 255).round().astype(np.uint8)).save(path)
 
 
+TWO = '{"images": [{"file": "a.png", "k": 1}, {"file": "a.png", "k": 2}]}'
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for seed in range(3):
@@ -54,6 +57,38 @@ def load(path: Path) -> Any:
 
 
 # ---- the command ----
+
+
+def test_a_named_pivot_is_what_the_others_are_held_against(tmp_path: Path) -> None:
+    focus = np.zeros((3, 48, 48))
+    focus[:, :, :24] = 1
+    images = [{"file": f"{k}.png", "k": k} for k in (0, 8, 14)]
+    for name in ("sweeps", "references"):
+        scene = tmp_path / name / "scene"
+        for k in (0, 8, 14):
+            save(
+                scene / f"{k}.png",
+                np.where(focus > 0, 0.5 + (k == 14) * (name == "sweeps") * 0.1, blurred(1, k)),
+            )
+        save(scene / "focus.png", focus)
+        text = json.dumps(
+            {"images": images, "focus": "focus.png", **({"pivot": 8} if name == "sweeps" else {})}
+        )
+        (scene / "sweep.json").write_text(text)
+    file = tmp_path / "out.json"
+    words = (tmp_path / "sweeps", "--reference", tmp_path / "references", "--json", file)
+    assert evaluate(*words) == 0
+    (scene,) = load(file)["runs"][0]["scenes"]
+    assert (scene["sharper"], scene["blurrier"]) == (1, 1)
+    assert scene["focus_dE"] == pytest.approx(9.6 / 2, abs=0.3)  # L* from 53.4 to 63.2, in one picture of two
+    assert scene["focus_dE_ref"] == 0
+    # A picture of its own, as bright as the one that was not.
+    save(tmp_path / "sweeps" / "scene" / "pivot.png", np.where(focus > 0, 0.6, blurred(1, 8)))
+    assert evaluate(*words) == 0
+    (again,) = load(file)["runs"][0]["scenes"]
+    assert again["focus_dE"] == pytest.approx(9.6 / 2, abs=0.3)
+    (sweep,) = find_sweeps(tmp_path / "sweeps")
+    assert sweep.pivot == (8, tmp_path / "sweeps" / "scene" / "pivot.png")
 
 
 def test_a_good_sweep_is_good(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,6 +254,8 @@ def test_folders_that_are_no_sweep(tmp_path: Path, files: list[str], message: st
         ('{"images": [{"file": "a.png", "k": NaN}]}', "either k or f_number"),
         ('{"images": [{"file": "../a.png", "k": 1}]}', "lies outside the folder"),
         ('{"images": [{"file": "b.png", "k": 1}]}', "there is no file 'b.png'"),
+        (TWO[:-1] + ', "pivot": "x"}', "pivot is 'x'; expected a number"),
+        (TWO[:-1] + ', "pivot": 7}', "the pivot is at 7, but no picture is"),
     ],
 )
 def test_lists_that_are_none(tmp_path: Path, content: str, message: str) -> None:

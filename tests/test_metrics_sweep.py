@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bokeh_ops.colour import rgb_to_lab
 from bokeh_ops.errors import BokehError
 from trainer.metrics import (
     Drift,
@@ -16,9 +17,11 @@ from trainer.metrics import (
     LvCorr,
     blur_monotonicity,
     bootstrap,
+    both_sides,
     content_consistency,
     drift,
     energy,
+    focus_drift,
     laplacian_variance,
     lvcorr,
     mean_lab,
@@ -140,3 +143,26 @@ def test_features_once_for_many_pairs() -> None:
     with torch.no_grad():
         found = model.distance(model.unit_features(a), model.unit_features(b))
     assert float(found) == pytest.approx(float(model(a, b)), rel=1e-5)
+
+
+def test_both_sides_of_the_pivot() -> None:
+    values, trend = [0, 7, 14, 21, 28], [9.0, 7.0, 5.0, 5.5, 1.0]
+    assert both_sides(values, trend, (14, 5.0)) == (1, 0)
+    assert both_sides(values, trend, (14, 6.0)) == (
+        1,
+        1,
+    )  # the pivot's own sharpness counts, not that of its copy
+    assert both_sides(values, trend, (14, 7.5)) == (0, 1)
+    assert both_sides([0, 7], [9, 9], (7, 8)) == (1, pytest.approx(math.nan, nan_ok=True))
+
+
+def test_what_is_in_focus_is_compared_with_the_anchor() -> None:
+    anchor = torch.full((3, 4, 4), 0.5)
+    brighter, moved = anchor.clone(), anchor.clone()
+    brighter[:, :, :2] = 0.6
+    moved[:, :, 2:] = 0  # outside
+    focus = torch.zeros(4, 4, dtype=torch.bool)
+    focus[:, :2] = True
+    one = float(rgb_to_lab(brighter.double(), dim=0)[0, 0, 0] - rgb_to_lab(anchor.double(), dim=0)[0, 0, 0])
+    assert focus_drift(anchor, [brighter, moved], focus) == pytest.approx(one / 2, rel=1e-3)
+    assert math.isnan(focus_drift(anchor, [moved], ~focus & focus))

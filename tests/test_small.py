@@ -33,9 +33,9 @@ def test_pictures_keep_their_sharpness_at_every_k() -> None:
     pytest.importorskip("skimage")
     from trainer.world.data import scene_sweep
 
-    pictures = torch.from_numpy(np.stack([scene_sweep(seed, [0, 6, 14, 30]) for seed in range(6)])).flatten(
-        0, 1
-    )
+    pictures = torch.from_numpy(
+        np.stack([scene_sweep(seed, [0, 6, 14, 30])[0] for seed in range(6)])
+    ).flatten(0, 1)
     pictures = pictures.float() / 255
     codec = Cosines(cosine_sizes(pictures))
     back = codec.decode(codec.encode(pictures))

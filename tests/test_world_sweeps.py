@@ -17,10 +17,9 @@ from trainer.dataset import open_dataset
 from trainer.evaluate.sweep_measures import measure_sweep
 from trainer.evaluate.sweeps import find_sweeps, match_reference
 from trainer.world.data import write_dataset
-from trainer.world.drift import measure_folder, table
 from trainer.world.mask import overlap, read_mask, train_mask, write_mask
 from trainer.world.scene import HELD_OUT
-from trainer.world.sweeps import KS, PIVOTS, Variant, held_out, write_reference, write_sweeps
+from trainer.world.sweeps import KS, Variant, held_out, write_reference, write_sweeps
 
 pytest.importorskip("skimage")
 
@@ -51,6 +50,18 @@ def adapter(base: Any) -> Any:
     return made
 
 
+class Known:
+    """In place of the network: the main thing is the left half."""
+
+    def mask(self, pictures: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.bool)
+        found[:, :, : pictures.shape[3] // 2] = True
+        return found
+
+
+KNOWN: Any = Known()
+
+
 def test_what_is_rendered_is_its_own_best_reference(pack: Any, tmp_path: Path) -> None:
     write_reference(tmp_path, held_out(2))
     found = find_sweeps(tmp_path)
@@ -65,71 +76,40 @@ def test_what_is_rendered_is_its_own_best_reference(pack: Any, tmp_path: Path) -
 def test_sweeps_are_sampled_once(base: Any, tmp_path: Path) -> None:
     variant = Variant(steps=3)
     folder = tmp_path / "sweeps"
-    write_sweeps(folder, base, adapter(base), held_out(1), variant)
+    write_sweeps(folder, base, adapter(base), held_out(1), variant, KNOWN)
     (sweep,) = find_sweeps(folder)
     assert sweep.values == KS
     pictures = sweep.load()
     assert pictures[0].shape == (3, 64, 64)
-    pivot = (folder / PIVOTS / f"scene{HELD_OUT}.png").read_bytes()
-    assert (
-        pivot == (folder / f"scene{HELD_OUT}" / "k14.png").read_bytes()
-    )  # a target of the pivot's own K is it
+    assert sweep.pivot is not None
+    assert sweep.pivot[0] == 14
+    # A target of the pivot's own K is it.
+    assert sweep.pivot[1].read_bytes() == (folder / f"scene{HELD_OUT}" / "k14.png").read_bytes()
     assert not torch.equal(pictures[0], pictures[-1])  # another K, another picture
     before = sweep.paths[0].stat().st_mtime_ns
-    write_sweeps(folder, base, adapter(base), held_out(2), variant)
+    write_sweeps(folder, base, adapter(base), held_out(2), variant, KNOWN)
     assert len(find_sweeps(folder)) == 2
     assert sweep.paths[0].stat().st_mtime_ns == before
     with pytest.raises(BokehError, match="made in another way"):
-        write_sweeps(folder, base, adapter(base), held_out(2), Variant(steps=3, grounding=0))
+        write_sweeps(folder, base, adapter(base), held_out(2), Variant(steps=3, grounding=0), KNOWN)
 
 
 def test_colours_are_those_of_the_pivot(base: Any, tmp_path: Path) -> None:
     made = adapter(base)
-    write_sweeps(tmp_path / "as", base, made, held_out(1), Variant(steps=3))
-    write_sweeps(tmp_path / "matched", base, made, held_out(1), Variant(steps=3, colours=True))
+    write_sweeps(tmp_path / "as", base, made, held_out(1), Variant(steps=3), KNOWN)
+    write_sweeps(tmp_path / "matched", base, made, held_out(1), Variant(steps=3, colours=True), KNOWN)
     (plain,), (matched,) = find_sweeps(tmp_path / "as"), find_sweeps(tmp_path / "matched")
     assert measure_sweep(matched)["drift_L"] < 0.5 * measure_sweep(plain)["drift_L"]
 
 
 def test_words_share_the_noise_and_say_something_of_blur(base: Any, tmp_path: Path) -> None:
-    write_sweeps(tmp_path / "words", base, None, held_out(1), Variant("words", steps=3))
+    write_sweeps(tmp_path / "words", base, None, held_out(1), Variant("words", steps=3), KNOWN)
     (sweep,) = find_sweeps(tmp_path / "words")
     pictures = sweep.load()
     assert torch.equal(pictures[2], pictures[4])  # 14 and 28 are the same words
     assert not torch.equal(pictures[0], pictures[4])
     with pytest.raises(BokehError, match="controlled by an adapter"):
-        write_sweeps(tmp_path / "none", base, None, held_out(1), Variant(steps=3))
-
-
-class Known:
-    """In place of the network: the main thing is the left half."""
-
-    def mask(self, pictures: torch.Tensor) -> torch.Tensor:
-        found = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.bool)
-        found[:, :, : pictures.shape[3] // 2] = True
-        return found
-
-
-def test_drift_is_measured_where_the_thing_is(tmp_path: Path) -> None:
-    from trainer.fit.samples import write_png
-
-    source = torch.Generator().manual_seed(0)
-    scene = torch.rand(32, 32, 3, generator=source) * 0.5 + 0.25
-    contrast = {0: 1.0, 7: 0.8, 14: 0.6, 21: 0.65, 28: 0.2}  # on the right; 21 is sharper than the pivot
-    for k, amount in contrast.items():
-        picture = scene.clone()
-        picture[:, 16:] = 0.5 + (picture[:, 16:] - 0.5) * amount
-        picture[:, :16] += 10 / 255 * (k == 28)
-        write_png(tmp_path / "sweeps" / "scene1" / f"k{k}.png", picture)
-    network: Any = Known()
-    found = measure_folder(tmp_path / "sweeps", network, 14.0)
-    assert found["scenes"] == found["found"] == 1
-    assert found["drift"].mean == pytest.approx(10 / 5, abs=0.05)  # one picture of five, by 10 levels
-    assert found["outside"].mean > 5
-    assert (found["sharper"].mean, found["blurrier"].mean) == (1, 0)
-    assert "sweeps" in table({"sweeps": found})
-    with pytest.raises(BokehError, match="no pivot and no picture at K = 15"):
-        measure_folder(tmp_path / "sweeps", network, 15.0)
+        write_sweeps(tmp_path / "none", base, None, held_out(1), Variant(steps=3), KNOWN)
 
 
 def test_the_experiment_is_a_table(base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,14 +117,13 @@ def test_the_experiment_is_a_table(base: Any, tmp_path: Path, monkeypatch: pytes
 
     assert {name for name, _ in experiment.variants(["both", "wild"]).values()} == {None, "both", "wild"}
     chosen = {"words": (None, Variant("words", steps=2)), "pivot 4": ("both", Variant(steps=2, pivot=4.0))}
-    network: Any = Known()
     made = {"both": adapter(base)}
-    table = experiment.run(tmp_path / "out", base, made, network, None, 2, chosen)
+    table = experiment.run(tmp_path / "out", base, made, KNOWN, None, 2, chosen)
     assert list(table) == ["words", "pivot 4"]
     assert -1 <= table["words"]["lvcorr"].mean <= 1
-    assert table["pivot 4"]["drift"].mean > 0
+    assert table["pivot 4"]["focus_dE"].mean > 0
     text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
-    assert f"| {table['pivot 4']['drift'].mean:.3f} (" in text
+    assert f"| {table['pivot 4']['focus_dE'].mean:.3f} (" in text
     assert "n/a" in text  # no weights of LPIPS were given
 
     def no_sampling(*_: object, **__: object) -> None:
@@ -152,7 +131,7 @@ def test_the_experiment_is_a_table(base: Any, tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr("trainer.world.sweeps._grounded", no_sampling)
     monkeypatch.setattr("trainer.world.sweeps._by_words", no_sampling)
-    assert str(experiment.run(tmp_path / "out", base, made, network, None, 2, chosen)) == str(table)
+    assert str(experiment.run(tmp_path / "out", base, made, KNOWN, None, 2, chosen)) == str(table)
 
 
 def test_the_mask_of_the_main_thing_can_be_learnt(pack: Any, tmp_path: Path) -> None:

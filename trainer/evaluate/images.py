@@ -14,8 +14,10 @@ interval over scenes:
   content         share of pixels whose class stays the same (with --segmenter)
   drift_L         largest difference of mean L*
   drift_ab        largest distance of mean a*, b*
-  focus_dE        mean colour difference to the sharpest picture where the sweep says it is in focus; best is the
-                  reference's (focus_dE_ref)
+  focus_dE        mean colour difference to the pivot, or the sharpest picture, where the sweep says it is in focus;
+                  best is the reference's (focus_dE_ref)
+  sharper         share of scenes whose sharpness falls with every step of blur up to the pivot (where it is named)
+  blurrier        the same from the pivot on
   judge_corr      correlation of a judge's strengths with the blur asked for (with --judge-url)
   judge_same      how much the scene stays the same in the judge's eyes, 0 to 100
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +14,13 @@ from torch import Tensor
 
 from trainer.evaluate.judge import Judge, UnreadableAnswer
 from trainer.evaluate.segment import Segmenter
-from trainer.evaluate.sweeps import Sweep
+from trainer.evaluate.sweeps import Sweep, read_picture
 from trainer.metrics import (
     Interval,
     Lpips,
     blur_monotonicity,
     bootstrap,
+    both_sides,
     content_consistency,
     drift,
     energy,
@@ -46,6 +49,8 @@ COLUMNS = {
     "drift_ab": ".2f",
     "focus_dE": ".2f",
     "focus_dE_ref": ".2f",
+    "sharper": ".3f",
+    "blurrier": ".3f",
     "judge_corr": ".3f",
     "judge_same": ".1f",
 }
@@ -119,11 +124,18 @@ def measure_sweep(
         found["content"] = content_consistency([segmenter(pictures[i]) for i in kept])
     focus = sweep.load_focus()
     if focus is not None:
-        found["focus_dE"] = focus_drift(pictures, focus)
+        found["focus_dE"] = _focus_drift(sweep, pictures, focus)
+    if sweep.pivot is not None:
+        value, path = sweep.pivot
+        own = (value if sweep.kind == "k" else -value, laplacian_variance(read_picture(path)))
+        found["sharper"], found["blurrier"] = both_sides(blur, trend, own)
     if reference is not None:
         references = reference.load()
-        if focus is not None and focus.shape == references[0].shape[1:]:
-            found["focus_dE_ref"] = focus_drift(references, focus)
+        theirs = reference.load_focus() if reference.focus is not None else focus
+        if theirs is not None and theirs.shape == references[0].shape[1:]:
+            pivot = _pivot_of(reference, sweep)
+            if pivot is not None or sweep.pivot is None:
+                found["focus_dE_ref"] = _focus_drift(replace(reference, pivot=pivot), references, theirs)
         trend = [laplacian_variance(picture) for picture in references]
         found["laplacian_variance_ref"] = trend
         found["lvcorr"], found["lvcorr_diff"] = lvcorr(found["laplacian_variance"], trend)
@@ -138,6 +150,22 @@ def measure_sweep(
 def summarise(scenes: Sequence[dict[str, Any]]) -> dict[str, Interval]:
     """Mean and 95 % confidence interval of every figure, over scenes."""
     return {name: bootstrap([scene.get(name) for scene in scenes]) for name in FIGURES}
+
+
+def _focus_drift(sweep: Sweep, pictures: Sequence[Tensor], focus: Tensor) -> float:
+    """To the pivot where there is one, else to the sharpest picture."""
+    if sweep.pivot is None:
+        return focus_drift(pictures[0], pictures[1:], focus)
+    value, path = sweep.pivot
+    others = [picture for own, picture in zip(sweep.values, pictures, strict=True) if own != value]
+    return focus_drift(read_picture(path), others, focus)
+
+
+def _pivot_of(reference: Sweep, sweep: Sweep) -> tuple[float, Path] | None:
+    """The reference's own pivot, or its picture where the sweep has its pivot."""
+    if reference.pivot is not None or sweep.pivot is None or sweep.pivot[0] not in reference.values:
+        return reference.pivot
+    return sweep.pivot[0], reference.paths[reference.values.index(sweep.pivot[0])]
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ or in a file ``sweep.json`` beside it::
 
     {"images": [{"file": "a.png", "k": 0}, {"file": "b.png", "k": 12.5}]}
 
-with ``f_number`` in place of ``k`` for apertures. It may name a map of what is to stay in focus, white where it is::
+with ``f_number`` in place of ``k`` for apertures. It may name a map of what is to stay in focus, white where it is, and
+the value of the picture that the others were tied to, which is ``pivot.png`` or else the one of that value::
 
-    {"images": [...], "focus": "focus.png"}
+    {"images": [...], "focus": "focus.png", "pivot": 14}
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Sweep:
     paths: tuple[Path, ...]
     focus: Path | None = None
     """A map of what is in focus in all of them."""
+    pivot: tuple[float, Path] | None = None
+    """Value and file of the picture that they were tied to."""
 
     @property
     def labels(self) -> list[str]:
@@ -161,8 +164,23 @@ def _sweep(folder: Path) -> Sweep:
         )
     if len(values) < 2:
         raise BokehError(f"{folder} holds one picture; a sweep has at least two.")
+    paths = tuple(path for _, _, path in entries)
     focus = _inside(listed, content["focus"]) if content.get("focus") is not None else None
-    return Sweep(folder.resolve().name, kind, values, tuple(path for _, _, path in entries), focus)
+    pivot = _pivot(listed, content["pivot"], values, paths) if content.get("pivot") is not None else None
+    return Sweep(folder.resolve().name, kind, values, paths, focus, pivot)
+
+
+def _pivot(
+    listed: Path, value: Any, values: tuple[float, ...], paths: tuple[Path, ...]
+) -> tuple[float, Path]:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise BokehError(f"{listed}: pivot is {value!r}; expected a number.")
+    own = listed.parent / "pivot.png"
+    if own.is_file():
+        return float(value), own
+    if float(value) not in values:
+        raise BokehError(f"{listed}: the pivot is at {value:g}, but no picture is, nor is there a pivot.png.")
+    return float(value), paths[values.index(float(value))]
 
 
 def _named(folder: Path) -> list[tuple[str, float, Path]]:

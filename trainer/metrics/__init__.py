@@ -8,9 +8,11 @@ from trainer.metrics.fidelity import DISPLAY_GAMMA, depth_edge_band, display_enc
 from trainer.metrics.lpips import Lpips
 from trainer.metrics.statistics import Interval, bootstrap, pearson, rank_correlation
 from trainer.metrics.sweep import (
+    BothSides,
     Drift,
     LvCorr,
     blur_monotonicity,
+    both_sides,
     content_consistency,
     drift,
     energy,
@@ -22,12 +24,14 @@ from trainer.metrics.sweep import (
 
 __all__ = [
     "DISPLAY_GAMMA",
+    "BothSides",
     "Drift",
     "Interval",
     "Lpips",
     "LvCorr",
     "blur_monotonicity",
     "bootstrap",
+    "both_sides",
     "content_consistency",
     "depth_edge_band",
     "display_encode",

@@ -120,14 +120,15 @@ def drift(means: Sequence[tuple[float, float, float]]) -> Drift:
     return Drift(max(lightness) - min(lightness), colour)
 
 
-def focus_drift(pictures: Sequence[Tensor], focus: Tensor) -> float:
-    """How much what is in focus changes over a sweep: the mean colour difference there to the sharpest picture.
+def focus_drift(anchor: Tensor, others: Sequence[Tensor], focus: Tensor) -> float:
+    """How much what is in focus changes over a sweep: the mean colour difference there to one of its pictures.
 
-    Per pixel the Euclidean distance in L*a*b* (CIE 1976), averaged over the map and over all pictures but the first.
-    It sees colour, detail and things that moved alike; blur that reaches into the map counts too.
+    Per pixel the Euclidean distance in L*a*b* (CIE 1976), averaged over the map and over all other pictures. It sees
+    colour, detail and things that moved alike; blur that reaches into the map counts too.
 
     Args:
-        pictures: ``[3, H, W]``, sRGB values 0..1, the sharpest first, at least two.
+        anchor: the pivot, or the sharpest picture, ``[3, H, W]``, sRGB values 0..1.
+        others: the other pictures, at least one.
         focus: bool ``[H, W]``.
 
     Returns:
@@ -135,8 +136,35 @@ def focus_drift(pictures: Sequence[Tensor], focus: Tensor) -> float:
     """
     if not bool(focus.any()):
         return math.nan
-    first, *others = (rgb_to_lab(picture.double(), dim=0)[:, focus] for picture in pictures)
-    return math.fsum(float((other - first).norm(dim=0).mean()) for other in others) / len(others)
+    first, *rest = (rgb_to_lab(picture.double(), dim=0)[:, focus] for picture in (anchor, *others))
+    return math.fsum(float((other - first).norm(dim=0).mean()) for other in rest) / len(rest)
+
+
+def both_sides(values: Sequence[float], trend: Sequence[float], pivot: tuple[float, float]) -> BothSides:
+    """Whether sharpness falls with every step of blur, up to the pivot and from it on.
+
+    Args:
+        values: strengths of blur, rising.
+        trend: sharpness at each, such as :func:`laplacian_variance`.
+        pivot: strength and sharpness of the pivot; a picture of the same strength is left out.
+    """
+    points = list(zip(values, trend, strict=True))
+    below = [*(point for point in points if point[0] < pivot[0]), pivot]
+    above = [pivot, *(point for point in points if point[0] > pivot[0])]
+    return BothSides(*(_falls([sharpness for _, sharpness in side]) for side in (below, above)))
+
+
+class BothSides(NamedTuple):
+    """1 where sharpness falls throughout, 0 where it does not, NaN where there is nothing to compare."""
+
+    sharper: float
+    blurrier: float
+
+
+def _falls(trend: Sequence[float]) -> float:
+    if len(trend) < 2:
+        return math.nan
+    return float(all(before > after for before, after in itertools.pairwise(trend)))
 
 
 def content_consistency(classes: Sequence[Tensor]) -> float:

@@ -10,8 +10,7 @@
     python -m trainer.world sweep FOLDER BASE [--adapter FILE] [--scenes N] [--grounding G] ...
     python -m trainer.world mask FILE --data FOLDER                      # a network that finds what is in focus
     python -m trainer evaluate images SWEEPS --reference REFERENCE
-    python -m trainer.world drift SWEEPS [SWEEPS ...] --mask FILE        # what is in focus, and both sides of the pivot
-    python -m trainer.world experiment FOLDER BASE --mask FILE --adapter both=FILE [wild=FILE synthetic=FILE]
+    python -m trainer.world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
 
 ``train`` and ``sweep`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the result of ``train``,
 the average of the weights; the trainer's ``base.checkpoint`` reads it.
@@ -69,21 +68,18 @@ def main(words: Sequence[str] | None = None) -> int:
     sweep.add_argument("--colours", action="store_true", help="match colours to the pivot's (eq. 13)")
     sweep.add_argument("--cfg", type=float, help="classifier-free guidance; SD1.5: 3, FLUX: 1")
     sweep.add_argument("--steps", type=int, default=30, help="sampling steps")
+    sweep.add_argument("--mask", type=Path, help="file written by `mask`; default: the one that is here")
     mask = commands.add_parser("mask", help="train the network that finds the main thing")
     mask.add_argument("file", type=Path)
     mask.add_argument("--data", type=Path, required=True, help="folder written by `data`")
     mask.add_argument("--steps", type=int, default=500)
-    drift = commands.add_parser("drift", help="measure what should stay as it is in sweeps")
-    drift.add_argument("folders", type=Path, nargs="+")
-    drift.add_argument("--mask", type=Path, required=True, help="file written by `mask`")
-    drift.add_argument("--pivot", type=float, default=14.0, help="K of the pivot")
     experiment = commands.add_parser("experiment", help="all comparisons, as sweeps and one table")
     experiment.add_argument("folder", type=Path)
     experiment.add_argument("base", type=Path, help="file of the base model")
     experiment.add_argument(
         "--adapter", nargs="+", required=True, metavar="NAME=FILE", help="'both' is needed"
     )
-    experiment.add_argument("--mask", type=Path, required=True, help="file written by `mask`")
+    experiment.add_argument("--mask", type=Path, help="file written by `mask`; default: the one that is here")
     experiment.add_argument("--scenes", type=int, default=100)
     chosen = parser.parse_args(words)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # tiny tensors gain nothing from more
@@ -94,7 +90,6 @@ def main(words: Sequence[str] | None = None) -> int:
         "reference": _reference,
         "sweep": _sweep,
         "mask": _mask,
-        "drift": _drift,
         "experiment": _experiment,
     }
     try:
@@ -143,6 +138,7 @@ def _sweep(chosen: argparse.Namespace) -> int:
     from bokeh_ops.formats import read_adapter
     from bokeh_ops.host.start import start_comfyui
     from trainer.fit.comfyui import find_comfyui
+    from trainer.world.mask import SHIPPED, read_mask
     from trainer.world.sweeps import Variant, held_out, write_sweeps
 
     start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
@@ -158,7 +154,8 @@ def _sweep(chosen: argparse.Namespace) -> int:
         cfg=chosen.cfg,
         steps=chosen.steps,
     )
-    write_sweeps(chosen.folder, read_small(chosen.base), adapter, held_out(chosen.scenes), variant)
+    network = read_mask(chosen.mask or SHIPPED)
+    write_sweeps(chosen.folder, read_small(chosen.base), adapter, held_out(chosen.scenes), variant, network)
     return 0
 
 
@@ -170,22 +167,13 @@ def _mask(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _drift(chosen: argparse.Namespace) -> int:
-    from trainer.world.drift import measure_folder, table
-    from trainer.world.mask import read_mask
-
-    network = read_mask(chosen.mask)
-    print(table({folder.name: measure_folder(folder, network, chosen.pivot) for folder in chosen.folders}))
-    return 0
-
-
 def _experiment(chosen: argparse.Namespace) -> int:
     from bokeh_ops.formats import read_adapter
     from bokeh_ops.host.start import start_comfyui
     from trainer.fit.comfyui import find_comfyui
     from trainer.metrics.weights import load_lpips
     from trainer.world.experiment import MAIN, markdown, run
-    from trainer.world.mask import read_mask
+    from trainer.world.mask import SHIPPED, read_mask
 
     named = dict(each.partition("=")[::2] for each in chosen.adapter)
     if MAIN not in named or not all(named.values()):
@@ -196,7 +184,7 @@ def _experiment(chosen: argparse.Namespace) -> int:
     from bokeh_ops.host.small import read_small
 
     adapters = {name: read_adapter(file) for name, file in named.items()}
-    network, lpips = read_mask(chosen.mask), load_lpips()
+    network, lpips = read_mask(chosen.mask or SHIPPED), load_lpips()
     print(markdown(run(chosen.folder, read_small(chosen.base), adapters, network, lpips, chosen.scenes)))
     return 0
 

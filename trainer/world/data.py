@@ -69,7 +69,11 @@ def write_dataset(folder: Path, photographs: int, sharp: int, first: int = 0) ->
     return folder
 
 
-def scene_sweep(seed: int, ks: Sequence[float]) -> np.ndarray:
-    """One scene at several K (counted at 512 pixels), uint8 ``[len(ks), S, S, 3]``: the reference of a sweep."""
+def scene_sweep(seed: int, ks: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """One scene at several K (counted at 512 pixels): the reference of a sweep.
+
+    Returns:
+        uint8 ``[len(ks), S, S, 3]``, and the mask of what is in focus, 0..1, ``[S, S]``.
+    """
     sample = scene_sample(draw_scene(seed, sharp=True))
-    return render_set(sample, [float(k_at_width(k, SIDE)) for k in ks])
+    return render_set(sample, [float(k_at_width(k, SIDE)) for k in ks]), sample.mask

@@ -9,19 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from trainer.evaluate.sweep_measures import measure_sweep
-from trainer.evaluate.sweeps import find_sweeps, match_reference, read_picture
+from trainer.evaluate.sweeps import find_sweeps, match_reference
 from trainer.fit.files import replace_text
 from trainer.metrics import Interval, Lpips, bootstrap
-from trainer.world.drift import COLUMNS as DRIFT
-from trainer.world.drift import measure
 from trainer.world.mask import MainThing
-from trainer.world.sweeps import PIVOTS, Variant, held_out, write_reference, write_sweeps
+from trainer.world.sweeps import Variant, held_out, write_reference, write_sweeps
 
 STEPS = 30
 MAIN = "both"
 """The adapter that all comparisons but that of the data are made with: trained in the wild and on contrastive sets."""
 
-FIGURES = ("lvcorr", "lvcorr_diff", "lv_rank", "lpips", "lpips_ref", "drift_L", "drift_ab", *DRIFT)
+FIGURES = (
+    "lvcorr",
+    "lvcorr_diff",
+    "lv_rank",
+    "sharper",
+    "blurrier",
+    "lpips",
+    "lpips_ref",
+    "focus_dE",
+    "focus_dE_ref",
+    "drift_L",
+    "drift_ab",
+)
+"""As :mod:`trainer.evaluate.images` explains them."""
 
 
 def variants(names: Sequence[str]) -> dict[str, tuple[str | None, Variant]]:
@@ -72,21 +83,18 @@ def run(
         By variant and figure the mean with its 95 % confidence interval.
     """
     seeds = held_out(scenes)
-    there = folder / "reference"
-    missing = [seed for seed in seeds if not (there / f"scene{seed}").is_dir()]
-    write_reference(there, missing)
-    references = find_sweeps(there)
+    write_reference(folder / "reference", seeds)
+    references = find_sweeps(folder / "reference")
     table: dict[str, dict[str, Interval]] = {}
+    done: dict[tuple[str | None, Variant], Path] = {}
     for name, (adapter, variant) in (chosen or variants(list(adapters))).items():
         own = folder / name.replace(" ", "-").replace(",", "").replace(":", "").replace("%", "")
-        write_sweeps(own, model, None if adapter is None else adapters[adapter], seeds, variant)
-        rows = []
-        for sweep in find_sweeps(own):
-            row = measure_sweep(sweep, match_reference(sweep, references), lpips)
-            row.update(
-                measure(sweep, read_picture(own / PIVOTS / f"{sweep.name}.png"), network, variant.pivot)
-            )
-            rows.append(row)
+        plain = done.get((adapter, replace(variant, colours=False))) if variant.colours else None
+        made = None if adapter is None else adapters[adapter]
+        write_sweeps(own, model, made, seeds, variant, network, plain)
+        done[adapter, variant] = own
+        sweeps = [sweep for sweep in find_sweeps(own) if int(sweep.name.removeprefix("scene")) in seeds]
+        rows = [measure_sweep(sweep, match_reference(sweep, references), lpips) for sweep in sweeps]
         table[name] = {figure: bootstrap([row.get(figure) for row in rows]) for figure in FIGURES}
         figures = {
             key: {figure: list(cell) for figure, cell in cells.items()} for key, cells in table.items()

@@ -18,6 +18,13 @@ from trainer.dataset import Dataset
 from trainer.draws import draws
 from trainer.fit.files import replace_file
 
+SHIPPED = Path(__file__).with_name("mask.safetensors")
+"""Weights that come with the project."""
+EDGE = 2
+"""Pixels that a mask is shrunk by: the rim of a sharp thing mixes with what is blurred behind it."""
+LEAST_PIXELS = 40
+"""A smaller mask is not measured: nothing was found that is in focus."""
+
 
 def _layer(inside: int, outside: int, stride: int = 1) -> nn.Module:
     return nn.Sequential(
@@ -49,6 +56,12 @@ class MainThing(nn.Module):
     def mask(self, pictures: Tensor, certain: float = 0.5) -> Tensor:
         """Bool ``[N, S, S]``: where the main thing is more likely than ``certain``."""
         return self(pictures).sigmoid()[:, 0] > certain
+
+
+def inside(mask: Tensor) -> Tensor | None:
+    """The part of a mask, bool ``[S, S]``, that lies well inside it; None where too little is left."""
+    shrunk = -F.max_pool2d(-mask.float()[None, None], 2 * EDGE + 1, 1, EDGE)[0, 0] > 0.5
+    return shrunk if int(shrunk.sum()) >= LEAST_PIXELS else None
 
 
 def train_mask(dataset: Dataset, steps: int, batch: int = 16, seed: int = 0) -> MainThing:
@@ -89,7 +102,7 @@ def write_mask(path: Path, network: MainThing) -> None:
     replace_file(path, lambda temporary: save_file(state, temporary))
 
 
-def read_mask(path: Path) -> MainThing:
+def read_mask(path: Path = SHIPPED) -> MainThing:
     network = MainThing()
     network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     return network

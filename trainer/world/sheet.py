@@ -19,7 +19,7 @@ LARGER = 3
 
 def write_sheet(path: Path, seeds: Sequence[int], ks: Sequence[float] = KS) -> None:
     """A sheet of scenes, one a row, each at several K, as large as can be seen."""
-    sweeps = torch.from_numpy(np.stack([scene_sweep(seed, ks) for seed in seeds])).float() / 255
+    sweeps = torch.from_numpy(np.stack([scene_sweep(seed, ks)[0] for seed in seeds])).float() / 255
     pictures = sweeps.transpose(0, 1).flatten(0, 1)  # all scenes at the first K first
     pictures = pictures.repeat_interleave(LARGER, 1).repeat_interleave(LARGER, 2)
     write_png(path, contact_sheet(pictures, [f"K = {format_value(k)}" for k in ks], columns=len(ks))[0])

@@ -2,7 +2,8 @@
 
 A scene is a caption of the world and a seed of the noise, neither of them trained on. What it should look like at
 each K is rendered from the world itself (:func:`write_reference`); the generated scene is another one with the same
-caption, so only trends are compared, never pixels.
+caption, so only trends are compared, never pixels. What is in focus is known in a render; in a generated picture it is
+found by a network (:mod:`trainer.world.mask`).
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from torch import Tensor
 from bokeh_ops.colour import match_lab
 from bokeh_ops.errors import BokehError
 from bokeh_ops.values import format_value
+from trainer.evaluate.sweeps import read_picture
 from trainer.fit.files import replace_text
 from trainer.fit.samples import write_png
 from trainer.world.base import blur_words
 from trainer.world.data import scene_sweep
+from trainer.world.mask import MainThing, inside
 from trainer.world.paint import SIDE
 from trainer.world.scene import HELD_OUT, caption, draw_scene
 
 KS = (0.0, 7.0, 14.0, 21.0, 28.0)
 """K of the five pictures of a sweep, counted at 512 pixels."""
-PIVOTS = ".pivots"
-"""Folder of the pivots, one picture a scene; hidden, so that `evaluate images` does not take it for a scene."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,24 @@ def held_out(count: int) -> range:
 
 
 def write_reference(folder: Path, seeds: Iterable[int], ks: Sequence[float] = KS) -> None:
-    """The world's own renders of scenes at every K, a folder each."""
+    """The world's own renders of scenes at every K, a folder each; those that are there already stay."""
     for seed in seeds:
-        pictures = torch.from_numpy(scene_sweep(seed, ks)).float() / 255
-        _write(folder, seed, ks, pictures)
+        if (folder / f"scene{seed}").is_dir():
+            continue
+        pictures, mask = scene_sweep(seed, ks)
+        _write(
+            folder, seed, ks, torch.from_numpy(pictures).float() / 255, inside(torch.from_numpy(mask) > 0.5)
+        )
 
 
 def write_sweeps(
-    folder: Path, model: Any, adapter: Any | None, seeds: Iterable[int], variant: Variant
+    folder: Path,
+    model: Any,
+    adapter: Any | None,
+    seeds: Iterable[int],
+    variant: Variant,
+    network: MainThing,
+    plain: Path | None = None,
 ) -> None:
     """Sample scenes at every K, a folder each; scenes that are there already are left as they are.
 
@@ -86,6 +97,8 @@ def write_sweeps(
         adapter: a :class:`~bokeh_ops.adapter.BokehAdapter`, where the variant is controlled by one.
         seeds: of the scenes.
         variant: how.
+        network: finds in the pivot what is in focus.
+        plain: the same scenes, sampled in the same way but with colours not matched, to save sampling them again.
 
     Raises:
         BokehError: no adapter where one is needed, or a folder of another variant.
@@ -106,20 +119,49 @@ def write_sweeps(
     for seed in seeds:
         if (folder / f"scene{seed}").is_dir():
             continue
-        sample = _by_words if variant.control == "words" else _grounded
-        pivot, pictures = sample(model, patcher, seed, variant)
+        if plain is not None:
+            pivot, pictures = _read(plain / f"scene{seed}", variant.ks)
+        else:
+            sample = _by_words if variant.control == "words" else _grounded
+            pivot, pictures = sample(model, patcher, seed, variant)
         if variant.colours:
             pictures = match_lab(pictures, pivot[None], "mean and deviation")
-        write_png(folder / PIVOTS / f"scene{seed}.png", pivot)
-        _write(folder, seed, variant.ks, pictures)
+        focus = inside(network.mask(pivot.movedim(-1, 0)[None])[0])
+        _write(folder, seed, variant.ks, pictures, focus, (variant.pivot, pivot))
     loading.unload()
 
 
-def _write(folder: Path, seed: int, ks: Sequence[float], pictures: Tensor) -> None:
+def _write(
+    folder: Path,
+    seed: int,
+    ks: Sequence[float],
+    pictures: Tensor,
+    focus: Tensor | None,
+    pivot: tuple[float, Tensor] | None = None,
+) -> None:
     unfinished = folder / f".scene{seed}"
+    content: dict[str, Any] = {"seed": seed, "caption": caption(draw_scene(seed)), "images": []}
     for k, picture in zip(ks, pictures, strict=True):
-        write_png(unfinished / f"k{format_value(k)}.png", picture)
+        content["images"].append({"file": _file(k), "k": k})
+        write_png(unfinished / _file(k), picture)
+    if focus is not None:
+        content["focus"] = "focus.png"
+        write_png(unfinished / "focus.png", focus[..., None].expand(-1, -1, 3).float())
+    if pivot is not None:
+        content["pivot"] = pivot[0]
+        write_png(unfinished / "pivot.png", pivot[1])
+    replace_text(unfinished / "sweep.json", json.dumps(content, indent=1))
     unfinished.rename(folder / f"scene{seed}")
+
+
+def _file(k: float) -> str:
+    return f"k{format_value(k)}.png"
+
+
+def _read(folder: Path, ks: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Pivot and pictures of a scene that :func:`_write` wrote."""
+    pivot, *pictures = (read_picture(folder / name) for name in ("pivot.png", *map(_file, ks)))
+    return pivot.movedim(0, -1), torch.stack(pictures).movedim(1, -1)
 
 
 def _conditioning(model: Any, texts: Sequence[str]) -> list[Any]:

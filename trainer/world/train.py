@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.sheet import contact_sheet
@@ -197,8 +198,7 @@ class Training:
         self.optimizer.step()
         self.network.requires_grad_(False)
         decay = min(plan.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+        get_ema_multi_avg_fn(decay)(list(self.average.values()), list(self.parameters.values()), step)
         found = float(loss.detach())
         if not math.isfinite(found):
             raise BokehError(f"The loss at step {step} is {found}; lower the learning rate.")
