@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -67,11 +67,13 @@ class Grounding:
         rows: number of rows the plan is for.
         plain: rows with ordinary self-attention (pivots among them).
         groups: pairs ``(pivot row, its target rows)``.
+        weight: of the grounded attention, 0..1; the rest is the targets' ordinary attention.
     """
 
     rows: int
     plain: tuple[int, ...]
     groups: tuple[tuple[int, tuple[int, ...]], ...]
+    weight: float = 1.0
 
     @classmethod
     def from_pivots(cls, pivots: Sequence[int]) -> Grounding:
@@ -145,6 +147,18 @@ def ground_queries(q: Tensor, grounding: Grounding | None) -> Tensor:
     return q[source]
 
 
+def grounded_bokeh_attention(
+    q: Tensor, k_bokeh: Tensor, v_bokeh: Tensor, grounding: Grounding | None
+) -> Tensor:
+    """:func:`bokeh_attention` with the pivots' queries where rows are grounded (the second term of eq. 15)."""
+    if grounding is None or v_bokeh.shape[1] == 1:
+        return bokeh_attention(q, k_bokeh, v_bokeh)
+    wholly = bokeh_attention(ground_queries(q, grounding), k_bokeh, v_bokeh)
+    if grounding.weight == 1:
+        return wholly
+    return torch.lerp(bokeh_attention(q, k_bokeh, v_bokeh), wholly, grounding.weight)
+
+
 def grounded_attention(
     q: Tensor,
     k: Tensor,
@@ -156,8 +170,9 @@ def grounded_attention(
 ) -> Tensor:
     """Grounded self-attention, eq. 11 (FLUX: eq. 15 without its bokeh term).
 
-    Targets get ``Attention(Q_piv, [K_tgt ; K_piv], [V_tgt ; V_tgt])``; every other row, the pivots among
-    them, gets ``attend`` as it would without grounding.
+    Targets get ``Attention(Q_piv, [K_tgt ; K_piv], [V_tgt ; V_tgt])``, or where the plan's weight is below 1 a mixture
+    of it and their ordinary attention; every other row, the pivots among them, gets ``attend`` as it would without
+    grounding.
 
     Args:
         q, k, v: ``[R, H, L, D]``; for FLUX after QK-norm and RoPE, text and image tokens together.
@@ -177,6 +192,9 @@ def grounded_attention(
     grounding.check(q.shape[0])
     if not grounding.groups:
         return attend(q, k, v, mask)
+    if grounding.weight < 1:
+        wholly = grounded_attention(q, k, v, replace(grounding, weight=1.0), attend, mask, shared)
+        return torch.lerp(attend(q, k, v, mask), wholly, grounding.weight)
     if shared is None:
         shared = q.device.type == "cpu"
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):

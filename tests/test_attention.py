@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from bokeh_ops.attention import (
     bokeh_attention,
     ground_queries,
     grounded_attention,
+    grounded_bokeh_attention,
     merge_heads,
     sdpa,
     shared_logit_attention,
@@ -238,6 +240,21 @@ def test_the_callers_attention_is_used() -> None:
     out = grounded_attention(q, k, v, Grounding.from_pivots([-1, 0, -1, 0]), attend, shared=False)
     assert seen == [(2, 5, 5, 5), (2, 5, 10, 10)]
     assert relative(out - 100, written_out(q, k, v, [-1, 0, -1, 0])) < 1e-5
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_grounding_in_part_is_a_mixture(plan: list[int], shared: bool) -> None:
+    q, k, v = qkv(len(plan))
+    grounding = Grounding.from_pivots(plan)
+    out = grounded_attention(q, k, v, replace(grounding, weight=0.25), shared=shared)
+    wholly = grounded_attention(q, k, v, grounding, shared=shared)
+    assert relative(out, 0.25 * wholly + 0.75 * sdpa(q, k, v)) < 1e-6
+    k_bokeh, v_bokeh = randn(len(plan), 3, 8, seed=5), randn(len(plan), 3, 8, seed=6)
+    term = grounded_bokeh_attention(q, k_bokeh, v_bokeh, replace(grounding, weight=0.25))
+    grounded = grounded_bokeh_attention(q, k_bokeh, v_bokeh, grounding)
+    assert relative(grounded, bokeh_attention(ground_queries(q, grounding), k_bokeh, v_bokeh)) < 1e-6
+    assert relative(term, 0.25 * grounded + 0.75 * bokeh_attention(q, k_bokeh, v_bokeh)) < 1e-6
 
 
 def test_queries_of_the_second_term() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attention import bokeh_attention, ground_queries, grounded_attention, merge_heads, split_heads
+from ..attention import grounded_attention, grounded_bokeh_attention, merge_heads, split_heads
 from .call import Call, add_term
 from .models import HostModel
 
@@ -110,7 +110,5 @@ def _joint_attention(
         out = grounded_attention(q, k, v, call.grounding, attend, mask, shared=False if chained else None)
     for keys, values in call.terms.get(path, ()):
         queries = q if q.ndim == 4 else split_heads(q, heads)
-        if values.shape[1] > 1:
-            queries = ground_queries(queries, call.grounding)
-        out = add_term(out, bokeh_attention(queries, keys, values))
+        out = add_term(out, grounded_bokeh_attention(queries, keys, values, call.grounding))
     return split_heads(out, heads) if keep_heads else out

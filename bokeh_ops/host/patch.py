@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..adapter import BokehAdapter
 from ..attention import Grounding
 from ..errors import BokehError
+from ..sweep import GroundingSchedule
 from . import flux, unet
 from .call import Call
 from .conditioning import K_KEY, PIVOT_KEY
@@ -42,7 +43,7 @@ class BokehPatch:
     Args:
         model: the layers it was made for.
         adapters: laid on in this order; their terms add up.
-        until_sigma: rows are grounded while the noise level is above this; None never.
+        schedule: how much rows are grounded at which noise level; None never.
         node_id: the node to speak through.
     """
 
@@ -50,12 +51,12 @@ class BokehPatch:
         self,
         model: HostModel,
         adapters: Sequence[LaidAdapter] = (),
-        until_sigma: float | None = None,
+        schedule: GroundingSchedule | None = None,
         node_id: str | None = None,
     ) -> None:
         self.model = model
         self.adapters = tuple(adapters)
-        self.until_sigma = until_sigma
+        self.schedule = schedule
         self.node_id = node_id
         self._warned = False
         self._terms: OrderedDict[Any, dict[str, list[tuple[Tensor, Tensor]]]] = OrderedDict()
@@ -65,10 +66,10 @@ class BokehPatch:
         return self
 
     def with_adapter(self, laid: LaidAdapter, node_id: str | None) -> BokehPatch:
-        return BokehPatch(self.model, (*self.adapters, laid), self.until_sigma, node_id)
+        return BokehPatch(self.model, (*self.adapters, laid), self.schedule, node_id)
 
-    def with_grounding(self, until_sigma: float | None, node_id: str | None) -> BokehPatch:
-        return BokehPatch(self.model, self.adapters, until_sigma, node_id)
+    def with_grounding(self, schedule: GroundingSchedule | None, node_id: str | None) -> BokehPatch:
+        return BokehPatch(self.model, self.adapters, schedule, node_id)
 
     def begin_run(self, *args: Any, **kwargs: Any) -> None:
         """Host callback before each sampling run."""
@@ -105,12 +106,11 @@ class BokehPatch:
             chunks: number of chunks.
         """
         grounding = None
-        if (
-            pivots is not None
-            and self.until_sigma is not None
-            and float(sigma.flatten()[0]) > self.until_sigma
-        ):
-            grounding = self._plan(pivots, x.shape[0], chunks)
+        weight = 0.0
+        if pivots is not None and self.schedule is not None:
+            weight = self.schedule.weight(float(sigma.flatten()[0]))
+        if pivots is not None and weight > 0:
+            grounding = self._plan(pivots, x.shape[0], chunks, weight)
         terms: dict[str, list[tuple[Tensor, Tensor]]] = {}
         if self.adapters:
             if k is None:
@@ -121,7 +121,7 @@ class BokehPatch:
             return None
         return Call(terms, grounding)
 
-    def _plan(self, pivots: Tensor, rows: int, chunks: int) -> Grounding | None:
+    def _plan(self, pivots: Tensor, rows: int, chunks: int, weight: float) -> Grounding | None:
         per_chunk = rows // chunks
         plan = []
         for row, pivot in enumerate(pivots.tolist()):
@@ -132,7 +132,7 @@ class BokehPatch:
                     f"A row is grounded on row {int(pivot)} of a batch of {per_chunk}; pivot and targets must be in "
                     "one latent batch."
                 )
-        grounding = Grounding.from_pivots(plan)
+        grounding = replace(Grounding.from_pivots(plan), weight=weight)
         return grounding if grounding.groups else None
 
     def _warn_once(self) -> None:

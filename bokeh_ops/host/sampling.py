@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..adapter import K_RELEASED_NEGATIVE
 from ..errors import BokehError
-from ..sweep import SweepRows, mosaic, resolve_grounding_steps, target_groups
+from ..sweep import GroundingSchedule, SweepRows, mosaic, resolve_grounding_steps, target_groups
 from .conditioning import K_KEY, PIVOT_KEY, KCondition, PivotCondition, k_tensor
 from .models import describe
 from .noise import sampler_is_unknown, share_noise
@@ -47,6 +47,7 @@ class Sweep:
         grounding_steps: first steps that are grounded; negative means 60 % of the steps.
         branches: one of :data:`BRANCHES`.
         rows_per_batch: most rows (pivots included) in one batch; 0 puts all into one.
+        fading_steps: how many of the grounded steps fade out (:class:`~bokeh_ops.sweep.GroundingSchedule`).
     """
 
     pivot_k: float
@@ -54,6 +55,7 @@ class Sweep:
     grounding_steps: int = -1
     branches: str = BRANCHES[0]
     rows_per_batch: int = 0
+    fading_steps: int = 0
 
     def __post_init__(self) -> None:
         if not len(self.target_k):
@@ -266,7 +268,9 @@ def prepare_guider(
             "DualCFGGuider with its prompts."
         )
     guider = copy.copy(guider)
-    guider.model_patcher = ground_model(guider.model_patcher, rows, sigmas, grounded_steps, node_id)
+    guider.model_patcher = ground_model(
+        guider.model_patcher, rows, sigmas, grounded_steps, node_id, min(sweep.fading_steps, grounded_steps)
+    )
     guider.original_conds = {
         name: [
             _with_rows(cond, name, rows, k, grounded="negative" not in name or sweep.branches == BRANCHES[1])
@@ -278,17 +282,30 @@ def prepare_guider(
 
 
 def ground_model(
-    patcher: Any, rows: SweepRows, sigmas: Tensor, grounded_steps: int, node_id: str | None = None
+    patcher: Any,
+    rows: SweepRows,
+    sigmas: Tensor,
+    grounded_steps: int,
+    node_id: str | None = None,
+    fading_steps: int = 0,
 ) -> Any:
-    """A clone of ``patcher`` that grounds its targets while the noise is above level ``sigmas[grounded_steps]``."""
+    """A clone of ``patcher`` that grounds its targets while the noise is above level ``sigmas[grounded_steps]``.
+
+    Args:
+        patcher: the host's MODEL.
+        rows: of the batch.
+        sigmas: noise levels of the run.
+        grounded_steps: 0 grounds nothing.
+        node_id: the node to speak through.
+        fading_steps: how many of the grounded steps fade out.
+    """
     clone = patcher.clone()
     patch = patch_of(clone) or BokehPatch(describe(clone))
-    until = None
+    schedule = None
     if grounded_steps > 0:
-        # A little above the level, for samplers that compute the level they evaluate at.
-        until = float(sigmas[grounded_steps]) * (1 + 1e-4)
-    set_patch(clone, patch.with_grounding(until, node_id))
-    if until is not None:
+        schedule = GroundingSchedule.of_steps(sigmas.tolist(), grounded_steps, fading_steps)
+    set_patch(clone, patch.with_grounding(schedule, node_id))
+    if schedule is not None:
         clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _announce_memory(rows))
     return clone
 

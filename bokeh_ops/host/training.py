@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..adapter import BokehAdapter
+from ..sweep import GroundingSchedule
 from .lay import lay_adapter
 from .models import HostModel, describe
 from .patch import patch_of, set_patch
@@ -58,7 +59,7 @@ def lay_for_training(
     laid = lay_adapter(patcher, adapter, query_key_strength=0.0, name=name)
     patch = patch_of(laid)
     assert patch is not None
-    set_patch(laid, patch.with_grounding(0.0, None))
+    set_patch(laid, patch.with_grounding(GroundingSchedule((0.0,)), None))
     # After `set_patch`, so inside the patch's own wrapper: the adapter's projections stay out of autocast, and
     # what the patch installs is there to be looked at.
     laid.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _inner(describe(patcher), autocast, watch))

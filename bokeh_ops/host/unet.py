@@ -117,7 +117,9 @@ def _chained_self_attention(
             return previous(merge_heads(q), merge_heads(k), merge_heads(v), told)[:, :tokens]
 
         grounded = concatenated_attention(*by_heads, pivot, targets, attend)
-        out = out.index_copy(0, torch.tensor(targets, device=out.device), grounded.to(out.dtype))
+        rows = torch.tensor(targets, device=out.device)
+        grounded = torch.lerp(out[rows], grounded.to(out.dtype), grounding.weight)
+        out = out.index_copy(0, rows, grounded)
     return out
 
 
