@@ -160,7 +160,9 @@ class BokehCondition(io.ComfyNode):
         warning = check_k_range(k)
         if warning:
             say(warning, node_id)
-        if not has_upstream_of_consumers(cls.hidden.prompt, node_id, "LoadBokehAdapter"):
+        if not has_upstream_of_consumers(
+            cls.hidden.prompt, node_id, "LoadBokehAdapter", "LoadBokehDemoModel"
+        ):
             say(
                 "K is given but no LoadBokehAdapter feeds the sampler that gets this prompt, so K does nothing. "
                 "Put LoadBokehAdapter between the model and the sampler.",

@@ -1,7 +1,4 @@
-"""A model small enough to come with the extension, to try everything with.
-
-Not in the menu yet: its models are not trained.
-"""
+"""A model small enough to come with the extension, to try everything with."""
 
 from __future__ import annotations
 
@@ -33,9 +30,15 @@ class LoadBokehDemoModel(io.ComfyNode):
                     options=shipped.demo_names(),
                     tooltip="Which one: of SD1.5's kind (a UNet) or of FLUX's (a transformer).",
                 ),
+                io.Boolean.Input(
+                    "with_adapter",
+                    default=True,
+                    tooltip="Lay its bokeh adapter on, as Load Bokeh Adapter does for other models.",
+                ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
-                io.Model.Output(tooltip="For KSampler, Load Bokeh Adapter and Grounded Sampler."),
+                io.Model.Output(tooltip="For Grounded Sampler, Bokeh Condition and KSampler."),
                 io.Clip.Output(
                     tooltip=(
                         "For CLIP Text Encode. Captions are like 'a red ball and a blue box on grass by a wall, "
@@ -62,7 +65,7 @@ class LoadBokehDemoModel(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, demo_model: str) -> io.NodeOutput:
+    def execute(cls, demo_model: str, with_adapter: bool) -> io.NodeOutput:
         model: Any
-        model, clip, vae = shipped.load_demo(demo_model)
+        model, clip, vae = shipped.load_demo(demo_model, with_adapter, getattr(cls.hidden, "unique_id", None))
         return io.NodeOutput(model, clip, vae)

@@ -102,6 +102,19 @@ def test_colours_are_those_of_the_pivot(base: Any, tmp_path: Path) -> None:
     assert measure_sweep(matched)["drift_L"] < 0.5 * measure_sweep(plain)["drift_L"]
 
 
+def test_k_has_a_guidance_scale_of_its_own(base: Any, tmp_path: Path) -> None:
+    made = adapter(base)
+    found = {}
+    for name, scale in (("with the caption", None), ("alone", 1.0), ("more", 30.0)):
+        variant = Variant(steps=3, k_guidance=scale)
+        write_sweeps(tmp_path / name, base, made, held_out(1), variant, KNOWN)
+        (sweep,) = find_sweeps(tmp_path / name)
+        found[name] = torch.stack(sweep.load())
+    # Without guidance by the caption (FLUX), a scale of 1 leaves the estimate as it is, but for the files' 8 bits.
+    assert float((found["alone"] - found["with the caption"]).abs().max()) <= 1.01 / 255
+    assert float((found["more"] - found["alone"]).abs().max()) > 0.02
+
+
 def test_words_share_the_noise_and_say_something_of_blur(base: Any, tmp_path: Path) -> None:
     write_sweeps(tmp_path / "words", base, None, held_out(1), Variant("words", steps=3), KNOWN)
     (sweep,) = find_sweeps(tmp_path / "words")

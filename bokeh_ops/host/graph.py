@@ -25,8 +25,8 @@ def _upstream(prompt: dict[str, Any], start: str) -> set[str]:
     return seen
 
 
-def has_upstream_of_consumers(prompt: dict[str, Any] | None, node_id: str | None, class_type: str) -> bool:
-    """Whether any node that (indirectly) consumes ``node_id`` also has a ``class_type`` node before it.
+def has_upstream_of_consumers(prompt: dict[str, Any] | None, node_id: str | None, *class_types: str) -> bool:
+    """Whether any node that (indirectly) consumes ``node_id`` also has a node of one of ``class_types`` before it.
 
     True where the graph is not known (the node runs inside a script or an expanded sub-graph): no false alarm.
     """
@@ -36,7 +36,7 @@ def has_upstream_of_consumers(prompt: dict[str, Any] | None, node_id: str | None
     if not consumers:
         return True
     return any(
-        prompt[before].get("class_type") == class_type
+        prompt[before].get("class_type") in class_types
         for node in consumers
         for before in _upstream(prompt, node)
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 import comfy.sample
 import comfy.samplers
+from torch import Tensor
 
 from ..errors import BokehError
 from .sampling import Sweep, grounded_sample, make_guider, make_sigmas
@@ -26,6 +28,11 @@ def check_sampler(sampler: str, scheduler: str) -> None:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(known)}."
             raise BokehError(f"ComfyUI has no {what} {name!r}. {hint}")
+
+
+def noise_of(seed: int) -> Callable[[dict[str, Any]], Tensor]:
+    """Makes the noise of a LATENT, as the host's KSampler does for a seed."""
+    return lambda latent: comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index"))
 
 
 def sample_sweep(
@@ -58,7 +65,7 @@ def sample_sweep(
         comfy.samplers.sampler_object(sampler_name),
         make_sigmas(model, sampler_name, scheduler, steps, 1.0),
         latent,
-        lambda latent: comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index")),
+        noise_of(seed),
         seed,
         sweep,
     )

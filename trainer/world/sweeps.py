@@ -46,6 +46,9 @@ class Variant:
         colours: match the pictures' colours to the pivot's: mean and deviation, eq. 13.
         cfg: classifier-free guidance; None is the architecture's own (SD1.5: 3, FLUX: 1).
         strength: of the adapter.
+        k_guidance: a guidance scale of K alone, beside that of the caption: the estimate moves away from that at the
+            negative K (-30), with the same caption, by so much more. None: K is guided with the caption.
+        fading: share of the grounded steps, the last ones, over which grounding fades out.
         steps: sampling steps.
         sampler: of the host; None is ``dpmpp_2m`` for SD1.5, ``euler`` for FLUX.
         scheduler: of the host.
@@ -59,6 +62,8 @@ class Variant:
     colours: bool = False
     cfg: float | None = None
     strength: float = 1.0
+    k_guidance: float | None = None
+    fading: float = 0.0
     steps: int = 30
     sampler: str | None = None
     scheduler: str = "simple"
@@ -185,23 +190,41 @@ def _blank(model: Any) -> Tensor:
 
 @torch.no_grad()
 def _grounded(model: Any, patcher: Any, seed: int, variant: Variant) -> tuple[Tensor, Tensor]:
-    from bokeh_ops.host.sampling import Sweep
-    from bokeh_ops.host.sweeps import sample_sweep
+    import comfy.samplers
 
-    cfg, sampler = _usual(model, variant)
-    pivot, targets = sample_sweep(
-        patcher,
-        _conditioning(model, [caption(draw_scene(seed))]),
-        _conditioning(model, [""]),
+    from bokeh_ops.host.sampling import Sweep, grounded_sample, make_sigmas
+    from bokeh_ops.host.sweeps import noise_of
+    from bokeh_ops.sweep import resolve_grounding_steps
+
+    _, sampler = _usual(model, variant)
+    fading = round(variant.fading * resolve_grounding_steps(variant.grounding, variant.steps))
+    pivot, targets = grounded_sample(
+        _guider(model, patcher, caption(draw_scene(seed)), variant),
+        comfy.samplers.sampler_object(sampler),
+        make_sigmas(patcher, sampler, variant.scheduler, variant.steps, 1.0),
         {"samples": _blank(model)},
+        noise_of(seed),
         seed,
-        variant.steps,
-        cfg,
-        sampler,
-        variant.scheduler,
-        Sweep(variant.pivot, variant.ks, variant.grounding, variant.branches),
+        Sweep(variant.pivot, variant.ks, variant.grounding, variant.branches, fading_steps=fading),
     )
     return model.decode(pivot["samples"])[0], model.decode(targets["samples"])
+
+
+def _guider(model: Any, patcher: Any, text: str, variant: Variant) -> Any:
+    from bokeh_ops.adapter import K_RELEASED_NEGATIVE
+    from bokeh_ops.host.conditioning import with_k
+    from bokeh_ops.host.sampling import make_guider
+
+    cfg, _ = _usual(model, variant)
+    positive, negative = _conditioning(model, [text]), _conditioning(model, [""])
+    if variant.k_guidance is None:
+        return make_guider(patcher, positive, negative, cfg)
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+    guider = Guider_DualCFG(patcher)
+    guider.set_conds(positive, with_k(positive, [K_RELEASED_NEGATIVE]), negative)
+    guider.set_cfg(variant.k_guidance, cfg)
+    return guider
 
 
 def _by_words(model: Any, patcher: Any, seed: int, variant: Variant) -> tuple[Tensor, Tensor]:
