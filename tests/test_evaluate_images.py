@@ -79,7 +79,7 @@ def test_a_named_pivot_is_what_the_others_are_held_against(tmp_path: Path) -> No
     words = (tmp_path / "sweeps", "--reference", tmp_path / "references", "--json", file)
     assert evaluate(*words) == 0
     (scene,) = load(file)["runs"][0]["scenes"]
-    assert (scene["sharper"], scene["blurrier"]) == (1, 1)
+    assert (scene["sharper"], scene["blurrier"], scene["ordered"]) == (1, 1, 1)
     assert scene["focus_dE"] == pytest.approx(9.6 / 2, abs=0.3)  # L* from 53.4 to 63.2, in one picture of two
     assert scene["focus_dE_ref"] == 0
     # A picture of its own, as bright as the one that was not.

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from bokeh_ops.errors import BokehError
 from tests import models
@@ -145,6 +146,12 @@ def test_the_experiment_is_a_table(base: Any, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("trainer.world.sweeps._grounded", no_sampling)
     monkeypatch.setattr("trainer.world.sweeps._by_words", no_sampling)
     assert str(experiment.run(tmp_path / "out", base, made, KNOWN, None, 2, chosen)) == str(table)
+    # One alone: the others stay in the table.
+    assert list(
+        experiment.run(tmp_path / "out", base, made, KNOWN, None, 2, {"words": chosen["words"]})
+    ) == list(table)
+    with Image.open(tmp_path / "out" / "sheets" / "pivot-4.png") as sheet:
+        assert sheet.width > 6 * 3 * 64  # the pivot and five K
 
 
 def test_the_mask_of_the_main_thing_can_be_learnt(pack: Any, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ interval over scenes:
                   best is the reference's (focus_dE_ref)
   sharper         share of scenes whose sharpness falls with every step of blur up to the pivot (where it is named)
   blurrier        the same from the pivot on
+  ordered         share of scenes where both hold
   judge_corr      correlation of a judge's strengths with the blur asked for (with --judge-url)
   judge_same      how much the scene stays the same in the judge's eyes, 0 to 100
 """

@@ -51,6 +51,7 @@ COLUMNS = {
     "focus_dE_ref": ".2f",
     "sharper": ".3f",
     "blurrier": ".3f",
+    "ordered": ".3f",
     "judge_corr": ".3f",
     "judge_same": ".1f",
 }
@@ -129,6 +130,8 @@ def measure_sweep(
         value, path = sweep.pivot
         own = (value if sweep.kind == "k" else -value, laplacian_variance(read_picture(path)))
         found["sharper"], found["blurrier"] = both_sides(blur, trend, own)
+        known = [side for side in (found["sharper"], found["blurrier"]) if not math.isnan(side)]
+        found["ordered"] = min(known, default=math.nan)
     if reference is not None:
         references = reference.load()
         theirs = reference.load_focus() if reference.focus is not None else focus

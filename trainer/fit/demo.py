@@ -23,8 +23,8 @@ from trainer.dataset.sample import Sample
 from trainer.pairs import render_set
 
 SIDE = 16
-NEAR, FAR = 3.4, 0.2
-"""Dioptres of subject and background: K = 30, counted at 512 pixels, blurs the background by 3 of these pixels."""
+NEAR, FAR = 2.2, 0.2
+"""Dioptres of subject and background: K = 30, counted at 512 pixels, blurs the background by 1.9 of these pixels."""
 K_MOST = 30.0
 
 

@@ -81,6 +81,9 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     experiment.add_argument("--mask", type=Path, help="file written by `mask`; default: the one that is here")
     experiment.add_argument("--scenes", type=int, default=100)
+    experiment.add_argument(
+        "--only", nargs="+", metavar="NAME", help="these comparisons alone, by their names"
+    )
     chosen = parser.parse_args(words)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # tiny tensors gain nothing from more
     actions = {
@@ -172,7 +175,7 @@ def _experiment(chosen: argparse.Namespace) -> int:
     from bokeh_ops.host.start import start_comfyui
     from trainer.fit.comfyui import find_comfyui
     from trainer.metrics.weights import load_lpips
-    from trainer.world.experiment import MAIN, markdown, run
+    from trainer.world.experiment import MAIN, markdown, run, variants
     from trainer.world.mask import SHIPPED, read_mask
 
     named = dict(each.partition("=")[::2] for each in chosen.adapter)
@@ -184,8 +187,14 @@ def _experiment(chosen: argparse.Namespace) -> int:
     from bokeh_ops.host.small import read_small
 
     adapters = {name: read_adapter(file) for name, file in named.items()}
+    compared = variants(list(adapters))
+    strange = sorted(set(chosen.only or ()) - set(compared))
+    if strange:
+        raise BokehError(f"There is no comparison {strange[0]!r}; there are {', '.join(compared)}.")
+    compared = {name: compared[name] for name in chosen.only or compared}
     network, lpips = read_mask(chosen.mask or SHIPPED), load_lpips()
-    print(markdown(run(chosen.folder, read_small(chosen.base), adapters, network, lpips, chosen.scenes)))
+    model = read_small(chosen.base)
+    print(markdown(run(chosen.folder, model, adapters, network, lpips, chosen.scenes, compared)))
     return 0
 
 

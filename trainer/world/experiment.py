@@ -8,14 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from bokeh_ops.values import format_value
 from trainer.evaluate.sweep_measures import measure_sweep
-from trainer.evaluate.sweeps import find_sweeps, match_reference
+from trainer.evaluate.sweeps import find_sweeps, match_reference, read_picture
 from trainer.fit.files import replace_text
 from trainer.metrics import Interval, Lpips, bootstrap
 from trainer.world.mask import MainThing
+from trainer.world.sheet import write_rows
 from trainer.world.sweeps import Variant, held_out, write_reference, write_sweeps
 
 STEPS = 30
+SHOWN = 8
+"""Scenes on the sheet of a variant."""
 MAIN = "both"
 """The adapter that all comparisons but that of the data are made with: trained in the wild and on contrastive sets."""
 
@@ -25,6 +31,7 @@ FIGURES = (
     "lv_rank",
     "sharper",
     "blurrier",
+    "ordered",
     "lpips",
     "lpips_ref",
     "focus_dE",
@@ -39,23 +46,28 @@ def variants(names: Sequence[str]) -> dict[str, tuple[str | None, Variant]]:
     """Everything that is compared: by name the adapter, or None, and the way of sampling.
 
     Args:
-        names: of the adapters there are; :data:`MAIN` is one of them, others differ in the data they were trained on.
+        names: of the adapters there are; :data:`MAIN` is one of them, others differ in how they were trained.
     """
     usual = Variant(steps=STEPS)
     found: dict[str, tuple[str | None, Variant]] = {
+        # Table 1: what is added one after the other.
         "words": (None, replace(usual, control="words")),
         "cross-attention": (MAIN, replace(usual, grounding=0)),
         "grounded": (MAIN, usual),
         "grounded, colours": (MAIN, replace(usual, colours=True)),
+        # Table 3: data, grounded steps, pivots; and which branches are grounded, which the paper leaves open.
+        **{f"adapter {name}": (name, usual) for name in names if name != MAIN},
         "grounded, both branches": (MAIN, replace(usual, branches="positive and negative")),
     }
-    for name in names:
-        if name != MAIN:
-            found[f"data: {name}"] = (name, usual)
     for share in (0.2, 0.4, 0.8, 1.0):
         found[f"grounded for {share:.0%}"] = (MAIN, replace(usual, grounding=round(share * STEPS)))
     for k in (4.0, 26.0):
         found[f"pivot {k:g}"] = (MAIN, replace(usual, pivot=k))
+    # Beyond the paper.
+    found["fading over 18"] = (MAIN, replace(usual, fading=1.0))
+    found["fading over 30"] = (MAIN, replace(usual, grounding=STEPS, fading=1.0))
+    for scale in (1.5, 2.0, 3.0):
+        found[f"K guidance {scale:g}"] = (MAIN, replace(usual, k_guidance=scale))
     return found
 
 
@@ -85,7 +97,7 @@ def run(
     seeds = held_out(scenes)
     write_reference(folder / "reference", seeds)
     references = find_sweeps(folder / "reference")
-    table: dict[str, dict[str, Interval]] = {}
+    table = _figures(folder / "figures.json", scenes)
     done: dict[tuple[str | None, Variant], Path] = {}
     for name, (adapter, variant) in (chosen or variants(list(adapters))).items():
         own = folder / name.replace(" ", "-").replace(",", "").replace(":", "").replace("%", "")
@@ -93,6 +105,7 @@ def run(
         made = None if adapter is None else adapters[adapter]
         write_sweeps(own, model, made, seeds, variant, network, plain)
         done[adapter, variant] = own
+        write_sweep_sheet(folder / "sheets" / f"{own.name}.png", own, seeds[:SHOWN])
         sweeps = [sweep for sweep in find_sweeps(own) if int(sweep.name.removeprefix("scene")) in seeds]
         rows = [measure_sweep(sweep, match_reference(sweep, references), lpips) for sweep in sweeps]
         table[name] = {figure: bootstrap([row.get(figure) for row in rows]) for figure in FIGURES}
@@ -102,6 +115,28 @@ def run(
         replace_text(folder / "figures.json", json.dumps({"scenes": scenes, "variants": figures}, indent=1))
         replace_text(folder / "table.md", markdown(table))
     return table
+
+
+def _figures(path: Path, scenes: int) -> dict[str, dict[str, Interval]]:
+    """What was measured before, of as many scenes."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if content.get("scenes") != scenes:
+        return {}
+    return {
+        name: {figure: Interval(*cell) for figure, cell in cells.items()}
+        for name, cells in content["variants"].items()
+    }
+
+
+def write_sweep_sheet(path: Path, folder: Path, seeds: Sequence[int]) -> None:
+    """A sheet of some of the sweeps in a folder: a line for each scene, the pivot first, then every K."""
+    rows, labels = [], []
+    for sweep in find_sweeps(folder):
+        if int(sweep.name.removeprefix("scene")) in seeds:
+            assert sweep.pivot is not None
+            rows.append(torch.stack([read_picture(sweep.pivot[1]), *sweep.load()]).movedim(1, -1))
+            labels = [f"pivot, K = {format_value(sweep.pivot[0])}", *sweep.labels]
+    write_rows(path, torch.stack(rows), labels)
 
 
 def markdown(table: Mapping[str, Mapping[str, Interval]]) -> str:
