@@ -125,6 +125,23 @@ class LowRankProjection(nn.Module):
 Projection = FullProjection | LowRankProjection
 
 
+def _spread(embedding: nn.Sequential) -> None:
+    """First weights of the embedding of K: tokens of about size 1, kinks spread from K = -30 (the negative) to 30.
+
+    With torch's own, tokens are four times smaller and differ less with K. Values start at 0, so how fast they learn
+    to follow K goes with how much the tokens do.
+    """
+    first, _, last = embedding
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    hidden = first.out_features
+    with torch.no_grad():
+        first.weight.copy_(2.0 * (torch.randint(2, (hidden, 1)) * 2 - 1))
+        first.bias.copy_(-first.weight[:, 0] * (torch.rand(hidden) * 2 - 1))
+        last.weight.normal_(std=hidden**-0.5)
+        last.bias.zero_()
+
+
 class BokehAdapter(nn.Module):
     """MLP embedding of K and, per adapted layer, ``W'_k`` and ``W'_v`` and optional query/key adapters.
 
@@ -160,6 +177,7 @@ class BokehAdapter(nn.Module):
         self.embedding_layer = nn.Sequential(
             nn.Linear(1, hidden), nn.ReLU(), nn.Linear(hidden, context * config.tokens)
         )
+        _spread(self.embedding_layer)
         for path, spec in cross.items():
             self.widths[path] = spec.width
             self._plant(f"{path}.to_k_bokeh", self._cross_projection(spec, nonzero=True))

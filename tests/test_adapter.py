@@ -55,6 +55,17 @@ def test_keys_and_values_by_hand(kind: str, tokens: int, alpha: float | None) ->
             assert relative(keys, expected[layer][0]) < 1e-5
 
 
+def test_the_tokens_of_a_fresh_adapter_differ_with_k() -> None:
+    """With torch's own first weights they hardly do, by 0.07 to 0.08 from one of these to the next."""
+    torch.manual_seed(0)
+    made = BokehAdapter(AdapterConfig("sd15"), {"a.attn2": LayerSpec(8)})
+    with torch.no_grad():
+        tokens = made.embedding_layer(torch.tensor([[0.0], [1 / 3], [2 / 3], [1.0]]))
+    steps = (tokens[1:] - tokens[:-1]).square().mean(1).sqrt()
+    assert float(steps.min()) > 0.3
+    assert 0.5 < float(tokens.std()) < 2
+
+
 def test_every_row_has_its_own_k() -> None:
     made = models.adapter("flux")
     together = made.project(K)

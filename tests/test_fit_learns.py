@@ -68,7 +68,7 @@ def test_k_becomes_controllable(pack: Any, repo: Path, tmp_path: Path) -> None:
     config.write_text(
         (repo / "trainer" / "configs" / "tiny.yaml").read_text(encoding="utf-8"), encoding="utf-8"
     )
-    overrides = ["steps=400", "samples.every=0", "checkpoint.every=400", f"comfyui={host_folder()}"]
+    overrides = ["steps=300", "samples.every=0", "checkpoint.every=300", f"comfyui={host_folder()}"]
     settings = read_settings(config, Fit, overrides).resolved()
     untrained = contrasts(base, new_adapter(base, settings), settings)
     assert fit(settings, tmp_path)

@@ -105,7 +105,7 @@ def loaded(
 ) -> Iterator[tuple[Any, Any, Any]]:
     """What the node gives."""
     monkeypatch.setattr(pack.bokeh_ops.host.shipped, "FOLDER", small(tmp_path / "world", kind).parent)
-    yield tuple(demo_node(pack).execute(kind).result)
+    yield tuple(demo_node(pack).execute(kind, False).result)
     models.unload()
 
 
@@ -170,7 +170,9 @@ def test_grounded_sampling_with_an_adapter(pack: ModuleType, loaded: tuple[Any, 
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.normal_(std=0.3)
-    laid = pack.bokeh_ops.host.lay.lay_adapter(model, adapter)
+    folder = pack.bokeh_ops.host.shipped.FOLDER
+    pack.bokeh_ops.formats.write_adapter(adapter, folder / f"{kind}_adapter.safetensors")
+    laid = demo_node(pack).execute(kind, True).result[0]
     positive, negative = (
         nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a red ball on grass by trees, day", "")
     )
