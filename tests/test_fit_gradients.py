@@ -109,7 +109,9 @@ def test_gradients_are_those_of_finite_differences(workshop: Path, tmp_path: Pat
         if norm < 0.01 * total:
             continue
         scale = float(bench.adapter.get_parameter(name).detach().norm())
-        slope = bench.slope(name, gradient / norm, 0.01 * scale)
+        # In front of the embedding's kinks a shorter way, so as not to run over one.
+        step = 0.002 if name.startswith("embedding_layer.0") else 0.01
+        slope = bench.slope(name, gradient / norm, step * scale)
         assert slope == pytest.approx(norm, rel=0.01), name
         checked.append(name)
     assert len(checked) >= 4
