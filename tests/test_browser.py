@@ -84,7 +84,7 @@ def open_template(page: Browser, name: str) -> None:
         page.click(CARD.format(name))
         page.wait_for("!document.querySelector('[data-testid=template-workflows-content]')")
         try:
-            page.wait_for(f"{active}.startsWith({name!r})", 20)
+            page.wait_for(f"{active}.startsWith({name!r})", 40)
         except BrowserError:
             seen.append(page.evaluate(f"[{active}, document.querySelector('[role=dialog]')?.innerText]"))
         else:

@@ -185,7 +185,7 @@ class Browser:
             raise BrowserError(f"{expression[:200]}\n  raised {said}")
         return result["result"].get("value")
 
-    def wait_for(self, expression: str, timeout: float = 60) -> Any:
+    def wait_for(self, expression: str, timeout: float = 120) -> Any:
         """Evaluate again and again until the value is truthy; that value."""
         deadline = time.monotonic() + timeout
         while True:
