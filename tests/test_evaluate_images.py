@@ -88,6 +88,10 @@ def test_a_named_pivot_is_what_the_others_are_held_against(tmp_path: Path) -> No
     (again,) = load(file)["runs"][0]["scenes"]
     assert again["focus_dE"] == pytest.approx(9.6 / 2, abs=0.3)
     (sweep,) = find_sweeps(tmp_path / "sweeps")
+    save(tmp_path / "sweeps" / "scene" / "pivot.png", blurred(1, 8, 32))
+    with pytest.raises(BokehError, match=r"pivot.png is 32 x 32 but the pictures are 48 x 48"):
+        sweep.load_pivot()
+    assert evaluate(*words) == 1
     assert sweep.pivot == (8, tmp_path / "sweeps" / "scene" / "pivot.png")
 
 

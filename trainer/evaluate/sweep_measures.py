@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainer.evaluate.judge import Judge, UnreadableAnswer
 from trainer.evaluate.segment import Segmenter
-from trainer.evaluate.sweeps import Sweep, read_picture
+from trainer.evaluate.sweeps import Sweep
 from trainer.metrics import (
     Interval,
     Lpips,
@@ -127,8 +127,8 @@ def measure_sweep(
     if focus is not None:
         found["focus_dE"] = _focus_drift(sweep, pictures, focus)
     if sweep.pivot is not None:
-        value, path = sweep.pivot
-        own = (value if sweep.kind == "k" else -value, laplacian_variance(read_picture(path)))
+        value, _ = sweep.pivot
+        own = (value if sweep.kind == "k" else -value, laplacian_variance(sweep.load_pivot()))
         found["sharper"], found["blurrier"] = both_sides(blur, trend, own)
         known = [side for side in (found["sharper"], found["blurrier"]) if not math.isnan(side)]
         found["ordered"] = min(known, default=math.nan)
@@ -159,9 +159,9 @@ def _focus_drift(sweep: Sweep, pictures: Sequence[Tensor], focus: Tensor) -> flo
     """To the pivot where there is one, else to the sharpest picture."""
     if sweep.pivot is None:
         return focus_drift(pictures[0], pictures[1:], focus)
-    value, path = sweep.pivot
+    value, _ = sweep.pivot
     others = [picture for own, picture in zip(sweep.values, pictures, strict=True) if own != value]
-    return focus_drift(read_picture(path), others, focus)
+    return focus_drift(sweep.load_pivot(), others, focus)
 
 
 def _pivot_of(reference: Sweep, sweep: Sweep) -> tuple[float, Path] | None:

@@ -70,6 +70,16 @@ class Sweep:
                 )
         return pictures
 
+    def load_pivot(self) -> Tensor:
+        """The pivot, ``[3, H, W]``, sRGB values 0..1; the sweep must name one.
+
+        Raises:
+            BokehError: it cannot be read, or is of another size than the pictures.
+        """
+        assert self.pivot is not None
+        _, path = self.pivot
+        return self._of_one_size(path)
+
     def load_focus(self) -> Tensor | None:
         """What is in focus, bool ``[H, W]``, or None where nobody said.
 
@@ -78,13 +88,16 @@ class Sweep:
         """
         if self.focus is None:
             return None
-        mask, picture = read_picture(self.focus), read_picture(self.paths[0])
-        if mask.shape != picture.shape:
+        return self._of_one_size(self.focus).mean(0) > 0.5
+
+    def _of_one_size(self, path: Path) -> Tensor:
+        found, picture = read_picture(path), read_picture(self.paths[0])
+        if found.shape != picture.shape:
             raise BokehError(
-                f"{self.focus} is {mask.shape[2]} x {mask.shape[1]} but the pictures are {picture.shape[2]} x "
+                f"{path} is {found.shape[2]} x {found.shape[1]} but the pictures are {picture.shape[2]} x "
                 f"{picture.shape[1]}; expected one size."
             )
-        return mask.mean(0) > 0.5
+        return found
 
 
 def read_picture(path: Path) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from bokeh_ops.values import format_value
 from trainer.evaluate.sweep_measures import measure_sweep
-from trainer.evaluate.sweeps import find_sweeps, match_reference, read_picture
+from trainer.evaluate.sweeps import find_sweeps, match_reference
 from trainer.fit.files import replace_text
 from trainer.metrics import Interval, Lpips, bootstrap
 from trainer.world.mask import MainThing
@@ -134,7 +134,7 @@ def write_sweep_sheet(path: Path, folder: Path, seeds: Sequence[int]) -> None:
     for sweep in find_sweeps(folder):
         if int(sweep.name.removeprefix("scene")) in seeds:
             assert sweep.pivot is not None
-            rows.append(torch.stack([read_picture(sweep.pivot[1]), *sweep.load()]).movedim(1, -1))
+            rows.append(torch.stack([sweep.load_pivot(), *sweep.load()]).movedim(1, -1))
             labels = [f"pivot, K = {format_value(sweep.pivot[0])}", *sweep.labels]
     write_rows(path, torch.stack(rows), labels)
 
