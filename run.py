@@ -1,8 +1,9 @@
 """The commands of this repository, on a machine that has only Python 3.10 to 3.12 and a package index.
 
-    python run.py demo                   a photograph re-rendered at six strengths of blur, in a real ComfyUI
+    python run.py demo                   a photograph and a generated scene at six strengths of blur, in a real ComfyUI
     python run.py test [pytest args]     lint, then all tests but the slow ones
     python run.py browser-test           the tests that drive the real front end in headless Chromium
+    python run.py proof                  the whole method on a small model: slow, to be run before each release
     python run.py lint                   ruff and pyright
 
 Each does its own set-up first (into .venv and .cache) and works offline once that is done.
@@ -25,6 +26,7 @@ LINT = ("ruff", "pyright")
 NEEDS = {
     "demo": HOST,
     "test": (*HOST, *LINT, "pytest", "pytest_timeout", "hypothesis"),
+    "proof": (*HOST, "pytest", "pytest_timeout", "skimage"),
     "browser-test": (*HOST, "pytest", "pytest_timeout", "websocket"),
     "lint": LINT,
 }
@@ -63,6 +65,10 @@ def test(python: Path, arguments: list[str]) -> int:
     return run(python, "pytest", "-m", f"not ({left_out})") or failed
 
 
+def proof(python: Path) -> int:
+    return run(python, "pytest", "-m", "slow", "-s", "tests/test_world_proof.py")
+
+
 def browser_test(python: Path) -> int:
     found = setup.chromium()
     if found is None:
@@ -82,7 +88,7 @@ def main(words: list[str]) -> int:
         python = setup.prepare(NEEDS[command])
         if command == "test":
             return test(python, arguments)
-        return {"demo": demo, "lint": lint, "browser-test": browser_test}[command](python)
+        return {"demo": demo, "lint": lint, "proof": proof, "browser-test": browser_test}[command](python)
     except setup.SetupError as error:
         setup.say(f"\n{error}")
         return 1

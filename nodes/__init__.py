@@ -10,6 +10,7 @@ class BokehExtension(ComfyExtension):
         from .adapter import BokehCondition, LoadBokehAdapter
         from .camera import BokehFromCamera
         from .colour import LabColorMatch
+        from .demo import LoadBokehDemoModel
         from .depth import BokehLoadDepth
         from .lens import BokehAperture, BokehFocus
         from .render import BokehMeRender
@@ -28,6 +29,7 @@ class BokehExtension(ComfyExtension):
             BokehLoadDepth,
             BokehFromCamera,
             BokehContactSheet,
+            LoadBokehDemoModel,
         ]
 
 

@@ -63,6 +63,14 @@ def _sweep_inputs() -> list[Any]:
                 "Every group samples the pivot again, so the result is the same."
             ),
         ),
+        io.Mask.Input(
+            "subject",
+            optional=True,
+            tooltip=(
+                "A mask inside which every target keeps the pivot's K, such as the subject's: K then acts on the rest "
+                "alone. Sample once, make the mask from the pivot's picture, and sample again with the same seed."
+            ),
+        ),
     ]
 
 
@@ -83,12 +91,13 @@ def _sweep(
     grounding_steps: int,
     grounded_branches: str,
     rows_per_batch: int,
+    subject: Any = None,
 ) -> Sweep:
     targets = parse_values(target_bokeh)
     warning = check_k_range([pivot_bokeh, *targets])
     if warning:
         say(warning, node_id)
-    return Sweep(pivot_bokeh, targets, grounding_steps, grounded_branches, rows_per_batch)
+    return Sweep(pivot_bokeh, targets, grounding_steps, grounded_branches, rows_per_batch, subject=subject)
 
 
 class GroundedSampler(io.ComfyNode):
@@ -149,6 +158,20 @@ class GroundedSampler(io.ComfyNode):
                     tooltip="1 makes a new picture; less keeps some of the latent that comes in.",
                 ),
                 *_sweep_inputs(),
+                io.Float.Input(
+                    "bokeh_guidance",
+                    default=0.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    round=0.01,
+                    optional=True,
+                    tooltip=(
+                        "A guidance scale of K alone, beside cfg: 2 makes the blur differ more between the targets. "
+                        "0, as in the paper: cfg guides prompt and K together. Takes half as long again, or for FLUX "
+                        "at cfg 1 twice as long."
+                    ),
+                ),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -173,11 +196,12 @@ class GroundedSampler(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         denoise: float,
+        bokeh_guidance: float = 0.0,
         **sweep: Any,
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
         pivot, targets = grounded_sample(
-            make_guider(model, positive, negative, cfg),
+            make_guider(model, positive, negative, cfg, bokeh_guidance or None),
             comfy.samplers.sampler_object(sampler_name),
             make_sigmas(model, sampler_name, scheduler, steps, denoise),
             latent_image,

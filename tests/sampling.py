@@ -77,12 +77,13 @@ class Sampling:
         scheduler: str = "simple",
         denoise: float = 1.0,
         prompts: Any = None,
+        bokeh_guidance: float = 0.0,
         **sweep: Any,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         positive, negative = prompts or (self.positive, self.negative)
         return self.pack.nodes.sampling.GroundedSampler.execute(
             model or self.model, positive, negative, latent or self.latent, seed, steps, cfg, sampler, scheduler,
-            denoise, **self.sweep(**sweep),
+            denoise, bokeh_guidance, **self.sweep(**sweep),
         ).result  # fmt: skip
 
     def advanced(

@@ -1,4 +1,4 @@
-"""The main job, as `python run.py demo` does it: the shipped workflow on the shipped photograph."""
+"""The main jobs, as `python run.py demo` does them: the shipped photograph blurred, and a generated sweep."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def part(cell: np.ndarray, across: tuple[float, float], down: tuple[float, float
     return cell[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
 
 
-def test_it_writes_a_contact_sheet_and_a_defocus_map(written: dict[str, Path]) -> None:
-    assert sorted(written) == ["photo_bokeh_defocus.png", "photo_bokeh_sheet.png"]
+def test_it_writes_two_contact_sheets_and_a_defocus_map(written: dict[str, Path]) -> None:
+    assert sorted(written) == ["generated_sweep.png", "photo_bokeh_defocus.png", "photo_bokeh_sheet.png"]
     with (
         Image.open(written["photo_bokeh_defocus.png"]) as image,
         Image.open(demo.ASSETS / "pug.jpg") as photo,
@@ -40,12 +40,22 @@ def test_it_writes_a_contact_sheet_and_a_defocus_map(written: dict[str, Path]) -
         assert image.size == photo.size
 
 
-def test_the_wall_blurs_with_k_and_the_face_stays(written: dict[str, Path]) -> None:
-    sheet = np.asarray(Image.open(written["photo_bokeh_sheet.png"]).convert("L"), dtype=np.float64)
+def cells_of(path: Path) -> list[np.ndarray]:
+    sheet = np.asarray(Image.open(path).convert("L"), dtype=np.float64)
     rows = [np.array_split(row, 3, axis=1) for row in np.array_split(sheet, 2)]
-    cells = [cell for row in rows for cell in row]
+    return [cell for row in rows for cell in row]
+
+
+def test_the_wall_blurs_with_k_and_the_face_stays(written: dict[str, Path]) -> None:
+    cells = cells_of(written["photo_bokeh_sheet.png"])
     walls = [detail(part(cell, (0.3, 0.8), (0.1, 0.35))) for cell in cells]
     faces = [detail(part(cell, (0.53, 0.6), (0.48, 0.58))) for cell in cells]
     assert all(sharper > softer for sharper, softer in pairwise(walls)), walls
     assert walls[-1] < 0.5 * walls[0]
     assert faces[-1] > 0.9 * faces[0]
+
+
+def test_the_generated_background_blurs_with_k_and_the_ball_stays(written: dict[str, Path]) -> None:
+    cells = cells_of(written["generated_sweep.png"])
+    backgrounds = [detail(part(cell, (0.05, 0.95), (0.05, 0.35))) for cell in cells]
+    assert backgrounds[-1] < 0.5 * backgrounds[0], backgrounds

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.cli import UsageError, main
-from trainer.fit.config import Fit, fixed_part
+from trainer.fit.config import Fit, fixed_part, record_for_others
 from trainer.fit.schema import describe_settings, differences, parse_settings, to_plain, to_yaml
 
 SD15 = """
@@ -174,3 +174,16 @@ def test_the_reference_names_every_setting(repo: Path) -> None:
         row = next((line for line in text.splitlines() if line.startswith(f"| `{key}` |")), None)
         assert row is not None, f"{key} is not in docs/train.md"
         assert default in row
+
+
+def test_an_adapter_tells_nothing_of_the_machine() -> None:
+    held = (
+        "out=/home/me/out",
+        "data.dataset=/data/my photographs/set",
+        r"base.vae=C:\\models\\vae.safetensors",
+    )
+    record = record_for_others(to_plain(read(SD15, *held).resolved()))
+    assert not {"out", "samples", "comfyui", "cache"} & set(record)
+    assert (record["data"]["dataset"], record["base"]["vae"]) == ("set", "vae.safetensors")
+    assert record["optimizer"] == to_plain(read(SD15).resolved())["optimizer"]
+    assert not [text for text in map(str, record.values()) if "/" in text.replace("//", "/")]

@@ -25,6 +25,7 @@ FOLDERS = {
     "LoadBokehAdapter": "models/bokeh",
 }
 WANTED = {
+    "generated_sweep_demo": {"LoadBokehDemoModel", "GroundedSampler", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_sd15": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_flux": {"GroundedSamplerAdvanced", "LabColorMatch", "BokehContactSheet"},
     "single_k_sd15": {"BokehCondition", "KSampler"},

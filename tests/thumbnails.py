@@ -1,4 +1,4 @@
-"""Thumbnails of the workflows that render: ``python -m tests.thumbnails [NAME ...]``.
+"""Thumbnails of the workflows that need no model of others: ``python -m tests.thumbnails [NAME ...]``.
 
 Runs each shipped workflow in a real server, as a user does, and lays parts of its pictures side by side in
 ``workflows/NAME.jpg``, 512 pixels square. To be run again whenever the renderer gives other pictures.
@@ -105,6 +105,12 @@ def video(found: Results) -> Image.Image:
     return quarters({name: square(frames[index], 0.5) for name, index in names.items()})
 
 
+def generated(found: Results) -> Image.Image:
+    frames = found["Large enough to be seen"]
+    names = {"K = 0": 0, "8": 2, "18": 4, "28": 5}
+    return quarters({name: square(frames[index], 0.5) for name, index in names.items()})
+
+
 MADE: dict[str, Callable[[Results], Image.Image]] = {
     "photo_rerendered_from_depth": photo,
     "portrait_whole_subject": portrait,
@@ -112,6 +118,7 @@ MADE: dict[str, Callable[[Results], Image.Image]] = {
     "aperture_series": series,
     "shaped_highlights": shapes,
     "video_focus_pull": video,
+    "generated_sweep_demo": generated,
 }
 
 

@@ -18,6 +18,8 @@ from ..errors import BokehError
 
 K_KEY = "bokeh_k"
 PIVOT_KEY = "bokeh_pivot"
+SUBJECT_KEY = "bokeh_subject"
+SUBJECT_K_KEY = "bokeh_subject_k"
 
 NEGATIVE_MODES = ("released (-30)", "same K", "none")
 """What the negative branch is told: the released code's K = -30, the same K, or no bokeh at all."""
@@ -27,7 +29,7 @@ NO_BOKEH = float("nan")
 
 
 class RowCondition(CONDRegular):
-    """One number per row of the latent batch.
+    """One number, or one mask, per row of the latent batch.
 
     The host would cycle or cut a list that does not fit the batch; this raises instead.
     """
@@ -41,7 +43,7 @@ class RowCondition(CONDRegular):
                 f"There are {count} {self.what} for a latent batch of {batch_size}. "
                 f"Give one for all, or one per picture ({batch_size})."
             )
-        return self.__class__(self.cond.repeat(batch_size // count))
+        return self.__class__(self.cond.repeat(batch_size // count, *[1] * (self.cond.ndim - 1)))
 
 
 class KCondition(RowCondition):
@@ -54,6 +56,12 @@ class PivotCondition(RowCondition):
     """Per row the row of its pivot in the same chunk, or -1. Float, as the host joins it with nothing else."""
 
     what = "pivot rows"
+
+
+class SubjectCondition(RowCondition):
+    """Per row a mask over the latent, ``[R, h, w]``: where K is that of ``bokeh_subject_k`` instead."""
+
+    what = "masks"
 
 
 def k_tensor(values: Sequence[float]) -> Tensor:

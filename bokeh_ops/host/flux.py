@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..attention import grounded_attention, grounded_bokeh_attention, merge_heads, split_heads
-from .call import Call, add_term
+from .call import Call, add_term, bokeh_terms
 from .models import HostModel
 
 
@@ -108,7 +108,11 @@ def _joint_attention(
             return run(q, k, v, **({**plain, "mask": mask}))
 
         out = grounded_attention(q, k, v, call.grounding, attend, mask, shared=False if chained else None)
-    for keys, values in call.terms.get(path, ()):
-        queries = q if q.ndim == 4 else split_heads(q, heads)
-        out = add_term(out, grounded_bokeh_attention(queries, keys, values, call.grounding))
+    queries = q if q.ndim == 4 else split_heads(q, heads)
+
+    def term_of(keys: Tensor, values: Tensor) -> Tensor:
+        return grounded_bokeh_attention(queries, keys, values, call.grounding)
+
+    for term in bokeh_terms(call, path, queries.shape[2], term_of):
+        out = add_term(out, term)
     return split_heads(out, heads) if keep_heads else out

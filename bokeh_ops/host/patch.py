@@ -20,8 +20,8 @@ from ..attention import Grounding
 from ..errors import BokehError
 from ..sweep import GroundingSchedule
 from . import flux, unet
-from .call import Call
-from .conditioning import K_KEY, PIVOT_KEY
+from .call import Call, Region, Terms
+from .conditioning import K_KEY, PIVOT_KEY, SUBJECT_K_KEY, SUBJECT_KEY
 from .models import HostModel
 from .notices import say
 
@@ -59,7 +59,7 @@ class BokehPatch:
         self.schedule = schedule
         self.node_id = node_id
         self._warned = False
-        self._terms: OrderedDict[Any, dict[str, list[tuple[Tensor, Tensor]]]] = OrderedDict()
+        self._terms: OrderedDict[Any, Terms] = OrderedDict()
 
     def __deepcopy__(self, memo: Any) -> BokehPatch:
         # Hosts deep-copy the options of a cloned model; the adapter's tensors are shared, never doubled.
@@ -79,12 +79,17 @@ class BokehPatch:
         """The APPLY_MODEL wrapper: ``(x, sigma, c_concat, c_crossattn, control, transformer_options, **conds)``."""
         k = kwargs.pop(K_KEY, None)
         pivots = kwargs.pop(PIVOT_KEY, None)
+        subject, subject_k = kwargs.pop(SUBJECT_KEY, None), kwargs.pop(SUBJECT_K_KEY, None)
         x, sigma = args[0], args[1]
         in_keywords = "transformer_options" in kwargs
         options = kwargs["transformer_options"] if in_keywords else args[5]
         call = self.prepare(x, sigma, k, pivots, len(options.get("cond_or_uncond") or [0]))
         if call is None:
             return executor(*args, **kwargs)
+        if call.terms and subject is not None:
+            text = kwargs["c_crossattn"] if "c_crossattn" in kwargs else args[3]
+            before = text.shape[1] if self.model.kind == "flux" else 0
+            call = replace(call, region=Region(self._project(subject_k, x), subject.to(x.device), before))
         install = flux.install if self.model.kind == "flux" else unet.install
         options = install(options, call, self.model)
         if in_keywords:
@@ -111,7 +116,7 @@ class BokehPatch:
             weight = self.schedule.weight(float(sigma.flatten()[0]))
         if pivots is not None and weight > 0:
             grounding = self._plan(pivots, x.shape[0], chunks, weight)
-        terms: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        terms: Terms = {}
         if self.adapters:
             if k is None:
                 self._warn_once()
@@ -144,7 +149,7 @@ class BokehPatch:
                 self.node_id,
             )
 
-    def _project(self, k: Tensor, x: Tensor) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    def _project(self, k: Tensor, x: Tensor) -> Terms:
         training = torch.is_grad_enabled() and any(
             p.requires_grad for laid in self.adapters for p in laid.adapter.parameters()
         )
@@ -161,8 +166,8 @@ class BokehPatch:
                 self._terms.popitem(last=False)
         return terms
 
-    def _fresh_terms(self, k: Tensor, device: torch.device) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        terms: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    def _fresh_terms(self, k: Tensor, device: torch.device) -> Terms:
+        terms: Terms = {}
         for laid in self.adapters:
             strength = laid.strength * laid.adapter.config.bokeh_scale
             for path, (keys, values) in laid.adapter.project(k).items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_management
@@ -18,11 +18,22 @@ import latent_preview
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
+from torch.nn import functional
 
 from ..adapter import K_RELEASED_NEGATIVE
 from ..errors import BokehError
 from ..sweep import GroundingSchedule, SweepRows, mosaic, resolve_grounding_steps, target_groups
-from .conditioning import K_KEY, PIVOT_KEY, KCondition, PivotCondition, k_tensor
+from .conditioning import (
+    K_KEY,
+    PIVOT_KEY,
+    SUBJECT_K_KEY,
+    SUBJECT_KEY,
+    KCondition,
+    PivotCondition,
+    SubjectCondition,
+    k_tensor,
+    with_k,
+)
 from .models import describe
 from .noise import sampler_is_unknown, share_noise
 from .notices import say
@@ -48,6 +59,9 @@ class Sweep:
         branches: one of :data:`BRANCHES`.
         rows_per_batch: most rows (pivots included) in one batch; 0 puts all into one.
         fading_steps: how many of the grounded steps fade out (:class:`~bokeh_ops.sweep.GroundingSchedule`).
+        subject: MASK ``[1 or P, H, W]``, 0..1, of any size: inside it the bokeh attention of every target is the
+            pivot's, so that K acts on the rest alone (ours; with one bokeh token eq. 10 adds the same to every
+            place). None: K acts everywhere.
     """
 
     pivot_k: float
@@ -56,6 +70,7 @@ class Sweep:
     branches: str = BRANCHES[0]
     rows_per_batch: int = 0
     fading_steps: int = 0
+    subject: Tensor | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not len(self.target_k):
@@ -66,8 +81,26 @@ class Sweep:
             )
 
 
-def make_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
-    """The host's plain classifier-free guidance."""
+def make_guider(
+    model: Any, positive: Any, negative: Any, cfg: float, bokeh_guidance: float | None = None
+) -> Any:
+    """The host's classifier-free guidance.
+
+    Args:
+        model: a MODEL.
+        positive, negative: CONDITIONING.
+        cfg: its scale.
+        bokeh_guidance: None guides K and prompt together, as the paper does. A number is a scale of K alone (ours):
+            ``e(negative) + cfg (e(prompt, -30) - e(negative)) + bokeh_guidance (e(prompt, K) - e(prompt, -30))``.
+    """
+    if bokeh_guidance is not None:
+        # Here, as the host's extra nodes are loaded with the server and not with its library.
+        from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+        guider = Guider_DualCFG(model)
+        guider.set_conds(positive, with_k(positive, [K_RELEASED_NEGATIVE]), negative)
+        guider.set_cfg(bokeh_guidance, cfg)
+        return guider
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
@@ -131,6 +164,8 @@ def grounded_sample(
             "denoising can be grounded. Connect sigmas that fall, or set grounding_steps to 0."
         )
     _say_what_does_nothing(patcher, sweep, grounded_steps, node_id)
+    if sweep.subject is not None:
+        sweep = replace(sweep, subject=_subject_over(sweep.subject, samples))
     latent = {**latent, "samples": samples}
     mask = latent.get("noise_mask")
     if mask is not None and mask.ndim > 2 and mask.shape[0] not in (1, pictures):
@@ -185,6 +220,18 @@ def grounded_sample(
         waiting = waiting[len(group) :]
     assert pivot is not None
     return {**latent, "samples": pivot}, _result(latent, torch.cat(done), sweep)
+
+
+def _subject_over(subject: Tensor, samples: Tensor) -> Tensor:
+    """The subject's mask at the places of a latent, ``[1 or P, h, w]``."""
+    mask = subject[None] if subject.ndim == 2 else subject
+    if mask.ndim != 3 or mask.shape[0] not in (1, samples.shape[0]):
+        raise BokehError(
+            f"The subject's mask has the shape {tuple(subject.shape)} for {samples.shape[0]} pictures; connect one "
+            "mask, or one per picture."
+        )
+    size = tuple(samples.shape[-2:])
+    return functional.interpolate(mask[:, None].float(), size, mode="area")[:, 0].clamp(0, 1)
 
 
 def _say_what_does_nothing(patcher: Any, sweep: Sweep, grounded_steps: int, node_id: str | None) -> None:
@@ -273,7 +320,9 @@ def prepare_guider(
     )
     guider.original_conds = {
         name: [
-            _with_rows(cond, name, rows, k, grounded="negative" not in name or sweep.branches == BRANCHES[1])
+            _with_rows(
+                cond, name, rows, k, "negative" not in name or sweep.branches == BRANCHES[1], sweep.subject
+            )
             for cond in conds
         ]
         for name, conds in guider.original_conds.items()
@@ -321,9 +370,14 @@ def _announce_memory(rows: SweepRows) -> Callable[..., Any]:
 
 
 def _with_rows(
-    cond: dict[str, Any], name: str, rows: SweepRows, k: Sequence[float], grounded: bool
+    cond: dict[str, Any],
+    name: str,
+    rows: SweepRows,
+    k: Sequence[float],
+    grounded: bool,
+    subject: Tensor | None = None,
 ) -> dict[str, Any]:
-    """A condition with one K and one pivot per row.
+    """A condition with one K and one pivot per row, and where there is a subject its mask and the K inside it.
 
     A branch that is not the positive keeps the K it was given where that does not follow the positive's (-30, or
     no bokeh at all); a negative one gets the released -30 where it was given none.
@@ -338,6 +392,10 @@ def _with_rows(
         conds[K_KEY] = KCondition(given.cond[:1].repeat(rows.total))
     pivots = rows.pivots() if grounded else [-1] * rows.total
     conds[PIVOT_KEY] = PivotCondition(torch.tensor(pivots, dtype=torch.float32))
+    if subject is not None:
+        inside = conds[K_KEY].cond[: rows.pictures].repeat(rows.roles)
+        conds[SUBJECT_K_KEY] = KCondition(inside)
+        conds[SUBJECT_KEY] = SubjectCondition(rows.tile(subject.expand(rows.pictures, -1, -1)))
     # What inpainting models see of the picture: the host stretches it to the batch instead of tiling it.
     pictures = {
         key: rows.tile(cond[key])

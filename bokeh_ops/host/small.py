@@ -188,13 +188,11 @@ def sample_texts(
     cfg: float,
     sampler: str,
     scheduler: str,
-    shared_noise: bool = False,
 ) -> Tensor:
     """A picture of each text with the host's ordinary sampler, ``[N, H, W, 3]``, 0..1.
 
     Args:
         size: width and height in pixels.
-        shared_noise: all start from the same noise.
     """
     rows = []
     for text in texts:
@@ -212,8 +210,6 @@ def sample_texts(
     patch = model.codec.patch
     blank = torch.zeros(len(texts), model.codec.channels, size[1] // patch, size[0] // patch)
     noise = comfy.sample.prepare_noise(blank, seed)
-    if shared_noise:
-        noise = noise[:1].expand_as(noise).clone()
     found = comfy.sample.sample(
         model.patcher,
         noise,

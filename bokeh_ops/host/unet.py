@@ -22,7 +22,7 @@ from ..attention import (
     split_heads,
 )
 from ..errors import BokehError
-from .call import Call, add_term
+from .call import Call, add_term, bokeh_terms
 from .models import HostModel
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
@@ -38,7 +38,7 @@ def install(options: dict[str, Any], call: Call, model: HostModel) -> dict[str, 
             table[slot] = _self_attention(call, _previous(table, slot))
         if f"{path}.attn2" in call.terms:
             table = replacements.setdefault("attn2", {})
-            table[slot] = _cross_attention(call.terms[f"{path}.attn2"], _previous(table, slot))
+            table[slot] = _cross_attention(call, f"{path}.attn2", _previous(table, slot))
     options["patches_replace"] = replacements
     return options
 
@@ -123,16 +123,20 @@ def _chained_self_attention(
     return out
 
 
-def _cross_attention(terms: list[tuple[Tensor, Tensor]], previous: Replacement | None) -> Replacement:
+def _cross_attention(call: Call, path: str, previous: Replacement | None) -> Replacement:
     def attention(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
         out = previous(q, k, v, extra) if previous is not None else host_attention(q, k, v, extra)
-        for keys, values in terms:
+
+        def attend(keys: Tensor, values: Tensor) -> Tensor:
             if values.shape[0] != out.shape[0]:
                 raise BokehError(
                     f"Bokeh cross-attention was prepared for {values.shape[0]} rows but the model's attention has "
                     f"{out.shape[0]}. Another extension splits or merges the batch inside the model; remove it."
                 )
-            out = add_term(out, bokeh_attention(split_heads(q, extra["n_heads"]), keys, values))
+            return bokeh_attention(split_heads(q, extra["n_heads"]), keys, values)
+
+        for term in bokeh_terms(call, path, q.shape[1], attend):
+            out = add_term(out, term)
         return out
 
     return attention

@@ -1,4 +1,4 @@
-"""The main job: the shipped workflow on the shipped photograph, in a real ComfyUI server.
+"""The main jobs, in a real ComfyUI server: the shipped photograph blurred by its depth, and a generated sweep.
 
     python run.py demo
 
@@ -18,7 +18,9 @@ from .server import ComfyServer, PromptError, ServerError
 from .setup import ROOT, SetupError, say
 from .workflow import to_api
 
-WORKFLOW = ROOT / "workflows" / "photo_rerendered_from_depth.json"
+WORKFLOWS = [
+    ROOT / "workflows" / f"{name}.json" for name in ("photo_rerendered_from_depth", "generated_sweep_demo")
+]
 ASSETS = ROOT / "workflows" / "assets"
 OUTPUT = ROOT / "output"
 
@@ -33,7 +35,7 @@ def main() -> int:
     except ServerError as error:
         say(f"\n{error}")
     except (PromptError, SetupError, ValueError, OSError) as error:
-        say(f"\nThe workflow could not be run. {error}")
+        say(f"\nThe workflows could not be run. {error}")
     else:
         say("\nWritten:")
         for path, what in written.items():
@@ -43,22 +45,23 @@ def main() -> int:
 
 
 def run(server: ComfyServer, output: Path) -> dict[Path, str]:
-    """Run the workflow on a running server; the pictures it wrote, each with its node's title."""
+    """Run the workflows on a running server; the pictures they wrote, each with its node's title."""
     for path in sorted(ASSETS.iterdir()):
         if path.suffix in {".jpg", ".png"}:
             say(f"Uploading {server.upload_image(path)}")
-    prompt = to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
-    say(f"Running {WORKFLOW.relative_to(ROOT)}")
-    done = server.wait(server.queue(prompt), timeout=3600, on_event=_Progress(prompt))
-    say(f"Done in {done.seconds:.1f} s")
     output.mkdir(exist_ok=True)
     written = {}
-    for node in sorted(done.outputs):
-        for image in done.images(node):
-            if image["type"] == "output":  # not a preview
-                path = output / re.sub(r"_\d+_(?=\.\w+$)", "", image["filename"])
-                path.write_bytes(server.view(**image))
-                written[path] = prompt[node]["_meta"]["title"]
+    for workflow in WORKFLOWS:
+        prompt = to_api(json.loads(workflow.read_text(encoding="utf-8")), server.object_info())
+        say(f"Running {workflow.relative_to(ROOT)}")
+        done = server.wait(server.queue(prompt), timeout=3600, on_event=_Progress(prompt))
+        say(f"Done in {done.seconds:.1f} s")
+        for node in sorted(done.outputs):
+            for image in done.images(node):
+                if image["type"] == "output":  # not a preview
+                    path = output / re.sub(r"_\d+_(?=\.\w+$)", "", image["filename"])
+                    path.write_bytes(server.view(**image))
+                    written[path] = prompt[node]["_meta"]["title"]
     return written
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any, Literal
 
 from trainer.cli import UsageError
@@ -288,3 +289,28 @@ def fixed_part(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("optimizer", {}).get("schedule") == "constant":
         kept.pop("steps", None)
     return kept
+
+
+FILES = {
+    "base": ("checkpoint", "diffusion_model", "text_encoders", "vae"),
+    "data": ("dataset", "pairs"),
+    "adapter": ("init",),
+}
+"""Settings that name files or folders of the machine."""
+
+
+def record_for_others(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How an adapter was made, to be kept in its file: what determines what is learnt, and of paths the last name.
+
+    Adapters are passed on, and folders of the machine that trained them are nobody's business.
+    """
+
+    def last(value: Any) -> Any:
+        if isinstance(value, str):
+            return PurePath(value.replace("\\", "/")).name
+        return [last(each) for each in value] if isinstance(value, list) else value
+
+    record = fixed_part(settings)
+    for part, names in FILES.items():
+        record[part] = {key: last(value) if key in names else value for key, value in record[part].items()}
+    return record

@@ -24,7 +24,7 @@ from bokeh_ops.formats import write_adapter
 from trainer.fit import checkpoint
 from trainer.fit.build import clip_gradients, learning_rate
 from trainer.fit.cache import Store, Texts
-from trainer.fit.config import Fit
+from trainer.fit.config import Fit, record_for_others
 from trainer.fit.data import Fed, Feeder
 from trainer.fit.files import WRITE_ERRORS, replace_text, unwritable
 from trainer.fit.log import Log, describe_rows
@@ -247,7 +247,8 @@ def trained_adapter(run: Run) -> BokehAdapter:
 
 
 def _made(run: Run) -> dict[str, Any]:
-    return {"steps": run.state.step, "settings": to_plain(run.settings), **run.identities}
+    settings = record_for_others(to_plain(run.settings))
+    return {"steps": run.state.step, "settings": settings, **run.identities}
 
 
 def _save(run: Run) -> None:

@@ -19,7 +19,7 @@ from trainer.world.mask import MainThing
 from trainer.world.sheet import write_rows
 from trainer.world.sweeps import Variant, held_out, write_reference, write_sweeps
 
-STEPS = 30
+STEPS = 20
 SHOWN = 8
 """Scenes on the sheet of a variant."""
 MAIN = "both"
@@ -50,8 +50,9 @@ def variants(names: Sequence[str]) -> dict[str, tuple[str | None, Variant]]:
     """
     usual = Variant(steps=STEPS)
     found: dict[str, tuple[str | None, Variant]] = {
-        # Table 1: what is added one after the other.
-        "words": (None, replace(usual, control="words")),
+        # Table 1: what is added one after the other; and what grounding does where words are what changes.
+        "words": (None, replace(usual, control="words", grounding=0)),
+        "words, grounded": (None, replace(usual, control="words")),
         "cross-attention": (MAIN, replace(usual, grounding=0)),
         "grounded": (MAIN, usual),
         "grounded, colours": (MAIN, replace(usual, colours=True)),
@@ -64,10 +65,13 @@ def variants(names: Sequence[str]) -> dict[str, tuple[str | None, Variant]]:
     for k in (4.0, 26.0):
         found[f"pivot {k:g}"] = (MAIN, replace(usual, pivot=k))
     # Beyond the paper.
-    found["fading over 18"] = (MAIN, replace(usual, fading=1.0))
-    found["fading over 30"] = (MAIN, replace(usual, grounding=STEPS, fading=1.0))
-    for scale in (1.5, 2.0, 3.0):
-        found[f"K guidance {scale:g}"] = (MAIN, replace(usual, k_guidance=scale))
+    found["fading"] = (MAIN, replace(usual, grounding=STEPS, fading=1.0))
+    guided = replace(usual, bokeh_guidance=2.0)
+    found["K guidance 2, not grounded"] = (MAIN, replace(guided, grounding=0))
+    found["K guidance 2"] = (MAIN, guided)
+    found["subject, not grounded"] = (MAIN, replace(usual, subject=True, grounding=0))
+    found["subject"] = (MAIN, replace(usual, subject=True))
+    found["subject, K guidance 2"] = (MAIN, replace(guided, subject=True))
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,9 +46,10 @@ class Variant:
         colours: match the pictures' colours to the pivot's: mean and deviation, eq. 13.
         cfg: classifier-free guidance; None is the architecture's own (SD1.5: 3, FLUX: 1).
         strength: of the adapter.
-        k_guidance: a guidance scale of K alone, beside that of the caption: the estimate moves away from that at the
-            negative K (-30), with the same caption, by so much more. None: K is guided with the caption.
+        bokeh_guidance: a guidance scale of K alone (:func:`~bokeh_ops.host.sampling.make_guider`); None guides K with
+            the caption.
         fading: share of the grounded steps, the last ones, over which grounding fades out.
+        subject: K acts outside the main thing alone; the thing is found in the pivot, which is sampled first.
         steps: sampling steps.
         sampler: of the host; None is ``dpmpp_2m`` for SD1.5, ``euler`` for FLUX.
         scheduler: of the host.
@@ -62,8 +63,9 @@ class Variant:
     colours: bool = False
     cfg: float | None = None
     strength: float = 1.0
-    k_guidance: float | None = None
+    bokeh_guidance: float | None = None
     fading: float = 0.0
+    subject: bool = False
     steps: int = 30
     sampler: str | None = None
     scheduler: str = "simple"
@@ -127,8 +129,7 @@ def write_sweeps(
         if plain is not None:
             pivot, pictures = _read(plain / f"scene{seed}", variant.ks)
         else:
-            sample = _by_words if variant.control == "words" else _grounded
-            pivot, pictures = sample(model, patcher, seed, variant)
+            pivot, pictures = _sample(model, patcher, seed, variant, network)
         if variant.colours:
             pictures = match_lab(pictures, pivot[None], "mean and deviation")
         focus = inside(network.mask(pivot.movedim(-1, 0)[None])[0])
@@ -189,7 +190,9 @@ def _blank(model: Any) -> Tensor:
 
 
 @torch.no_grad()
-def _grounded(model: Any, patcher: Any, seed: int, variant: Variant) -> tuple[Tensor, Tensor]:
+def _sample(
+    model: Any, patcher: Any, seed: int, variant: Variant, network: MainThing
+) -> tuple[Tensor, Tensor]:
     import comfy.samplers
 
     from bokeh_ops.host.sampling import Sweep, grounded_sample, make_sigmas
@@ -198,43 +201,37 @@ def _grounded(model: Any, patcher: Any, seed: int, variant: Variant) -> tuple[Te
 
     _, sampler = _usual(model, variant)
     fading = round(variant.fading * resolve_grounding_steps(variant.grounding, variant.steps))
-    pivot, targets = grounded_sample(
-        _guider(model, patcher, caption(draw_scene(seed)), variant),
-        comfy.samplers.sampler_object(sampler),
-        make_sigmas(patcher, sampler, variant.scheduler, variant.steps, 1.0),
-        {"samples": _blank(model)},
-        noise_of(seed),
-        seed,
-        Sweep(variant.pivot, variant.ks, variant.grounding, variant.branches, fading_steps=fading),
-    )
-    return model.decode(pivot["samples"])[0], model.decode(targets["samples"])
+    sweep = Sweep(variant.pivot, variant.ks, variant.grounding, variant.branches, fading_steps=fading)
+
+    def sample(sweep: Sweep) -> tuple[Tensor, Tensor]:
+        pivot, targets = grounded_sample(
+            _guider(model, patcher, _texts(seed, variant), variant),
+            comfy.samplers.sampler_object(sampler),
+            make_sigmas(patcher, sampler, variant.scheduler, variant.steps, 1.0),
+            {"samples": _blank(model)},
+            noise_of(seed),
+            seed,
+            sweep,
+        )
+        return model.decode(pivot["samples"])[0], model.decode(targets["samples"])
+
+    if variant.subject:
+        pivot, _ = sample(replace(sweep, target_k=sweep.target_k[:1]))
+        sweep = replace(sweep, subject=network.mask(pivot.movedim(-1, 0)[None])[0].float())
+    return sample(sweep)
 
 
-def _guider(model: Any, patcher: Any, text: str, variant: Variant) -> Any:
-    from bokeh_ops.adapter import K_RELEASED_NEGATIVE
-    from bokeh_ops.host.conditioning import with_k
+def _texts(seed: int, variant: Variant) -> list[str]:
+    """The caption; where words are to control, one for the pivot and each target, with what they say of blur."""
+    text = caption(draw_scene(seed))
+    if variant.control == "adapter":
+        return [text]
+    return [f"{text} {blur_words(k)}" for k in (variant.pivot, *variant.ks)]
+
+
+def _guider(model: Any, patcher: Any, texts: Sequence[str], variant: Variant) -> Any:
     from bokeh_ops.host.sampling import make_guider
 
     cfg, _ = _usual(model, variant)
-    positive, negative = _conditioning(model, [text]), _conditioning(model, [""])
-    if variant.k_guidance is None:
-        return make_guider(patcher, positive, negative, cfg)
-    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-
-    guider = Guider_DualCFG(patcher)
-    guider.set_conds(positive, with_k(positive, [K_RELEASED_NEGATIVE]), negative)
-    guider.set_cfg(variant.k_guidance, cfg)
-    return guider
-
-
-def _by_words(model: Any, patcher: Any, seed: int, variant: Variant) -> tuple[Tensor, Tensor]:
-    """The same noise for every picture, and K only in what the caption says of the background."""
-    from bokeh_ops.host.small import sample_texts
-
-    cfg, sampler = _usual(model, variant)
-    text = caption(draw_scene(seed))
-    texts = [f"{text} {blur_words(k)}" for k in (variant.pivot, *variant.ks)]
-    found = sample_texts(
-        model, texts, seed, (SIDE, SIDE), variant.steps, cfg, sampler, variant.scheduler, shared_noise=True
-    )
-    return found[0], found[1:]
+    positive, negative = _conditioning(model, texts), _conditioning(model, [""])
+    return make_guider(patcher, positive, negative, cfg, variant.bokeh_guidance)

@@ -1,0 +1,113 @@
+# ruff: noqa: F811 (fixtures)
+"""Beyond the paper: a subject that keeps the pivot's K, and a guidance scale of K alone."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from tests import models
+from tests.models import one_thread, relative  # noqa: F401
+from tests.sampling import Sampling, adapter, base, kind, model, s, unloaded  # noqa: F401
+
+K = "14, 2, 26"
+
+
+def test_a_subject_that_is_nowhere_changes_nothing(s: Sampling) -> None:
+    pivot, targets = s.grounded(target_bokeh=K)
+    same_pivot, same = s.grounded(target_bokeh=K, subject=torch.zeros(1, 50, 70))
+    assert relative(same_pivot["samples"], pivot["samples"]) < 1e-6
+    assert relative(same["samples"], targets["samples"]) < 1e-6
+
+
+@pytest.mark.parametrize("grounding", [0, 4])
+def test_a_subject_that_is_everywhere_leaves_the_pivot(s: Sampling, grounding: int) -> None:
+    pivot, targets = s.grounded(target_bokeh=K, grounding_steps=grounding, subject=torch.ones(1, 64, 64))
+    for target in targets["samples"]:
+        assert relative(target[None], pivot["samples"]) < 1e-5
+    assert relative(pivot["samples"], s.alone()) < 1e-5
+
+
+def test_a_half_is_neither(s: Sampling) -> None:
+    mask = torch.zeros(1, 64, 64)
+    mask[..., :32] = 1
+    pivot, without = s.grounded(target_bokeh="2", grounding_steps=0)
+    _, half = s.grounded(target_bokeh="2", grounding_steps=0, subject=mask)
+    left, right = slice(0, 4), slice(-4, None)
+    change = (half["samples"] - pivot["samples"]).abs()
+    assert change[..., right].mean() > 1.2 * change[..., left].mean()
+    assert relative(half["samples"], without["samples"]) > 1e-3
+
+
+def test_every_picture_of_a_batch_has_its_own_mask(s: Sampling) -> None:
+    latent = {**s.latent, "samples": s.latent["samples"].repeat(2, 1, 1, 1)}
+    masks = torch.stack([torch.ones(64, 64), torch.zeros(64, 64)])
+    pivot, targets = s.grounded(latent=latent, target_bokeh="2, 26", grounding_steps=0, subject=masks)
+    _, without = s.grounded(latent=latent, target_bokeh="2, 26", grounding_steps=0)
+    for row in (0, 2):
+        assert relative(targets["samples"][row], pivot["samples"][0]) < 1e-5
+        assert relative(targets["samples"][row + 1], without["samples"][row + 1]) < 1e-5
+    with pytest.raises(Exception, match=r"shape \(3, 64, 64\) for 2 pictures"):
+        s.grounded(latent=latent, target_bokeh="2", subject=torch.ones(3, 64, 64))
+
+
+def test_groups_give_the_same(s: Sampling) -> None:
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 20:50, 10:40] = 1
+    _, at_once = s.grounded(target_bokeh=K, subject=mask)
+    _, in_groups = s.grounded(target_bokeh=K, subject=mask, rows_per_batch=2)
+    assert relative(in_groups["samples"], at_once["samples"]) < 1e-5
+
+
+def test_the_share_of_every_token(pack: ModuleType) -> None:
+    region = pack.bokeh_ops.host.call.Region
+    mask = torch.zeros(2, 5, 6)
+    mask[1, :, :3] = 1
+    assert region({}, mask).share(30)[1, :, 0].reshape(5, 6).equal(mask[1])
+    halves = region({}, mask).share(9)[1, :, 0].reshape(3, 3)
+    assert halves.tolist() == [[1.0, 0.5, 0.0]] * 3
+    # FLUX: text first, patches of 2 x 2, and then other pictures.
+    joint = region({}, mask, before=4).share(4 + 9 + 7)[1, :, 0]
+    assert joint.tolist() == [0.5] * 4 + [1.0, 0.5, 0.0] * 3 + [0.0] * 7
+    with pytest.raises(Exception, match="11 tokens, which fit no halving of a latent of 5 x 6"):
+        region({}, mask).share(11)
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_term_is_that_of_the_place(pack: ModuleType, tokens: int) -> None:
+    """Against eq. 10 written out, for each place with the K that is meant there."""
+    call, attention = pack.bokeh_ops.host.call, pack.bokeh_ops.attention
+    q = models.randn(1, 2, 4, 8, seed=1)
+    outside, inside = (
+        tuple(models.randn(1, tokens, 16, seed=seed + part) for part in (0, 1)) for seed in (2, 4)
+    )
+    mask = torch.tensor([[[1.0, 0.0], [0.0, 0.25]]])
+    planned = call.Call({"x": [outside]}, None, call.Region({"x": [inside]}, mask))
+    (term,) = call.bokeh_terms(planned, "x", 4, lambda k, v: attention.bokeh_attention(q, k, v))
+
+    def written_out(pair: Any) -> torch.Tensor:
+        keys, values = (part.reshape(tokens, 2, 8).movedim(1, 0) for part in pair)
+        return (torch.softmax(q[0] @ keys.mT / 8**0.5, -1) @ values).movedim(0, 1).reshape(4, 16)
+
+    share = mask.reshape(4, 1)
+    wanted = share * written_out(inside) + (1 - share) * written_out(outside)
+    assert relative(term[0], wanted) < 1e-5
+
+
+def test_k_has_a_guidance_scale_of_its_own(pack: ModuleType, s: Sampling) -> None:
+    """As the host's dual guider gives, with Bokeh Condition's -30 for the same prompt."""
+    from comfy_extras.nodes_custom_sampler import DualCFGGuider
+
+    condition = pack.nodes.adapter.BokehCondition
+    _, middle = condition.execute(s.positive, s.positive, 14.0, "released (-30)").result
+    guider = models.call(DualCFGGuider, s.model, s.positive, middle, s.negative, 2.5, 2.0, "regular")
+    _, by_hand = s.advanced(guider)
+    pivot, targets = s.grounded(bokeh_guidance=2.5, scheduler="simple")
+    assert relative(targets["samples"], by_hand["samples"]) < 1e-5
+    assert relative(targets["samples"], s.grounded()[1]["samples"]) > 1e-3
+    _, off = s.grounded(bokeh_guidance=0.0)
+    assert relative(off["samples"], s.grounded()[1]["samples"]) < 1e-6
+    assert relative(targets["samples"][:1], pivot["samples"]) < 1e-5
