@@ -107,13 +107,25 @@ def test_k_has_a_guidance_scale_of_its_own(base: Any, tmp_path: Path) -> None:
     made = adapter(base)
     found = {}
     for name, scale in (("with the caption", None), ("alone", 1.0), ("more", 30.0)):
-        variant = Variant(steps=3, k_guidance=scale)
+        variant = Variant(steps=3, bokeh_guidance=scale)
         write_sweeps(tmp_path / name, base, made, held_out(1), variant, KNOWN)
         (sweep,) = find_sweeps(tmp_path / name)
         found[name] = torch.stack(sweep.load())
     # Without guidance by the caption (FLUX), a scale of 1 leaves the estimate as it is, but for the files' 8 bits.
     assert float((found["alone"] - found["with the caption"]).abs().max()) <= 1.01 / 255
     assert float((found["more"] - found["alone"]).abs().max()) > 0.02
+
+
+def test_the_subject_is_what_is_found_in_the_pivot(base: Any, tmp_path: Path) -> None:
+    made = adapter(base)
+    for name, kept in (("whole", False), ("kept", True)):
+        variant = Variant(steps=3, grounding=0, subject=kept)
+        write_sweeps(tmp_path / name, base, made, held_out(1), variant, KNOWN)
+    (whole,), (kept,) = find_sweeps(tmp_path / "whole"), find_sweeps(tmp_path / "kept")
+    assert whole.pivot is not None
+    assert kept.pivot is not None
+    assert torch.equal(whole.load_pivot(), kept.load_pivot())
+    assert measure_sweep(kept)["focus_dE"] < 0.8 * measure_sweep(whole)["focus_dE"]
 
 
 def test_words_share_the_noise_and_say_something_of_blur(base: Any, tmp_path: Path) -> None:
@@ -143,8 +155,7 @@ def test_the_experiment_is_a_table(base: Any, tmp_path: Path, monkeypatch: pytes
     def no_sampling(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("trainer.world.sweeps._grounded", no_sampling)
-    monkeypatch.setattr("trainer.world.sweeps._by_words", no_sampling)
+    monkeypatch.setattr("trainer.world.sweeps._sample", no_sampling)
     assert str(experiment.run(tmp_path / "out", base, made, KNOWN, None, 2, chosen)) == str(table)
     # One alone: the others stay in the table.
     assert list(
@@ -152,6 +163,9 @@ def test_the_experiment_is_a_table(base: Any, tmp_path: Path, monkeypatch: pytes
     ) == list(table)
     with Image.open(tmp_path / "out" / "sheets" / "pivot-4.png") as sheet:
         assert sheet.width > 6 * 3 * 64  # the pivot and five K
+    (tmp_path / "out" / "figures.json").write_text('{"scenes": 2}')
+    with pytest.raises(BokehError, match=r"figures\.json is not what this command wrote .* Delete it"):
+        experiment.run(tmp_path / "out", base, made, KNOWN, None, 2, chosen)
 
 
 def test_the_mask_of_the_main_thing_can_be_learnt(pack: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bokeh_ops.errors import BokehError
 from bokeh_ops.values import format_value
 from trainer.evaluate.sweep_measures import measure_sweep
 from trainer.evaluate.sweeps import find_sweeps, match_reference
@@ -58,6 +59,11 @@ def variants(names: Sequence[str]) -> dict[str, tuple[str | None, Variant]]:
         "grounded, colours": (MAIN, replace(usual, colours=True)),
         # Table 3: data, grounded steps, pivots; and which branches are grounded, which the paper leaves open.
         **{f"adapter {name}": (name, usual) for name in names if name != MAIN},
+        **{
+            f"adapter {name}, not grounded": (name, replace(usual, grounding=0))
+            for name in names
+            if name != MAIN
+        },
         "grounded, both branches": (MAIN, replace(usual, branches="positive and negative")),
     }
     for share in (0.2, 0.4, 0.8, 1.0):
@@ -123,13 +129,21 @@ def run(
 
 def _figures(path: Path, scenes: int) -> dict[str, dict[str, Interval]]:
     """What was measured before, of as many scenes."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if content.get("scenes") != scenes:
+    if not path.is_file():
         return {}
-    return {
-        name: {figure: Interval(*cell) for figure, cell in cells.items()}
-        for name, cells in content["variants"].items()
-    }
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["scenes"] != scenes:
+            return {}
+        return {
+            name: {figure: Interval(*cell) for figure, cell in cells.items()}
+            for name, cells in content["variants"].items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BokehError(
+            f"{path} is not what this command wrote there ({error}). Delete it: the sweeps beside it are kept, and "
+            "are measured again."
+        ) from error
 
 
 def write_sweep_sheet(path: Path, folder: Path, seeds: Sequence[int]) -> None:
