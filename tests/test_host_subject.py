@@ -11,7 +11,7 @@ import torch
 
 from tests import models
 from tests.models import one_thread, relative  # noqa: F401
-from tests.sampling import Sampling, adapter, base, kind, model, s, unloaded  # noqa: F401
+from tests.sampling import Sampling, adapter, base, kind, model, s, said, unloaded  # noqa: F401
 
 K = "14, 2, 26"
 
@@ -52,6 +52,13 @@ def test_every_picture_of_a_batch_has_its_own_mask(s: Sampling) -> None:
         assert relative(targets["samples"][row + 1], without["samples"][row + 1]) < 1e-5
     with pytest.raises(Exception, match=r"shape \(3, 64, 64\) for 2 pictures"):
         s.grounded(latent=latent, target_bokeh="2", subject=torch.ones(3, 64, 64))
+
+
+def test_a_mask_of_another_shape_is_told(s: Sampling, said: Any) -> None:
+    s.grounded(target_bokeh="2", subject=torch.ones(1, 64, 66))
+    assert not any("stretched" in text for text in said())
+    s.grounded(target_bokeh="2", subject=torch.ones(1, 50, 70))
+    assert any("70 x 50, another shape than the picture" in text for text in said())
 
 
 def test_groups_give_the_same(s: Sampling) -> None:

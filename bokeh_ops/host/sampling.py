@@ -165,7 +165,7 @@ def grounded_sample(
         )
     _say_what_does_nothing(patcher, sweep, grounded_steps, node_id)
     if sweep.subject is not None:
-        sweep = replace(sweep, subject=_subject_over(sweep.subject, samples))
+        sweep = replace(sweep, subject=_subject_over(sweep.subject, samples, node_id))
     latent = {**latent, "samples": samples}
     mask = latent.get("noise_mask")
     if mask is not None and mask.ndim > 2 and mask.shape[0] not in (1, pictures):
@@ -222,7 +222,7 @@ def grounded_sample(
     return {**latent, "samples": pivot}, _result(latent, torch.cat(done), sweep)
 
 
-def _subject_over(subject: Tensor, samples: Tensor) -> Tensor:
+def _subject_over(subject: Tensor, samples: Tensor, node_id: str | None) -> Tensor:
     """The subject's mask at the places of a latent, ``[1 or P, h, w]``."""
     mask = subject[None] if subject.ndim == 2 else subject
     if mask.ndim != 3 or mask.shape[0] not in (1, samples.shape[0]):
@@ -231,6 +231,13 @@ def _subject_over(subject: Tensor, samples: Tensor) -> Tensor:
             "mask, or one per picture."
         )
     size = tuple(samples.shape[-2:])
+    stretch = mask.shape[-1] / mask.shape[-2] / (size[1] / size[0])
+    if not 0.95 < stretch < 1.05:
+        say(
+            f"the subject's mask is {mask.shape[-1]} x {mask.shape[-2]}, another shape than the picture, and is "
+            "stretched over it; make it from the pivot's picture.",
+            node_id,
+        )
     return functional.interpolate(mask[:, None].float(), size, mode="area")[:, 0].clamp(0, 1)
 
 
