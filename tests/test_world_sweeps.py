@@ -98,7 +98,9 @@ def test_sweeps_are_sampled_once(base: Any, tmp_path: Path) -> None:
 def test_colours_are_those_of_the_pivot(base: Any, tmp_path: Path) -> None:
     made = adapter(base)
     write_sweeps(tmp_path / "as", base, made, held_out(1), Variant(steps=3), KNOWN)
-    write_sweeps(tmp_path / "matched", base, made, held_out(1), Variant(steps=3, colours=True), KNOWN)
+    write_sweeps(
+        tmp_path / "matched", base, made, held_out(1), Variant(steps=3, colours="mean and deviation"), KNOWN
+    )
     (plain,), (matched,) = find_sweeps(tmp_path / "as"), find_sweeps(tmp_path / "matched")
     assert measure_sweep(matched)["drift_L"] < 0.5 * measure_sweep(plain)["drift_L"]
 

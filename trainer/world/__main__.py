@@ -153,7 +153,7 @@ def _sweep(chosen: argparse.Namespace) -> int:
         pivot=chosen.pivot,
         grounding=chosen.grounding,
         branches="positive and negative" if chosen.both_branches else "positive only",
-        colours=chosen.colours,
+        colours="mean and deviation" if chosen.colours else False,
         cfg=chosen.cfg,
         steps=chosen.steps,
     )

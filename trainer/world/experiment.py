@@ -18,7 +18,7 @@ from trainer.fit.files import replace_text
 from trainer.metrics import Interval, Lpips, bootstrap
 from trainer.world.mask import MainThing
 from trainer.world.sheet import write_rows
-from trainer.world.sweeps import Variant, held_out, write_reference, write_sweeps
+from trainer.world.sweeps import Variant, held_out, scene_name, write_reference, write_sweeps
 
 STEPS = 20
 SHOWN = 8
@@ -56,7 +56,8 @@ def variants(names: Sequence[str]) -> dict[str, tuple[str | None, Variant]]:
         "words, grounded": (None, replace(usual, control="words")),
         "cross-attention": (MAIN, replace(usual, grounding=0)),
         "grounded": (MAIN, usual),
-        "grounded, colours": (MAIN, replace(usual, colours=True)),
+        "grounded, colours": (MAIN, replace(usual, colours="mean and deviation")),
+        "grounded, mean colours": (MAIN, replace(usual, colours="mean")),
         # Table 3: data, grounded steps, pivots; and which branches are grounded, which the paper leaves open.
         **{f"adapter {name}": (name, usual) for name in names if name != MAIN},
         **{
@@ -108,13 +109,18 @@ def run(
     write_reference(folder / "reference", seeds)
     references = find_sweeps(folder / "reference")
     table = _figures(folder / "figures.json", scenes)
-    done: dict[tuple[str | None, Variant], Path] = {}
-    for name, (adapter, variant) in (chosen or variants(list(adapters))).items():
-        own = folder / name.replace(" ", "-").replace(",", "").replace(":", "").replace("%", "")
-        plain = done.get((adapter, replace(variant, colours=False))) if variant.colours else None
+    every = variants(list(adapters))
+    for name, (adapter, variant) in (chosen or every).items():
+        own = folder / _folder(name)
+        plain = None
+        if variant.colours:
+            same = (adapter, replace(variant, colours=False))
+            found = (folder / _folder(other) for other, each in every.items() if each == same)
+            plain = next(
+                (each for each in found if all((each / scene_name(s)).is_dir() for s in seeds)), None
+            )
         made = None if adapter is None else adapters[adapter]
         write_sweeps(own, model, made, seeds, variant, network, plain)
-        done[adapter, variant] = own
         write_sweep_sheet(folder / "sheets" / f"{own.name}.png", own, seeds[:SHOWN])
         sweeps = [sweep for sweep in find_sweeps(own) if int(sweep.name.removeprefix("scene")) in seeds]
         rows = [measure_sweep(sweep, match_reference(sweep, references), lpips) for sweep in sweeps]
@@ -125,6 +131,10 @@ def run(
         replace_text(folder / "figures.json", json.dumps({"scenes": scenes, "variants": figures}, indent=1))
         replace_text(folder / "table.md", markdown(table))
     return table
+
+
+def _folder(name: str) -> str:
+    return name.replace(" ", "-").replace(",", "").replace(":", "").replace("%", "")
 
 
 def _figures(path: Path, scenes: int) -> dict[str, dict[str, Interval]]:

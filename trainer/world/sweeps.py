@@ -43,7 +43,7 @@ class Variant:
         pivot: K of the pivot.
         grounding: grounded steps; -1 is 60 %, 0 none.
         branches: which branches of guidance are grounded.
-        colours: match the pictures' colours to the pivot's: mean and deviation, eq. 13.
+        colours: match the pictures' colours to the pivot's, in a mode of :func:`~bokeh_ops.colour.match_lab` (eq. 13).
         cfg: classifier-free guidance; None is the architecture's own (SD1.5: 3, FLUX: 1).
         strength: of the adapter.
         bokeh_guidance: a guidance scale of K alone (:func:`~bokeh_ops.host.sampling.make_guider`); None guides K with
@@ -60,7 +60,7 @@ class Variant:
     pivot: float = 14.0
     grounding: int = -1
     branches: str = "positive only"
-    colours: bool = False
+    colours: Literal[False, "mean", "mean and deviation"] = False
     cfg: float | None = None
     strength: float = 1.0
     bokeh_guidance: float | None = None
@@ -76,10 +76,15 @@ def held_out(count: int) -> range:
     return range(HELD_OUT, HELD_OUT + count)
 
 
+def scene_name(seed: int) -> str:
+    """Name of a scene's folder."""
+    return f"scene{seed}"
+
+
 def write_reference(folder: Path, seeds: Iterable[int], ks: Sequence[float] = KS) -> None:
     """The world's own renders of scenes at every K, a folder each; those that are there already stay."""
     for seed in seeds:
-        if (folder / f"scene{seed}").is_dir():
+        if (folder / scene_name(seed)).is_dir():
             continue
         pictures, mask = scene_sweep(seed, ks)
         _write(
@@ -124,14 +129,14 @@ def write_sweeps(
             raise BokehError("The variant is controlled by an adapter and none is given.")
         patcher = lay_adapter(patcher, adapter, variant.strength)
     for seed in seeds:
-        if (folder / f"scene{seed}").is_dir():
+        if (folder / scene_name(seed)).is_dir():
             continue
         if plain is not None:
-            pivot, pictures = _read(plain / f"scene{seed}", variant.ks)
+            pivot, pictures = _read(plain / scene_name(seed), variant.ks)
         else:
             pivot, pictures = _sample(model, patcher, seed, variant, network)
         if variant.colours:
-            pictures = match_lab(pictures, pivot[None], "mean and deviation")
+            pictures = match_lab(pictures, pivot[None], variant.colours)
         focus = inside(network.mask(pivot.movedim(-1, 0)[None])[0])
         _write(folder, seed, variant.ks, pictures, focus, (variant.pivot, pivot))
     loading.unload()
@@ -157,7 +162,7 @@ def _write(
         content["pivot"] = pivot[0]
         write_png(unfinished / "pivot.png", pivot[1])
     replace_text(unfinished / "sweep.json", json.dumps(content, indent=1))
-    unfinished.rename(folder / f"scene{seed}")
+    unfinished.rename(folder / scene_name(seed))
 
 
 def _file(k: float) -> str:
