@@ -36,7 +36,11 @@ KINDS = ("sd15", "flux")
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of means over the scenes."""
+    """Of means over the scenes.
+
+    Found when they were set, whole: LVCorr 0.969 and 0.942, drift of what is in focus 2.71 and 1.56; not grounded, the
+    drift is 3.46 and 2.31.
+    """
 
     lvcorr: float
     focus_dE: float
@@ -45,7 +49,9 @@ class Bounds:
         return found["lvcorr"] >= self.lvcorr and found["focus_dE"] <= self.focus_dE
 
 
-BOUNDS = {"sd15": Bounds(0.9, 10.0), "flux": Bounds(0.9, 10.0)}
+BOUNDS = {"sd15": Bounds(0.93, 3.1), "flux": Bounds(0.9, 1.9)}
+WITH_SUBJECT = {"sd15": Bounds(0.93, 1.7), "flux": Bounds(0.9, 1.15)}
+"""Less than half of the drift without grounding."""
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +93,11 @@ def measured(
 @pytest.mark.parametrize("kind", KINDS)
 def test_k_is_obeyed_and_what_is_in_focus_stays(kind: str, references: Path, tmp_path: Path) -> None:
     assert BOUNDS[kind].hold(measured(tmp_path, kind, references, WHOLE))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_subject_stays(kind: str, references: Path, tmp_path: Path) -> None:
+    assert WITH_SUBJECT[kind].hold(measured(tmp_path, kind, references, replace(WHOLE, subject=True)))
 
 
 def broken_adapter(adapter: Any) -> Any:
