@@ -167,9 +167,9 @@ class GroundedSampler(io.ComfyNode):
                     round=0.01,
                     optional=True,
                     tooltip=(
-                        "A guidance scale of K alone, beside cfg: 2 makes the blur differ more between the targets. "
-                        "0, as in the paper: cfg guides prompt and K together. Takes half as long again, or for FLUX "
-                        "at cfg 1 twice as long."
+                        "A guidance scale of K alone. 0, as in the paper: cfg guides prompt and K together. More than "
+                        "cfg makes the blur differ more between the targets, such as 2 for FLUX at cfg 1. Takes half "
+                        "as long again, or for FLUX at cfg 1 twice as long."
                     ),
                 ),
             ],

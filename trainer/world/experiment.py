@@ -73,12 +73,13 @@ def variants(names: Sequence[str]) -> dict[str, tuple[str | None, Variant]]:
         found[f"pivot {k:g}"] = (MAIN, replace(usual, pivot=k))
     # Beyond the paper.
     found["fading"] = (MAIN, replace(usual, grounding=STEPS, fading=1.0))
-    guided = replace(usual, bokeh_guidance=2.0)
-    found["K guidance 2, not grounded"] = (MAIN, replace(guided, grounding=0))
-    found["K guidance 2"] = (MAIN, guided)
     found["subject, not grounded"] = (MAIN, replace(usual, subject=True, grounding=0))
     found["subject"] = (MAIN, replace(usual, subject=True))
-    found["subject, K guidance 2"] = (MAIN, replace(guided, subject=True))
+    for scale in (2.0, 5.0):  # SD1.5's usual guidance, 3, is between them
+        guided = replace(usual, bokeh_guidance=scale)
+        found[f"K guidance {scale:g}, not grounded"] = (MAIN, replace(guided, grounding=0))
+        found[f"K guidance {scale:g}"] = (MAIN, guided)
+        found[f"subject, K guidance {scale:g}"] = (MAIN, replace(guided, subject=True))
     return found
 
 
