@@ -54,6 +54,13 @@ def test_every_picture_of_a_batch_has_its_own_mask(s: Sampling) -> None:
         s.grounded(latent=latent, target_bokeh="2", subject=torch.ones(3, 64, 64))
 
 
+def test_a_mask_that_is_no_mask_is_refused(s: Sampling) -> None:
+    with pytest.raises(Exception, match="mask has NaN or infinite values"):
+        s.grounded(target_bokeh="2", subject=torch.full((1, 64, 64), float("nan")))
+    with pytest.raises(Exception, match=r"shape \(0, 64, 64\) for 1 pictures"):
+        s.grounded(target_bokeh="2", subject=torch.ones(0, 64, 64))
+
+
 def test_a_mask_of_another_shape_is_told(s: Sampling, said: Any) -> None:
     s.grounded(target_bokeh="2", subject=torch.ones(1, 64, 66))
     assert not any("stretched" in text for text in said())

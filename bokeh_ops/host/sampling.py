@@ -230,6 +230,8 @@ def _subject_over(subject: Tensor, samples: Tensor, node_id: str | None) -> Tens
             f"The subject's mask has the shape {tuple(subject.shape)} for {samples.shape[0]} pictures; connect one "
             "mask, or one per picture."
         )
+    if not torch.isfinite(mask).all():
+        raise BokehError("The subject's mask has NaN or infinite values; connect one of 0 to 1.")
     size = tuple(samples.shape[-2:])
     stretch = mask.shape[-1] / mask.shape[-2] / (size[1] / size[0])
     if not 0.95 < stretch < 1.05:
