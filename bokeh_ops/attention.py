@@ -39,14 +39,14 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
 
-def bokeh_attention(q: Tensor, k_bokeh: Tensor, v_bokeh: Tensor) -> Tensor:
+def bokeh_attention(q: Tensor | None, k_bokeh: Tensor, v_bokeh: Tensor) -> Tensor:
     """The bokeh term of eq. 10, ``Attention(Q, K_b, V_b)``, before the factor lambda.
 
     With one bokeh token the softmax runs over a single key, so the term is exactly ``V_b`` for every query
     and is returned as a vector to broadcast; with more it is real attention.
 
     Args:
-        q: queries ``[R, H, L, D]`` (not read when ``T == 1``).
+        q: queries ``[R, H, L, D]`` (not read when ``T == 1``, and may be None).
         k_bokeh: ``[R, T, C]``.
         v_bokeh: ``[R, T, C]``.
 
@@ -55,6 +55,7 @@ def bokeh_attention(q: Tensor, k_bokeh: Tensor, v_bokeh: Tensor) -> Tensor:
     """
     if v_bokeh.shape[1] == 1:
         return v_bokeh
+    assert q is not None
     heads = q.shape[1]
     return sdpa(q, split_heads(k_bokeh, heads).to(q.dtype), split_heads(v_bokeh, heads).to(q.dtype))
 
@@ -121,12 +122,17 @@ class Grounding:
         return self.rows - len(self.plain)
 
 
+def _span(rows: Sequence[int]) -> slice | list[int]:
+    """``rows`` as a slice where they lie at even distances, as those of one pivot do, else as they are."""
+    step = rows[1] - rows[0] if len(rows) > 1 else 1
+    if step > 0 and list(rows) == list(range(rows[0], rows[-1] + 1, step)):
+        return slice(rows[0], rows[-1] + 1, step)
+    return list(rows)
+
+
 def _take(x: Tensor, rows: Sequence[int]) -> Tensor:
-    """Rows of ``x``: a view where they lie in sequence, else a copy."""
-    first, count = rows[0], len(rows)
-    if list(rows) == list(range(first, first + count)):
-        return x[first : first + count]
-    return x[list(rows)]
+    """Rows of ``x``: a view where they lie at even distances, else a copy."""
+    return x[_span(rows)]
 
 
 def _mask_rows(mask: Tensor | None, rows: Sequence[int], total: int) -> Tensor | None:
@@ -167,6 +173,7 @@ def grounded_attention(
     attend: Attend = sdpa,
     mask: Tensor | None = None,
     shared: bool | None = None,
+    heads: int | None = None,
 ) -> Tensor:
     """Grounded self-attention, eq. 11 (FLUX: eq. 15 without its bokeh term).
 
@@ -175,13 +182,15 @@ def grounded_attention(
     grounding.
 
     Args:
-        q, k, v: ``[R, H, L, D]``; for FLUX after QK-norm and RoPE, text and image tokens together.
+        q, k, v: ``[R, H, L, D]``, or ``[R, L, C]`` where ``attend`` takes that and ``heads`` is given (to split and to
+            merge heads copies keys and values); for FLUX after QK-norm and RoPE, text and image tokens together.
         grounding: the plan for these ``R`` rows.
         attend: the caller's plain attention (another extension's, where one is installed).
         mask: additive or boolean mask of the caller, ``[Lq, Lk]`` or with leading row and head axes.
         shared: compute the logits ``Q_piv K_piv^T`` once per pivot instead of once per target
             (:func:`shared_logit_attention`); None decides: where it is the faster way and gives the same
             result (CPU, no mask, no gradient, ``attend`` is a plain softmax attention).
+        heads: of ``[R, L, C]``.
 
     Returns:
         ``[R, L, C]``.
@@ -193,34 +202,27 @@ def grounded_attention(
     if not grounding.groups:
         return attend(q, k, v, mask)
     if grounding.weight < 1:
-        wholly = grounded_attention(q, k, v, replace(grounding, weight=1.0), attend, mask, shared)
+        wholly = grounded_attention(q, k, v, replace(grounding, weight=1.0), attend, mask, shared, heads)
         return torch.lerp(attend(q, k, v, mask), wholly, grounding.weight)
     if shared is None:
         shared = q.device.type == "cpu"
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
         return _grounded_for_training(q, k, v, grounding, attend, mask)
-    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
+    out = q.new_empty(q.shape[0], q.shape[-2], v.shape[-1] * (q.shape[1] if heads is None else 1))
     if grounding.plain:
         rows = grounding.plain
         plain = attend(_take(q, rows), _take(k, rows), _take(v, rows), _mask_rows(mask, rows, grounding.rows))
-        _put(out, rows, plain)
+        out[_span(rows)] = plain
     for pivot, targets in grounding.groups:
         if shared and mask is None:
-            grounded = merge_heads(
-                shared_logit_attention(q[pivot], k[pivot], _take(k, targets), _take(v, targets))
-            )
+            rows = q[pivot][None], k[pivot][None], _take(k, targets), _take(v, targets)
+            if heads is not None:
+                rows = tuple(split_heads(t, heads) for t in rows)
+            grounded = merge_heads(shared_logit_attention(rows[0][0], rows[1][0], *rows[2:]))
         else:
             grounded = concatenated_attention(q, k, v, pivot, targets, attend, mask)
-        _put(out, targets, grounded)
+        out[_span(targets)] = grounded
     return out
-
-
-def _put(out: Tensor, rows: Sequence[int], value: Tensor) -> None:
-    first, count = rows[0], len(rows)
-    if list(rows) == list(range(first, first + count)):
-        out[first : first + count] = value
-    else:
-        out[list(rows)] = value
 
 
 def _grounded_for_training(
@@ -251,7 +253,7 @@ def concatenated_attention(
     """Eq. 11 as printed, for the targets of one pivot, through the caller's attention.
 
     Args:
-        q, k, v: ``[R, H, L, D]``, all rows.
+        q, k, v: all rows, ``[R, H, L, D]`` or in whatever layout with the tokens last but one ``attend`` takes.
         pivot, targets: rows of them.
         attend, mask: as for :func:`grounded_attention`.
 

@@ -80,14 +80,18 @@ def test_the_share_of_every_token(pack: ModuleType) -> None:
     region = pack.bokeh_ops.host.call.Region
     mask = torch.zeros(2, 5, 6)
     mask[1, :, :3] = 1
-    assert region({}, mask).share(30)[1, :, 0].reshape(5, 6).equal(mask[1])
-    halves = region({}, mask).share(9)[1, :, 0].reshape(3, 3)
+    assert region({}, mask).share((5, 6), 30)[1, :, 0].reshape(5, 6).equal(mask[1])
+    halves = region({}, mask).share((3, 3), 9)[1, :, 0].reshape(3, 3)
     assert halves.tolist() == [[1.0, 0.5, 0.0]] * 3
+    # A layer of any size, such as deep shrink makes.
+    assert region({}, mask).share((4, 4), 16)[1, :, 0].reshape(4, 4).tolist() == [[1.0, 1.0, 0.0, 0.0]] * 4
     # FLUX: text first, patches of 2 x 2, and then other pictures.
-    joint = region({}, mask, before=4).share(4 + 9 + 7)[1, :, 0]
+    joint = region({}, mask, before=4).share((3, 3), 4 + 9 + 7)[1, :, 0]
     assert joint.tolist() == [0.5] * 4 + [1.0, 0.5, 0.0] * 3 + [0.0] * 7
-    with pytest.raises(Exception, match="11 tokens, which fit no halving of a latent of 5 x 6"):
-        region({}, mask).share(11)
+    with pytest.raises(Exception, match="11 tokens for 3 x 3 places, so the subject's mask"):
+        region({}, mask).share((3, 3), 11)
+    with pytest.raises(Exception, match="12 tokens for 3 x 3 places and 4 tokens of text"):
+        region({}, mask, before=4).share((3, 3), 12)
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
@@ -100,7 +104,7 @@ def test_a_term_is_that_of_the_place(pack: ModuleType, tokens: int) -> None:
     )
     mask = torch.tensor([[[1.0, 0.0], [0.0, 0.25]]])
     planned = call.Call({"x": [outside]}, None, call.Region({"x": [inside]}, mask))
-    (term,) = call.bokeh_terms(planned, "x", 4, lambda k, v: attention.bokeh_attention(q, k, v))
+    (term,) = call.bokeh_terms(planned, "x", (2, 2), 4, lambda k, v: attention.bokeh_attention(q, k, v))
 
     def written_out(pair: Any) -> torch.Tensor:
         keys, values = (part.reshape(tokens, 2, 8).movedim(1, 0) for part in pair)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,28 +31,30 @@ class Region:
     mask: Tensor
     before: int = 0
 
-    def share(self, tokens: int) -> Tensor:
-        """The mask for a layer of so many tokens, ``[R, tokens, 1]``.
+    def share(self, size: Sequence[int], tokens: int) -> Tensor:
+        """The mask for the tokens of a layer, ``[R, tokens, 1]``.
 
-        The text's tokens get the picture's mean, so that a mask that is 1 everywhere leaves nothing outside.
+        The text's tokens get the picture's mean, so that a mask that is 1 everywhere leaves nothing outside. What
+        comes after the picture's tokens is of other pictures (FLUX: references), and outside.
+
+        Args:
+            size: height and width of the picture in that layer, in tokens.
+            tokens: of the layer, text and other pictures included.
 
         Raises:
-            BokehError: no halving of the latent has so many places.
+            BokehError: the layer has other tokens.
         """
-        height, width = self.mask.shape[-2:]
-        for scale in (1, 2, 4, 8, 16):
-            rows, columns = -(-height // scale), -(-width // scale)
-            # FLUX has patches of 2 x 2, and what comes after them is of other pictures.
-            if (scale == 2 and self.before) or (not self.before and rows * columns == tokens):
-                places = functional.adaptive_avg_pool2d(self.mask[:, None], (rows, columns)).flatten(1)
-                after = tokens - self.before - places.shape[1]
-                if after >= 0:
-                    text = places.mean(1, keepdim=True).expand(-1, self.before)
-                    return torch.cat([text, functional.pad(places, (0, after))], 1)[..., None]
-        raise BokehError(
-            f"A layer has {tokens} tokens, which fit no halving of a latent of {height} x {width}, so the subject's "
-            "mask does not fit. Another extension merges tokens (ToMe does); remove it, or give no subject."
-        )
+        places = functional.adaptive_avg_pool2d(self.mask[:, None], (size[0], size[1])).flatten(1)
+        after = tokens - self.before - places.shape[1]
+        if after < 0 or (after and not self.before):
+            raise BokehError(
+                f"A layer has {tokens} tokens for {size[0]} x {size[1]} places"
+                + (f" and {self.before} tokens of text" if self.before else "")
+                + ", so the subject's mask does not fit. Another extension merges or adds tokens; remove it, or give "
+                "no subject."
+            )
+        text = places.mean(1, keepdim=True).expand(-1, self.before)
+        return torch.cat([text, functional.pad(places, (0, after))], 1)[..., None]
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,24 @@ class Call:
         terms: the bokeh terms.
         grounding: the plan for these rows, or None where no row is grounded.
         region: where other terms act, or None.
+        blocks: those that are grounded where the architecture leaves it to the adapter (FLUX); None is all.
     """
 
     terms: Terms
     grounding: Grounding | None
     region: Region | None = None
+    blocks: frozenset[str] | None = None
 
 
 def bokeh_terms(
-    call: Call, path: str, tokens: int, attend: Callable[[Tensor, Tensor], Tensor]
+    call: Call, path: str, size: Sequence[int], tokens: int, attend: Callable[[Tensor, Tensor], Tensor]
 ) -> Iterator[Tensor]:
     """The terms of a layer, one for each adapter, ``[R, 1 or tokens, C]``.
 
     Args:
         call: the model call.
         path: of the layer.
+        size: height and width of the picture in that layer, in tokens.
         tokens: of the layer.
         attend: the term of ``(K_b, V_b)``.
     """
@@ -85,7 +90,7 @@ def bokeh_terms(
         term = attend(*pair)
         if call.region is not None:
             inside = attend(*call.region.terms[path][index])
-            term = torch.lerp(term, inside, call.region.share(tokens).to(term))
+            term = torch.lerp(term, inside, call.region.share(size, tokens).to(term))
         yield term
 
 
@@ -95,3 +100,16 @@ def add_term(out: Tensor, term: Tensor) -> Tensor:
     if torch.is_grad_enabled() and (out.requires_grad or term.requires_grad):
         return out + term
     return out.add_(term)
+
+
+def check_attention(planned: int, rows: int) -> None:
+    """Raise unless a layer has the rows that its terms were made for.
+
+    Raises:
+        BokehError: it has others.
+    """
+    if planned != rows:
+        raise BokehError(
+            f"Bokeh attention was prepared for {planned} rows but the model's attention has {rows}. Another extension "
+            "splits or merges the batch inside the model; remove it."
+        )

@@ -53,15 +53,35 @@ class KCondition(RowCondition):
 
 
 class PivotCondition(RowCondition):
-    """Per row the row of its pivot in the same chunk, or -1. Float, as the host joins it with nothing else."""
+    """Per row the row of its pivot in the same chunk, or -1. Float, as the host joins it with nothing else.
+
+    The model is given pairs ``[R, 2]``, each row's own number beside its pivot's: so a pivot is found wherever another
+    extension puts the rows, and missed where it leaves it out (:func:`.patch.ground_rows`).
+    """
 
     what = "pivot rows"
+
+    def process_cond(self, batch_size: int, *args: Any, **kwargs: Any) -> RowCondition:
+        if self.cond.ndim == 2:
+            return super().process_cond(batch_size)
+        pivots = super().process_cond(batch_size).cond
+        return PivotCondition(torch.stack([torch.arange(batch_size).to(pivots), pivots], 1))
 
 
 class SubjectCondition(RowCondition):
     """Per row a mask over the latent, ``[R, h, w]``: where K is that of ``bokeh_subject_k`` instead."""
 
     what = "masks"
+
+    def process_cond(
+        self, batch_size: int, *args: Any, area: Sequence[int] | None = None, **kwargs: Any
+    ) -> RowCondition:
+        """As the host crops its own masks where a prompt acts in a part of the picture alone."""
+        mask = super().process_cond(batch_size).cond
+        if area is not None:
+            for axis in (0, 1):
+                mask = mask.narrow(axis + 1, area[axis + len(area) // 2], area[axis])
+        return SubjectCondition(mask)
 
 
 def k_tensor(values: Sequence[float]) -> Tensor:

@@ -61,16 +61,18 @@ def conditioning(
         pooled: ``[R, P]``, where the model takes one.
         guidance: distilled guidance, where the model takes one.
         k: per row.
-        pivots: per row the row of its pivot or -1.
+        pivots: per row the row of its pivot or -1; None for -1 everywhere.
     """
     settings: dict[str, Any] = {}
     if pooled is not None:
         settings["pooled_output"] = pooled
     if guidance is not None:
         settings["guidance"] = guidance
-    conds: dict[str, Any] = {K_KEY: KCondition(k_tensor(k))}
-    if pivots is not None:
-        conds[PIVOT_KEY] = PivotCondition(torch.tensor(list(pivots), dtype=torch.float32))
+    pivots = [-1] * len(k) if pivots is None else list(pivots)
+    conds = {
+        K_KEY: KCondition(k_tensor(k)),
+        PIVOT_KEY: PivotCondition(torch.tensor(pivots, dtype=torch.float32)),
+    }
     return with_conditions([[context, settings]], **conds)
 
 

@@ -36,7 +36,8 @@ def lay_adapter(
     clone = patcher.clone()
     if query_key_strength and adapter.query_key_layers:
         add_query_key(clone, adapter, model, query_key_strength)
-    if strength and adapter.cross_layers:
+    if (strength and adapter.cross_layers) or (query_key_strength and adapter.query_key_layers):
+        # Also where no term is added: what is grounded may go by the blocks that an adapter names.
         patch = patch_of(clone) or BokehPatch(model)
         set_patch(clone, patch.with_adapter(LaidAdapter(adapter, strength), node_id))
     return clone

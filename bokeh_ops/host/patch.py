@@ -6,7 +6,7 @@ extensions installed, in any graph order, and chains them; and nothing of it rem
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,6 +45,9 @@ class BokehPatch:
         adapters: laid on in this order; their terms add up.
         schedule: how much rows are grounded at which noise level; None never.
         node_id: the node to speak through.
+
+    Attributes:
+        obeys_k: whether K changes anything, and not only the weights of queries and keys.
     """
 
     def __init__(
@@ -58,6 +61,9 @@ class BokehPatch:
         self.adapters = tuple(adapters)
         self.schedule = schedule
         self.node_id = node_id
+        self.obeys_k = any(laid.strength and laid.adapter.cross_layers for laid in self.adapters)
+        named = {path for laid in self.adapters for path in laid.adapter.widths}
+        self._blocks = frozenset(named) if named else None
         self._warned = False
         self._terms: OrderedDict[Any, Terms] = OrderedDict()
 
@@ -82,63 +88,57 @@ class BokehPatch:
         subject, subject_k = kwargs.pop(SUBJECT_KEY, None), kwargs.pop(SUBJECT_K_KEY, None)
         x, sigma = args[0], args[1]
         in_keywords = "transformer_options" in kwargs
-        options = kwargs["transformer_options"] if in_keywords else args[5]
-        call = self.prepare(x, sigma, k, pivots, len(options.get("cond_or_uncond") or [0]))
+        call = self.prepare(x, sigma, k, pivots)
         if call is None:
             return executor(*args, **kwargs)
         if call.terms and subject is not None:
             text = kwargs["c_crossattn"] if "c_crossattn" in kwargs else args[3]
             before = text.shape[1] if self.model.kind == "flux" else 0
+            check_rows(subject.shape[0], x.shape[0], "masks of the subject")
             call = replace(call, region=Region(self._project(subject_k, x), subject.to(x.device), before))
-        install = flux.install if self.model.kind == "flux" else unet.install
-        options = install(options, call, self.model)
-        if in_keywords:
-            kwargs["transformer_options"] = options
-        else:
-            args = (*args[:5], options, *args[6:])
-        return executor(*args, **kwargs)
+        lay = flux.lay if self.model.kind == "flux" else unet.lay
+        given = kwargs["transformer_options"] if in_keywords else args[5]
+        with lay(given, call, self.model, executor.class_obj.diffusion_model, x) as options:
+            if in_keywords:
+                kwargs["transformer_options"] = options
+            else:
+                args = (*args[:5], options, *args[6:])
+            return executor(*args, **kwargs)
 
-    def prepare(
-        self, x: Tensor, sigma: Tensor, k: Tensor | None, pivots: Tensor | None, chunks: int
-    ) -> Call | None:
+    def prepare(self, x: Tensor, sigma: Tensor, k: Tensor | None, pivots: Tensor | None) -> Call | None:
         """Plan one model call; None where it is to run untouched.
 
         Args:
-            x: latent batch ``[R, ...]``, ``chunks`` chunks of classifier-free guidance after one another.
+            x: latent batch ``[R, ...]``.
             sigma: noise level, ``[R]``.
             k: K per row ``[R]``, or None.
-            pivots: pivot row inside its chunk per row ``[R]``, or None.
-            chunks: number of chunks.
+            pivots: per row its own number and its pivot's ``[R, 2]`` (:class:`.conditioning.PivotCondition`), or None.
+
+        Raises:
+            BokehError: another extension has changed the rows in a way that cannot be followed.
         """
         grounding = None
-        weight = 0.0
-        if pivots is not None and self.schedule is not None:
-            weight = self.schedule.weight(float(sigma.flatten()[0]))
-        if pivots is not None and weight > 0:
-            grounding = self._plan(pivots, x.shape[0], chunks, weight)
+        weight = 0.0 if self.schedule is None else self.schedule.weight(float(sigma.flatten()[0]))
+        if weight > 0:
+            if pivots is None:
+                raise BokehError(
+                    "Another extension calls the model without what the sampler gave it (which row is the pivot), so "
+                    "nothing can be grounded. It calls the model by itself and leaves out the conditions it does not "
+                    "know; remove it, or set grounding_steps to 0."
+                )
+            check_rows(pivots.shape[0], x.shape[0], "pivots")
+            grounding = ground_rows(pivots.tolist())
+            grounding = replace(grounding, weight=weight) if grounding.groups else None
         terms: Terms = {}
-        if self.adapters:
+        if self.obeys_k:
             if k is None:
                 self._warn_once()
             else:
+                check_rows(k.shape[0], x.shape[0], "K")
                 terms = self._project(k, x)
         if not terms and grounding is None:
             return None
-        return Call(terms, grounding)
-
-    def _plan(self, pivots: Tensor, rows: int, chunks: int, weight: float) -> Grounding | None:
-        per_chunk = rows // chunks
-        plan = []
-        for row, pivot in enumerate(pivots.tolist()):
-            # The host may run the branches together or apart: a pivot is a row of its own chunk.
-            plan.append(int(pivot) + row // per_chunk * per_chunk if pivot >= 0 else -1)
-            if pivot >= per_chunk:
-                raise BokehError(
-                    f"A row is grounded on row {int(pivot)} of a batch of {per_chunk}; pivot and targets must be in "
-                    "one latent batch."
-                )
-        grounding = replace(Grounding.from_pivots(plan), weight=weight)
-        return grounding if grounding.groups else None
+        return Call(terms, grounding, blocks=self._blocks)
 
     def _warn_once(self) -> None:
         if not self._warned:
@@ -170,6 +170,8 @@ class BokehPatch:
         terms: Terms = {}
         for laid in self.adapters:
             strength = laid.strength * laid.adapter.config.bokeh_scale
+            if strength == 0:
+                continue  # only its query/key adapters are on
             for path, (keys, values) in laid.adapter.project(k).items():
                 # Scaling the values scales the term: it is linear in them.
                 terms.setdefault(path, []).append((keys.to(device), (strength * values).to(device)))
@@ -179,6 +181,48 @@ class BokehPatch:
 def _state(adapter: BokehAdapter) -> tuple[tuple[int, int], ...]:
     """Changes whenever a weight is changed or replaced."""
     return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in adapter.parameters())
+
+
+def check_rows(given: int, rows: int, what: str) -> None:
+    """Raise unless a model call has the rows that the sampler gave a condition for.
+
+    Raises:
+        BokehError: it has others.
+    """
+    if given != rows:
+        raise BokehError(
+            f"The model is called with {rows} rows, but the sampler gave {given} {what}. Another extension splits or "
+            "repeats the batch before the model and leaves out the conditions it does not know; remove it."
+        )
+
+
+def ground_rows(pairs: Sequence[Sequence[float]]) -> Grounding:
+    """Which rows of a model call are grounded on which, wherever its caller has put them.
+
+    The host may run the branches of guidance together or apart, and other extensions repeat the batch or run a part of
+    it. A row of the sampler may so occur several times; the n-th is grounded on the n-th of its pivot.
+
+    Args:
+        pairs: per row its own number and its pivot's, or -1.
+
+    Raises:
+        BokehError: a row without its pivot.
+    """
+    places: defaultdict[int, list[int]] = defaultdict(list)
+    plan: list[int] = []
+    for row, (own, _) in enumerate(pairs):
+        places[int(own)].append(row)
+    for row, (own, pivot) in enumerate(pairs):
+        of = places[int(pivot)] if pivot >= 0 else [-1] * len(pairs)
+        time = places[int(own)].index(row)
+        if time >= len(of):
+            raise BokehError(
+                f"The model is called with {len(pairs)} rows, of which one is grounded on row {int(pivot)} of the "
+                "latent batch, which is not among them. Another extension splits the batch before the model, but pivot "
+                "and targets must run together; remove it, or set grounding_steps to 0."
+            )
+        plan.append(of[time])
+    return Grounding.from_pivots(plan)
 
 
 def patch_of(patcher: Any) -> BokehPatch | None:

@@ -23,21 +23,12 @@ from torch.nn import functional
 from ..adapter import K_RELEASED_NEGATIVE
 from ..errors import BokehError
 from ..sweep import GroundingSchedule, SweepRows, mosaic, resolve_grounding_steps, target_groups
-from .conditioning import (
-    K_KEY,
-    PIVOT_KEY,
-    SUBJECT_K_KEY,
-    SUBJECT_KEY,
-    KCondition,
-    PivotCondition,
-    SubjectCondition,
-    k_tensor,
-    with_k,
-)
+from .conditioning import with_k
 from .models import describe
 from .noise import sampler_is_unknown, share_noise
 from .notices import say
 from .patch import KEY, BokehPatch, patch_of, set_patch
+from .rows import Rows
 
 BRANCHES = ("positive only", "positive and negative")
 """Which branches of classifier-free guidance are grounded; the released code grounds the positive one."""
@@ -245,7 +236,7 @@ def _subject_over(subject: Tensor, samples: Tensor, node_id: str | None) -> Tens
 
 def _say_what_does_nothing(patcher: Any, sweep: Sweep, grounded_steps: int, node_id: str | None) -> None:
     patch = patch_of(patcher)
-    if patch is None or not patch.adapters:
+    if patch is None or not patch.obeys_k:
         say(
             "the model carries no bokeh adapter, so K changes nothing: every target comes out like the pivot. "
             "Put LoadBokehAdapter before this node, unless grounding alone is what you want.",
@@ -327,11 +318,10 @@ def prepare_guider(
     guider.model_patcher = ground_model(
         guider.model_patcher, rows, sigmas, grounded_steps, node_id, min(sweep.fading_steps, grounded_steps)
     )
+    made = Rows(rows, list(k), sweep.subject)
     guider.original_conds = {
         name: [
-            _with_rows(
-                cond, name, rows, k, "negative" not in name or sweep.branches == BRANCHES[1], sweep.subject
-            )
+            made.condition(cond, name, "negative" not in name or sweep.branches == BRANCHES[1])
             for cond in conds
         ]
         for name, conds in guider.original_conds.items()
@@ -376,39 +366,3 @@ def _announce_memory(rows: SweepRows) -> Callable[..., Any]:
         return executor(model, [noise_shape[0] + extra, *noise_shape[1:]], *args, **kwargs)
 
     return prepare
-
-
-def _with_rows(
-    cond: dict[str, Any],
-    name: str,
-    rows: SweepRows,
-    k: Sequence[float],
-    grounded: bool,
-    subject: Tensor | None = None,
-) -> dict[str, Any]:
-    """A condition with one K and one pivot per row, and where there is a subject its mask and the K inside it.
-
-    A branch that is not the positive keeps the K it was given where that does not follow the positive's (-30, or
-    no bokeh at all); a negative one gets the released -30 where it was given none.
-    """
-    conds = dict(cond.get("model_conds", {}))
-    given = conds.get(K_KEY)
-    if given is None and "negative" in name:
-        conds[K_KEY] = KCondition(torch.full((rows.total,), K_RELEASED_NEGATIVE))
-    elif given is None or name == "positive" or bool((given.cond >= 0).all()):
-        conds[K_KEY] = KCondition(k_tensor(k))
-    else:
-        conds[K_KEY] = KCondition(given.cond[:1].repeat(rows.total))
-    pivots = rows.pivots() if grounded else [-1] * rows.total
-    conds[PIVOT_KEY] = PivotCondition(torch.tensor(pivots, dtype=torch.float32))
-    if subject is not None:
-        inside = conds[K_KEY].cond[: rows.pictures].repeat(rows.roles)
-        conds[SUBJECT_K_KEY] = KCondition(inside)
-        conds[SUBJECT_KEY] = SubjectCondition(rows.tile(subject.expand(rows.pictures, -1, -1)))
-    # What inpainting models see of the picture: the host stretches it to the batch instead of tiling it.
-    pictures = {
-        key: rows.tile(cond[key])
-        for key in ("concat_latent_image", "concat_mask")
-        if key in cond and 1 < cond[key].shape[0] == rows.pictures
-    }
-    return {**cond, **pictures, "model_conds": conds}

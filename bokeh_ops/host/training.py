@@ -24,9 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from ..adapter import BokehAdapter
 from ..sweep import GroundingSchedule
 from .lay import lay_adapter
-from .models import HostModel, describe
+from .models import HostModel, Slot, describe
 from .patch import patch_of, set_patch
 from .rope import give_rope_a_gradient
+from .unet import host_attention, previous_in
 
 KEY = "bokeh_training"
 """Key of the wrapper on a model."""
@@ -62,12 +63,18 @@ def lay_for_training(
     set_patch(laid, patch.with_grounding(GroundingSchedule((0.0,)), None))
     # After `set_patch`, so inside the patch's own wrapper: the adapter's projections stay out of autocast, and
     # what the patch installs is there to be looked at.
-    laid.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _inner(describe(patcher), autocast, watch))
+    inner = _inner(describe(patcher), adapter, autocast, watch)
+    laid.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, inner)
     return laid
 
 
-def _inner(model: HostModel, autocast: torch.dtype | None, watch: Watch | None) -> Callable[..., Any]:
-    paths = {slot: f"{path}.attn2" for path, slot in model.slots().items()} if model.kind == "unet" else {}
+def _inner(
+    model: HostModel, adapter: BokehAdapter, autocast: torch.dtype | None, watch: Watch | None
+) -> Callable[..., Any]:
+    paths: dict[Slot, str] = {}
+    if model.kind == "unet":
+        paths = {slot: f"{path}.attn2" for path, slot in model.slots().items()}
+        paths = {slot: path for slot, path in paths.items() if path in adapter.cross_layers}
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         if watch is not None and paths:
@@ -82,7 +89,7 @@ def _inner(model: HostModel, autocast: torch.dtype | None, watch: Watch | None) 
     return wrapper
 
 
-def _watched(options: dict[str, Any], paths: dict[Any, str], watch: Watch) -> dict[str, Any]:
+def _watched(options: dict[str, Any], paths: dict[Slot, str], watch: Watch) -> dict[str, Any]:
     def looking(path: str, attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
             watch(path, q, k, extra["n_heads"])
@@ -92,10 +99,10 @@ def _watched(options: dict[str, Any], paths: dict[Any, str], watch: Watch) -> di
 
     replacements = dict(options.get("patches_replace", {}))
     table = replacements.get("attn2", {})
-    replacements["attn2"] = {
-        slot: looking(paths[slot], attention) if slot in paths else attention
-        for slot, attention in table.items()
+    looked_at = {
+        slot: looking(path, previous_in(table, slot) or host_attention) for slot, path in paths.items()
     }
+    replacements["attn2"] = {**table, **looked_at}
     return {**options, "patches_replace": replacements}
 
 

@@ -1,49 +1,133 @@
 """Laying a :class:`~bokeh_ops.host.call.Call` onto a UNet (SD1.5).
 
-Grounding (eq. 11) goes into every self-attention, the bokeh term (eq. 10) into the adapted cross-attentions,
-both in the host's replacement slots: after the projections of q, k and v, before the output projection.
+Grounding (eq. 11) goes into every self-attention, in the host's replacement slots: after the projections of q, k and v,
+before the output projection. The bokeh term (eq. 10) is added after the output projection, projected by itself,
+``W_o (A + B) = W_o A + W_o B``, in the host's list of output patches: so the layer's own attention is whoever's it is,
+another extension's included, and has whatever rows that extension gives it.
+
+Where another extension has replaced the ``forward`` of a self-attention, the host's slot would go round it. There the
+whole layer is run, and its targets again as eq. 11 wants them, by what they are given: ``x`` of the pivot, keys of
+both, values of the target twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention import (
     Grounding,
     bokeh_attention,
     concatenated_attention,
     grounded_attention,
-    merge_heads,
     split_heads,
 )
 from ..errors import BokehError
-from .call import Call, add_term, bokeh_terms
-from .models import HostModel
+from .call import Call, add_term, bokeh_terms, check_attention
+from .models import HostModel, Slot
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
 
-def install(options: dict[str, Any], call: Call, model: HostModel) -> dict[str, Any]:
-    """A copy of ``transformer_options`` with ``call`` on it; what others put into a slot is chained."""
+@dataclass
+class _Layer:
+    """One attention of the network while a model call runs.
+
+    Attributes:
+        path: of it.
+        module: the host's.
+        inputs: what it was given, where that is needed later.
+        waits: our part in it is still to come.
+    """
+
+    path: str
+    module: Any
+    inputs: tuple[Tensor, ...] = ()
+    waits: bool = field(default=False)
+
+
+@contextmanager
+def lay(
+    options: dict[str, Any], call: Call, model: HostModel, network: nn.Module, x: Tensor
+) -> Iterator[dict[str, Any]]:
+    """A copy of ``transformer_options`` with ``call`` on it; what others put there is chained.
+
+    Args:
+        options: the host's.
+        call: what to lay on.
+        model: the layers.
+        network: the diffusion model that is about to run.
+        x: what it is given ``[R, C, h, w]``.
+    """
     options = options.copy()
     replacements = {name: dict(table) for name, table in options.get("patches_replace", {}).items()}
-    for path, slot in model.slots().items():
-        if call.grounding is not None and f"{path}.attn1" in model.widths:
-            table = replacements.setdefault("attn1", {})
-            table[slot] = _self_attention(call, _previous(table, slot))
-        if f"{path}.attn2" in call.terms:
-            table = replacements.setdefault("attn2", {})
-            table[slot] = _cross_attention(call, f"{path}.attn2", _previous(table, slot))
-    options["patches_replace"] = replacements
-    return options
+    patches = {name: list(functions) for name, functions in options.get("patches", {}).items()}
+    cross: dict[Slot, _Layer] = {}
+    whole: dict[Slot, _Layer] = {}
+    with ExitStack() as stack:
+        for path, slot in model.slots().items():
+            layers: list[_Layer] = []
+            if call.grounding is not None and f"{path}.attn1" in model.widths:
+                layer = _Layer(f"{path}.attn1", network.get_submodule(f"{path}.attn1"))
+                layers.append(layer)
+                table = replacements.setdefault("attn1", {})
+                if "forward" in vars(layer.module) and previous_in(table, slot) is None:
+                    whole[slot] = layer
+                else:
+                    table[slot] = _self_attention(call.grounding, layer, previous_in(table, slot))
+            if f"{path}.attn2" in call.terms:
+                cross[slot] = _Layer(f"{path}.attn2", network.get_submodule(f"{path}.attn2"))
+                layers.append(cross[slot])
+            for handle in _hooks(network.get_submodule(path), layers) if layers else ():
+                stack.callback(handle.remove)
+        if cross:
+            terms = _Terms(call, cross)
+            patches["attn2_patch"] = [terms.see, *patches.get("attn2_patch", [])]
+            patches["attn2_output_patch"] = [
+                terms.add, *patches.get("attn2_output_patch", []), terms.add_after_others,
+            ]  # fmt: skip
+        if whole and call.grounding is not None:
+            again = _WholeLayers(call.grounding, whole)
+            patches["attn1_patch"] = [*patches.get("attn1_patch", []), again.see]
+            patches["attn1_output_patch"] = [again.ground, *patches.get("attn1_output_patch", [])]
+        options["patches_replace"] = replacements
+        options["patches"] = patches
+        yield options
 
 
-def _previous(table: dict[Any, Replacement], slot: tuple[str, int, int]) -> Replacement | None:
+def slot_of(extra: dict[str, Any]) -> Slot:
+    """The slot of the transformer block that calls, from the host's ``extra_options``."""
+    block = extra["block"]
+    return block[0], block[1], extra["block_index"]
+
+
+def _hooks(block: nn.Module, layers: Sequence[_Layer]) -> Iterator[Any]:
+    """Hooks on a transformer block, which find out where its attention ran without us."""
+
+    def before(*_: Any) -> None:
+        for layer in layers:
+            layer.waits = not torch.compiler.is_compiling()
+
+    def after(*_: Any) -> None:
+        for layer in layers:
+            if layer.waits:
+                layer.waits = False
+                raise BokehError(
+                    f"Another extension runs {layer.path} of the UNet past ComfyUI's own attention patches, so neither "
+                    "K nor grounding reaches it. Remove that extension from this model."
+                )
+
+    yield block.register_forward_pre_hook(before)
+    yield block.register_forward_hook(after)
+
+
+def previous_in(table: dict[Any, Replacement], slot: tuple[str, int, int]) -> Replacement | None:
     # The host looks for (block, number, index) first and then for (block, number): a slot of ours hides both.
     return table.get(slot, table.get(slot[:2]))
 
@@ -63,22 +147,19 @@ def host_attention(
     )
 
 
-def _self_attention(call: Call, previous: Replacement | None) -> Replacement:
+def _self_attention(grounding: Grounding, layer: _Layer, previous: Replacement | None) -> Replacement:
     def attention(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-        grounding = call.grounding
-        assert grounding is not None
+        layer.waits = False
         grounding.check(q.shape[0])
         _check_tokens(q, extra)
         if previous is not None:
             return _chained_self_attention(q, k, v, extra, grounding, previous)
-        heads = extra["n_heads"]
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-            return host_attention(merge_heads(q), merge_heads(k), merge_heads(v), extra, mask)
+            return host_attention(q, k, v, extra, mask)
 
         shared = False if "optimized_attention_override" in extra else None
-        q, k, v = split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
-        return grounded_attention(q, k, v, grounding, attend, shared=shared)
+        return grounded_attention(q, k, v, grounding, attend, shared=shared, heads=extra["n_heads"])
 
     return attention
 
@@ -93,6 +174,12 @@ def _check_tokens(q: Tensor, extra: dict[str, Any]) -> None:
         )
 
 
+def _told(extra: dict[str, Any], pivot: int, rows: int) -> dict[str, Any]:
+    """The host's ``extra_options`` for the targets of one pivot: of the one branch that they belong to."""
+    branches = extra.get("cond_or_uncond") or [0]
+    return {**extra, "cond_or_uncond": [branches[pivot * len(branches) // rows]]}
+
+
 def _chained_self_attention(
     q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any], grounding: Grounding, previous: Replacement
 ) -> Tensor:
@@ -103,40 +190,104 @@ def _chained_self_attention(
     branch that they belong to.
     """
     out = previous(q, k, v, extra)
-    heads, tokens = extra["n_heads"], q.shape[1]
-    branches = extra.get("cond_or_uncond") or [0]
-    per_branch = q.shape[0] // len(branches)
-    by_heads = split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
+    tokens = q.shape[1]
     for pivot, targets in grounding.groups:
-        told = {**extra, "cond_or_uncond": [branches[pivot // per_branch]]}
+        told = _told(extra, pivot, len(q))
 
         def attend(
             q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, told: dict[str, Any] = told
         ) -> Tensor:
             # Perturbed-attention guidance gives back the values, and a target's come twice, one after the other.
-            return previous(merge_heads(q), merge_heads(k), merge_heads(v), told)[:, :tokens]
+            return previous(q, k, v, told)[:, :tokens]
 
-        grounded = concatenated_attention(*by_heads, pivot, targets, attend)
-        rows = torch.tensor(targets, device=out.device)
-        grounded = torch.lerp(out[rows], grounded.to(out.dtype), grounding.weight)
-        out = out.index_copy(0, rows, grounded)
+        out = _regrounded(out, grounding, targets, concatenated_attention(q, k, v, pivot, targets, attend))
     return out
 
 
-def _cross_attention(call: Call, path: str, previous: Replacement | None) -> Replacement:
-    def attention(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-        out = previous(q, k, v, extra) if previous is not None else host_attention(q, k, v, extra)
+def _regrounded(out: Tensor, grounding: Grounding, targets: Sequence[int], grounded: Tensor) -> Tensor:
+    """``out [R, L, C]`` with its targets grounded, as far as the plan weighs it."""
+    rows = torch.tensor(targets, device=out.device)
+    return out.index_copy(0, rows, torch.lerp(out[rows], grounded.to(out.dtype), grounding.weight))
 
-        def attend(keys: Tensor, values: Tensor) -> Tensor:
-            if values.shape[0] != out.shape[0]:
-                raise BokehError(
-                    f"Bokeh cross-attention was prepared for {values.shape[0]} rows but the model's attention has "
-                    f"{out.shape[0]}. Another extension splits or merges the batch inside the model; remove it."
-                )
-            return bokeh_attention(split_heads(q, extra["n_heads"]), keys, values)
 
-        for term in bokeh_terms(call, path, q.shape[1], attend):
-            out = add_term(out, term)
+class _WholeLayers:
+    """Grounding of self-attention layers whose ``forward`` is another extension's."""
+
+    def __init__(self, grounding: Grounding, layers: dict[Slot, _Layer]) -> None:
+        self.grounding, self.layers = grounding, layers
+
+    def see(self, n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]) -> tuple[Tensor, ...]:
+        """The last of the host's ``attn1_patch``: what the layer is given."""
+        layer = self.layers.get(slot_of(extra))
+        if layer is not None:
+            self.grounding.check(n.shape[0])
+            _check_tokens(n, extra)
+            layer.inputs = n, context, value
+        return n, context, value
+
+    def ground(self, out: Tensor, extra: dict[str, Any]) -> Tensor:
+        """The first of the host's ``attn1_output_patch``."""
+        layer = self.layers.get(slot_of(extra))
+        if layer is None:
+            return out
+        inputs, layer.inputs, layer.waits = layer.inputs, (), False
+        for pivot, targets in self.grounding.groups:
+            told = _told(extra, pivot, len(out))
+
+            def attend(
+                n: Tensor, context: Tensor, value: Tensor, mask: Tensor | None, told: Any = told
+            ) -> Tensor:
+                return layer.module(n, context=context, value=value, transformer_options=told)
+
+            n, context, value = inputs
+            grounded = concatenated_attention(n, context, value, pivot, targets, attend)
+            out = _regrounded(out, self.grounding, targets, grounded)
         return out
 
-    return attention
+
+class _Terms:
+    """The bokeh terms of the cross-attention layers."""
+
+    def __init__(self, call: Call, layers: dict[Slot, _Layer]) -> None:
+        self.call, self.layers = call, layers
+
+    def see(self, n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]) -> tuple[Tensor, ...]:
+        """The first of the host's ``attn2_patch``: what the layer's queries are made of, before others change it."""
+        layer = self.layers.get(slot_of(extra))
+        if layer is not None:
+            layer.inputs = (n,)
+        return n, context, value
+
+    def add(self, out: Tensor, extra: dict[str, Any], last: bool = False) -> Tensor:
+        """The first of the host's ``attn2_output_patch``, so that others change the term as they change attention.
+
+        Where an extension has other rows in here (regional prompts: one for each region), it is the last.
+
+        Raises:
+            BokehError: others have not put the rows right.
+        """
+        layer = self.layers.get(slot_of(extra))
+        if layer is None or not layer.inputs:
+            return out
+        (n,) = layer.inputs
+        if out.shape[:2] != n.shape[:2] and not last:
+            return out
+        layer.inputs, layer.waits = (), False
+        project, heads = layer.module.to_out, extra["n_heads"]
+
+        def attend(keys: Tensor, values: Tensor) -> Tensor:
+            check_attention(values.shape[0], out.shape[0])
+            # One token's term is its value; queries are for more.
+            queries = None if values.shape[1] == 1 else split_heads(layer.module.to_q(n), heads)
+            return bokeh_attention(queries, keys, values)
+
+        size = extra["activations_shape"][-2:]
+        for term in bokeh_terms(self.call, layer.path, size, n.shape[1], attend):
+            term = term.to(out.dtype)
+            alone = project(term) - project(term.new_zeros(1, 1, term.shape[2]))  # without the bias
+            out = add_term(out, alone)
+        return out
+
+    def add_after_others(self, out: Tensor, extra: dict[str, Any]) -> Tensor:
+        """The last of the host's ``attn2_output_patch``."""
+        return self.add(out, extra, last=True)
