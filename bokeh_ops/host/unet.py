@@ -5,9 +5,9 @@ before the output projection. The bokeh term (eq. 10) is added after the output 
 ``W_o (A + B) = W_o A + W_o B``, in the host's list of output patches: so the layer's own attention is whoever's it is,
 another extension's included, and has whatever rows that extension gives it.
 
-Where another extension has replaced the ``forward`` of a self-attention, the host's slot would go round it. There the
-whole layer is run, and its targets again as eq. 11 wants them, by what they are given: ``x`` of the pivot, keys of
-both, values of the target twice.
+The host's slot goes round a ``forward`` that another extension has put on a self-attention. There the whole layer is
+run, and its targets again as eq. 11 wants them, by what they are given: ``x`` of the pivot, keys of both, values of the
+target twice.
 """
 
 from __future__ import annotations
@@ -42,14 +42,16 @@ class _Layer:
     Attributes:
         path: of it.
         module: the host's.
-        inputs: what it was given, where that is needed later.
+        inputs: what it was given, until our part has come, where that needs it.
+        extra: the host's ``extra_options`` with them.
         waits: our part in it is still to come.
     """
 
     path: str
     module: Any
     inputs: tuple[Tensor, ...] = ()
-    waits: bool = field(default=False)
+    extra: dict[str, Any] = field(default_factory=dict)
+    waits: bool = False
 
 
 @contextmanager
@@ -88,6 +90,10 @@ def lay(
                 stack.callback(handle.remove)
         if cross:
             terms = _Terms(call, cross)
+            for layer in cross.values():
+                if "forward" in vars(layer.module):
+                    hook = layer.module.to_out.register_forward_pre_hook(terms.inside(layer))
+                    stack.callback(hook.remove)
             patches["attn2_patch"] = [terms.see, *patches.get("attn2_patch", [])]
             patches["attn2_output_patch"] = [
                 terms.add, *patches.get("attn2_output_patch", []), terms.add_after_others,
@@ -255,7 +261,7 @@ class _Terms:
         """The first of the host's ``attn2_patch``: what the layer's queries are made of, before others change it."""
         layer = self.layers.get(slot_of(extra))
         if layer is not None:
-            layer.inputs = (n,)
+            layer.inputs, layer.extra = (n,), extra
         return n, context, value
 
     def add(self, out: Tensor, extra: dict[str, Any], last: bool = False) -> Tensor:
@@ -267,23 +273,10 @@ class _Terms:
             BokehError: others have not put the rows right.
         """
         layer = self.layers.get(slot_of(extra))
-        if layer is None or not layer.inputs:
+        if layer is None or not layer.inputs or (not last and not self._fits(layer, out)):
             return out
-        (n,) = layer.inputs
-        if out.shape[:2] != n.shape[:2] and not last:
-            return out
-        layer.inputs, layer.waits = (), False
-        project, heads = layer.module.to_out, extra["n_heads"]
-
-        def attend(keys: Tensor, values: Tensor) -> Tensor:
-            check_attention(values.shape[0], out.shape[0])
-            # One token's term is its value; queries are for more.
-            queries = None if values.shape[1] == 1 else split_heads(layer.module.to_q(n), heads)
-            return bokeh_attention(queries, keys, values)
-
-        size = extra["activations_shape"][-2:]
-        for term in bokeh_terms(self.call, layer.path, size, n.shape[1], attend):
-            term = term.to(out.dtype)
+        project = layer.module.to_out
+        for term in self._terms(layer, out):
             alone = project(term) - project(term.new_zeros(1, 1, term.shape[2]))  # without the bias
             out = add_term(out, alone)
         return out
@@ -291,3 +284,38 @@ class _Terms:
     def add_after_others(self, out: Tensor, extra: dict[str, Any]) -> Tensor:
         """The last of the host's ``attn2_output_patch``."""
         return self.add(out, extra, last=True)
+
+    def inside(self, layer: _Layer) -> Callable[..., Any]:
+        """A hook before the output projection of a layer whose ``forward`` is another extension's.
+
+        So what that makes of the attention it makes of the term too. Where it goes round the projection, or changes the
+        rows, the term is added after it.
+        """
+
+        def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if torch.compiler.is_compiling() or not layer.inputs or not self._fits(layer, args[0]):
+                return None
+            out = args[0]
+            for term in self._terms(layer, out):
+                out = add_term(out, term)
+            return (out, *args[1:])
+
+        return before
+
+    @staticmethod
+    def _fits(layer: _Layer, out: Tensor) -> bool:
+        return out.shape[:2] == layer.inputs[0].shape[:2]
+
+    def _terms(self, layer: _Layer, out: Tensor) -> Iterator[Tensor]:
+        """The terms of a layer, which now have come."""
+        (n,), extra = layer.inputs, layer.extra
+        layer.inputs, layer.waits = (), False
+
+        def attend(keys: Tensor, values: Tensor) -> Tensor:
+            check_attention(values.shape[0], out.shape[0])
+            # One token's term is its value; queries are for more.
+            queries = None if values.shape[1] == 1 else split_heads(layer.module.to_q(n), extra["n_heads"])
+            return bokeh_attention(queries, keys, values)
+
+        for term in bokeh_terms(self.call, layer.path, extra["activations_shape"][-2:], n.shape[1], attend):
+            yield term.to(out.dtype)
