@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bokeh_ops.attention import (
     Grounding,
@@ -331,3 +334,68 @@ def test_a_batch_of_another_size_is_refused() -> None:
     q, k, v = qkv(4)
     with pytest.raises(BokehError, match=r"planned for 2 rows but the model's attention has 4.*HyperTile"):
         grounded_attention(q, k, v, Grounding.from_pivots([-1, 0]))
+
+
+# ---- what it costs ----
+
+
+class Counted(TorchDispatchMode):
+    """How often each operator of torch was called, and the numbers that all of them made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.calls[func.overloadpacket.__name__] += 1
+        if isinstance(out, Tensor) and all(
+            out.untyped_storage().data_ptr() != a.untyped_storage().data_ptr()
+            for a in args
+            if isinstance(a, Tensor)
+        ):
+            self.numbers += out.numel()
+        return out
+
+
+def merged(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """A caller's attention over ``[R, L, C]``, two heads."""
+    return sdpa(*(split_heads(t, 2) for t in (q, k, v)))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("pivots", PLANS)
+def test_heads_need_not_be_split(pivots: list[int], shared: bool) -> None:
+    q, k, v = (randn(len(pivots), 5, 16, seed=seed) for seed in range(3))
+    plan = Grounding.from_pivots(pivots)
+    expected = written_out(*(split_heads(t, 2) for t in (q, k, v)), pivots)
+    out = grounded_attention(q, k, v, plan, merged, shared=shared, heads=2)
+    assert relative(out, expected) < 1e-5
+
+
+def test_keys_and_values_of_targets_are_copied_once() -> None:
+    """Per target: keys of both and values twice, and what the attention makes; nothing else of their size."""
+    rows, tokens, width = 3, 64, 16
+    q, k, v = (randn(rows, tokens, width, seed=seed) for seed in range(3))
+    plan = Grounding.from_pivots([-1, 0, 0])
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return q.new_zeros(q.shape)
+
+    with Counted() as counted:
+        grounded_attention(q, k, v, plan, attend, shared=False, heads=2)
+    one = tokens * width
+    results = rows * one + rows * one  # the whole, and of each part
+    assert counted.numbers == results + 2 * (2 * one + 2 * one)
+
+
+def test_rows_of_several_pictures_are_not_copied() -> None:
+    """A sweep of two pictures: the targets of each lie at even distances."""
+    q, k, v = (randn(8, 2, 6, 4, seed=seed) for seed in range(3))
+    plan = Grounding.from_pivots([-1] * 2 + [0, 1] * 3)
+    for shared in (True, False):
+        with Counted() as counted:
+            grounded_attention(q, k, v, plan, sdpa, shared=shared)
+        assert counted.calls["index"] == 0
+        assert counted.calls["index_put_"] == 0

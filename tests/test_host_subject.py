@@ -68,6 +68,49 @@ def test_a_mask_of_another_shape_is_told(s: Sampling, said: Any) -> None:
     assert any("70 x 50, another shape than the picture" in text for text in said())
 
 
+@pytest.mark.parametrize("area", [(4, 4, 2, 0), (5, 3, 1, 5)])
+def test_a_prompt_for_an_area_has_the_mask_of_that_area(s: Sampling, area: tuple[int, ...]) -> None:
+    """What the area is predicted as is what the model makes of that part of the picture and of the mask alone."""
+    height, width, y, x0 = area
+    x = models.randn(2, models.LATENT_CHANNELS[s.kind], 8, 8, seed=5)
+    mask = torch.zeros(2, 8, 8)
+    mask[:, 3:6, 1:4], mask[1, :, 6:] = 1, 0.5
+
+    def conditioned(mask: torch.Tensor) -> Any:
+        inside = {
+            "bokeh_subject_k": s.carry.KCondition(torch.tensor([14.0, 14.0])),
+            "bokeh_subject": s.carry.SubjectCondition(mask),
+        }
+        return s.carry.with_conditions(s.carry.with_k(s.positive, [14.0, 2.0]), **inside)
+
+    part = (..., slice(y, y + height), slice(x0, x0 + width))
+    whole = conditioned(mask)
+    whole[0][1]["area"] = area
+    (out,) = models.predict(s.model, whole, x=x)
+    (alone,) = models.predict(s.model, conditioned(mask[part].contiguous()), x=x[part].contiguous())
+    (without,) = models.predict(s.model, s.carry.with_k(s.positive, [14.0, 2.0]), x=x[part].contiguous())
+    assert relative(out[part], alone) < 1e-5
+    assert relative(alone[1], without[1]) > 1e-3
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.5])
+def test_layers_that_are_shrunk_have_the_mask_at_their_size(pack: ModuleType, factor: float) -> None:
+    """Deep shrink makes layers of sizes that are no halving of the latent's."""
+    from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
+
+    base = models.host_model("sd15")
+    shrunk = models.call(PatchModelAddDownscale, base, 1, factor, 0.0, 1.0, True, "bicubic", "bicubic")
+    s = Sampling(pack, "sd15", pack.bokeh_ops.host.lay.lay_adapter(shrunk, models.adapter("sd15")))
+    latent = models.empty_latent("sd15", 1, 14, 10)
+    pivot, targets = s.grounded(latent=latent, target_bokeh="2", subject=torch.ones(1, 14, 10))
+    assert relative(targets["samples"], pivot["samples"]) < 1e-5
+    left = torch.zeros(1, 14, 10)
+    left[..., :5] = 1
+    _, half = s.grounded(latent=latent, target_bokeh="2", grounding_steps=0, subject=left)
+    change = (half["samples"] - pivot["samples"]).abs()
+    assert change[..., 6:].mean() > 1.2 * change[..., :4].mean()
+
+
 def test_groups_give_the_same(s: Sampling) -> None:
     mask = torch.zeros(1, 64, 64)
     mask[:, 20:50, 10:40] = 1
