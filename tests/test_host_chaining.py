@@ -267,8 +267,7 @@ def run_by_themselves(keep_options: bool | None) -> Model:
 
             def run(args: dict[str, Any], extra: dict[str, Any], block: Any = block) -> Any:
                 if keep_options is None:
-                    own = {name: value for name, value in args.items() if name != "transformer_options"}
-                    out = extra["original_block"](own)
+                    out = extra["original_block"]({**args, "transformer_options": {}})
                     return {**out, "img": 1.1 * out["img"]}
                 own = {name: args[name] for name in ("vec", "pe")}
                 if keep_options:
