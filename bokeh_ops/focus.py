@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .errors import BokehError
 from .frames import Maps, planes
+from .rim import reach_edge
 
 _GRID = 64  # cells along the longer side in which salient regions are told apart
 _SMALL = 0.05  # share of the largest salient region below which a region is no subject
@@ -88,21 +89,25 @@ def focus_on_whole_mask(disparity: Maps, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Keep all of a masked thing sharp, as portrait modes do, and blur the rest by its own depth.
 
     The focus is the median disparity inside, which what the mask takes in along its edge does not move. The mask's
-    pixels are then held there, whatever their depth; no other pixel's depth is changed.
+    pixels are held there, whatever their depth, and what it left out along an edge of depth beside it
+    (:func:`bokeh_ops.rim.reach_edge`). Nothing else is.
 
     Args:
         disparity: ``[B, 1, H, W]``, or B maps.
         mask: as for :func:`focus_in_mask`.
 
     Returns:
-        ``[B]`` the focus disparity, and ``[B or 1, H, W]`` what is held there, boolean, for
+        ``[B]`` the focus disparity, and ``[B, H, W]`` what is held there, boolean, for
         ``Lens(focus_disparity=..., sharp=...)``.
 
     Raises:
         BokehError: what :func:`focus_in_mask` raises.
     """
-    sharp = _inside(disparity, mask)
-    return _middle(planes(disparity), sharp), sharp
+    maps, inside = planes(disparity), _inside(disparity, mask)
+    sharp = torch.empty(len(maps), *inside.shape[1:], dtype=torch.bool, device=inside.device)
+    for row, (plane, part) in enumerate(_pairs(maps, inside)):
+        sharp[row] = reach_edge(plane, part)
+    return _middle(maps, inside), sharp
 
 
 def focus_on_salient(disparity: Maps, saliency: Tensor) -> Tensor:
@@ -157,7 +162,7 @@ class FocusStep(NamedTuple):
     band: Tensor
     """``[B]``: ``focus_band``."""
     sharp: Tensor | None = None
-    """``[B or 1, H, W]``, boolean: ``sharp``."""
+    """``[B, H, W]``, boolean: ``sharp``."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -226,3 +226,36 @@ def test_a_focus_outside_the_map_is_remarked_on() -> None:
 def test_choices_that_cannot_be_found_are_refused(focus: dict[str, Any], units: bool, message: str) -> None:
     with pytest.raises(BokehError, match=message):
         Focus(**focus).find(quadrants(), units)
+
+
+def receding() -> torch.Tensor:
+    """A thing whose disparity falls from 0.9 to 0.5 from row 20 to row 79, columns 40 to 79, before a wall at 0.1."""
+    disparity = torch.full((1, 1, 100, 120), 0.1)
+    disparity[..., 20:80, 40:80] = torch.linspace(0.9, 0.5, 60)[:, None]
+    return disparity
+
+
+def test_a_mask_that_ends_short_of_the_edge_leaves_no_soft_rim() -> None:
+    disparity = receding()
+    thing = disparity[:, 0] > 0.4
+    mask = torch.zeros(1, 100, 120)
+    mask[:, 23:78, 43:78] = 1.0
+    assert torch.equal(focus_on_whole_mask(disparity, mask)[1], thing)
+    mask[:, 23:78, 78:86] = 1.0  # and too wide on the right: what it holds is sharp, the wall beyond is not
+    mask[0, 50:54, 43:50] = 0.0  # a hole is not at the edge
+    sharp = focus_on_whole_mask(disparity, mask)[1]
+    assert torch.equal(sharp[0, :, :40], thing[0, :, :40])
+    assert torch.equal(sharp[0, :, 80:] & ~(mask[0, :, 80:] > 0.5), torch.zeros(100, 40, dtype=torch.bool))
+    assert bool(sharp[0, 23:78, 78:86].all())
+
+
+def test_a_mask_takes_nothing_in_that_is_not_the_thing_s() -> None:
+    disparity = receding()
+    mask = (disparity[:, 0] > 0.4).float()
+    disparity[..., 80:, :] = torch.linspace(0.5, 0.9, 20)[:, None]  # the floor it stands on
+    disparity[..., 30:70, 80:90] = 0.3  # a thing beside it, nearer than the wall
+    disparity[..., 30:70, 30:40] = 0.95  # one that hides the wall and is nearer than the mask's part there
+    added = focus_on_whole_mask(disparity, mask)[1] & (mask == 0)
+    added[:, 80:84, 36:44] = added[:, 80:84, 76:84] = False  # the corners where floor, thing and wall meet
+    assert int(added.sum()) == 0
+    assert torch.equal(focus_on_whole_mask(torch.ones_like(disparity), mask)[1], mask > 0.5)
