@@ -96,6 +96,33 @@ def test_views_of_a_series_are_those_of_each_picture(pack: ModuleType) -> None:
     assert torch.allclose(series[2][0], call(pack, k=2.0)[2][0] / 3, atol=1e-6)
 
 
+def test_views_end_at_the_radius_given_and_need_no_picture(pack: ModuleType) -> None:
+    views = pack.nodes.views.BokehDefocusViews.execute
+    signed = torch.linspace(-4, 4, 32).expand(2, 24, 32).clone()
+    colours, blur, sharp, tinted = views(signed, largest=8.0).result
+    assert float(blur.max()) == pytest.approx(0.5)
+    assert torch.allclose(
+        colours[0, 0, -1], torch.tensor([0.98, 0.62, 0.28]), atol=1e-6
+    )  # orange: half of the way
+    assert torch.equal(sharp, views(signed).result[2])
+    assert tinted.shape == (2, 24, 32, 3)
+    grey = views(signed, torch.full((1, 24, 32, 1), 0.5), largest=8.0).result
+    assert torch.equal(tinted, grey[3])
+    light = torch.full((1, 24, 32, 3), 0.2140)  # what sRGB shows as 0.5
+    assert torch.allclose(views(signed, light, "linear (HDR)", 8.0).result[3], tinted, atol=1e-3)
+    assert float(views(torch.zeros(1, 24, 32)).result[1].max()) == 0
+    for bad, message in {
+        (3, 24, 32, 3): "size must agree, and there must be one picture",
+        (2, 24, 31, 3): "size must agree",
+        (24, 32, 3): "size must agree",
+    }.items():
+        with pytest.raises(pack.bokeh_ops.errors.BokehError, match=message):
+            views(signed, torch.zeros(bad))
+    for spoilt, message in ((signed[0], r"a mask \[B, H, W\]"), (signed / 0, "NaN or infinite")):
+        with pytest.raises(pack.bokeh_ops.errors.BokehError, match=message):
+            views(spoilt)
+
+
 def test_the_schema(pack: ModuleType) -> None:
     render, views, lens, depth = pack.nodes.render, pack.nodes.views, pack.nodes.lens, pack.nodes.depth
     for cls in (
