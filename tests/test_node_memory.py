@@ -18,7 +18,7 @@ ALIGNED = "aligned to the image"
 HEIGHT, WIDTH = 16, 24
 
 
-def frames(count: int) -> dict[str, torch.Tensor]:
+def frames(count: int) -> dict[str, Any]:
     """Pictures of a block before a ramp, no two alike, and their depth."""
     depth = torch.linspace(0.2, 0.8, WIDTH).expand(count, HEIGHT, WIDTH) + 1e-3 * torch.rand(count, 1, 1)
     depth[:, 6:12, 8:14] = 0.9
