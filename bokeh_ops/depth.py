@@ -204,25 +204,33 @@ def fit_to_image(
     Raises:
         BokehError: another batch, or an aspect ratio that differs by more than 2 %.
     """
-    maps, _, own_height, own_width = disparity.shape
-    if maps not in (1, batch):
-        raise BokehError(f"There are {maps} depth maps for {batch} images; give one, or one per image.")
-    if (own_height, own_width) != (height, width):
-        stretch = (own_width / own_height) / (width / height)
-        if max(stretch, 1 / stretch) > 1.02:
-            raise BokehError(
-                f"The depth map is {own_width} x {own_height} but the image is {width} x {height}: their "
-                "shapes differ by more than 2 %. Crop one of them so that both show the same view."
-            )
+    check_fit(disparity, batch, height, width, notice)
+    own_width = disparity.shape[3]
+    if disparity.shape[2:] != (height, width):
         disparity = F.interpolate(
             disparity, size=(height, width), mode="bilinear", align_corners=False, antialias=True
         )
-        if notice:
-            notice(f"The depth map was resized from {own_width} x {own_height} to {width} x {height}.")
     if guide is not None:
         reach = edge_reach(height, width, width / own_width)
         return align_to_image(disparity, guide, reach, device, progress)
     return disparity.expand(batch, -1, -1, -1)
+
+
+def check_fit(disparity: Tensor, batch: int, height: int, width: int, notice: Notice | None = None) -> None:
+    """Refuse disparity that :func:`fit_to_image` cannot fit, with the same arguments and errors."""
+    maps, _, own_height, own_width = disparity.shape
+    if maps not in (1, batch):
+        raise BokehError(f"There are {maps} depth maps for {batch} images; give one, or one per image.")
+    if (own_height, own_width) == (height, width):
+        return
+    stretch = (own_width / own_height) / (width / height)
+    if max(stretch, 1 / stretch) > 1.02:
+        raise BokehError(
+            f"The depth map is {own_width} x {own_height} but the image is {width} x {height}: their "
+            "shapes differ by more than 2 %. Crop one of them so that both show the same view."
+        )
+    if notice:
+        notice(f"The depth map was resized from {own_width} x {own_height} to {width} x {height}.")
 
 
 def load_depth(path: str | os.PathLike[str], notice: Notice | None = None) -> Tensor:
@@ -305,16 +313,20 @@ def _one_channel(depth: Tensor) -> Tensor:
         return depth
     colours = depth[..., :3]
     first = colours[..., 0]
-    if bool((colours == first[..., None]).all()):
+    if all(bool((one == one[..., :1]).all()) for one in colours):
         return first
-    finite = torch.isfinite(colours).all(-1)
-    spread = (colours.amax(-1) - colours.amin(-1))[finite].float()
-    size = colours[finite].abs().max().float() if spread.numel() else torch.ones(())
+    spread, size, count = 0.0, 0.0, 0
+    for one in colours:  # map by map: all at once would take more memory than the maps
+        finite = one[torch.isfinite(one).all(-1)].float()
+        if len(finite):
+            spread += float((finite.amax(-1) - finite.amin(-1)).sum(dtype=torch.float64))
+            size = max(size, float(finite.abs().max()))
+            count += len(finite)
     # A grey picture that went through JPEG differs by a few levels between its channels; a colour map by far
     # more.
-    if spread.numel() and float(spread.mean()) > 0.02 * float(size):
+    if count and spread / count > 0.02 * size:
         raise BokehError(
-            f"The depth map is coloured (its channels differ by {float(spread.mean()):.3f} on average). "
+            f"The depth map is coloured (its channels differ by {spread / count:.3f} on average). "
             "Colours do not say what is near; use a grey map."
         )
     return colours.mean(-1)

@@ -12,16 +12,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import BokehError
+from .frames import Maps, planes
+from .rim import reach_edge
 
 _GRID = 64  # cells along the longer side in which salient regions are told apart
 _SMALL = 0.05  # share of the largest salient region below which a region is no subject
-_TRIMMED = 0.02  # share of a mask's pixels that a band leaves out at each end: they are edges and errors
 
 
 class FocusMode(str, Enum):
@@ -35,11 +37,11 @@ class FocusMode(str, Enum):
     DISTANCE = "distance in metres"
 
 
-def focus_at_point(disparity: Tensor, x: float, y: float, window: float = 0.01) -> Tensor:
+def focus_at_point(disparity: Maps, x: float, y: float, window: float = 0.01) -> Tensor:
     """Focus on what is seen at a point: the median disparity of a small window around it.
 
     Args:
-        disparity: ``[B, 1, H, W]``.
+        disparity: ``[B, 1, H, W]``, or B maps (:data:`bokeh_ops.frames.Maps`).
         x: 0 (left edge) to 1 (right edge) of the width.
         y: 0 (top edge) to 1 (bottom edge) of the height.
         window: side of the window as a share of the shorter side of the picture; at least 3 pixels, cut at
@@ -56,19 +58,22 @@ def focus_at_point(disparity: Tensor, x: float, y: float, window: float = 0.01) 
             f"The focus point ({x:g}, {y:g}) lies outside the picture; x and y run from 0 (left, top) to "
             "1 (right, bottom)."
         )
-    height, width = disparity.shape[2:]
-    # Pixel i covers i/W to (i+1)/W, so x = 1 still falls into the last one.
-    column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
-    half = max(1, round(window * min(height, width) / 2))
-    part = disparity[:, 0, max(0, row - half) : row + half + 1, max(0, column - half) : column + half + 1]
-    return part.flatten(1).median(1).values
+    found = []
+    for plane in planes(disparity):
+        height, width = plane.shape
+        # Pixel i covers i/W to (i+1)/W, so x = 1 still falls into the last one.
+        column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
+        half = max(1, round(window * min(height, width) / 2))
+        part = plane[max(0, row - half) : row + half + 1, max(0, column - half) : column + half + 1]
+        found.append(part.flatten().median())
+    return torch.stack(found)
 
 
-def focus_in_mask(disparity: Tensor, mask: Tensor) -> Tensor:
+def focus_in_mask(disparity: Maps, mask: Tensor) -> Tensor:
     """Focus on a masked thing: the median disparity where the mask is above one half.
 
     Args:
-        disparity: ``[B, 1, H, W]``.
+        disparity: ``[B, 1, H, W]``, or B maps (:data:`bokeh_ops.frames.Maps`).
         mask: ``[B or 1, h, w]``, 0..1; another size is resized bilinearly.
 
     Returns:
@@ -77,42 +82,42 @@ def focus_in_mask(disparity: Tensor, mask: Tensor) -> Tensor:
     Raises:
         BokehError: another rank or batch, or nothing inside the mask.
     """
-    chosen = _inside(disparity, mask)
-    return torch.stack([row[part].median() for row, part in zip(disparity[:, 0], chosen, strict=True)])
+    return _middle(planes(disparity), _inside(disparity, mask))
 
 
-def focus_on_whole_mask(disparity: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Keep all of a masked thing sharp, as portrait modes do: the band of disparity that it fills.
+def focus_on_whole_mask(disparity: Maps, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep all of a masked thing sharp, as portrait modes do, and blur the rest by its own depth.
 
-    From the 2nd to the 98th percentile of what is inside, because along its edge a mask takes in what lies behind.
+    The focus is the median disparity inside, which what the mask takes in along its edge does not move. The mask's
+    pixels are held there, whatever their depth, and what it left out along an edge of depth beside it
+    (:func:`bokeh_ops.rim.reach_edge`). Nothing else is.
 
     Args:
-        disparity: ``[B, 1, H, W]``.
+        disparity: ``[B, 1, H, W]``, or B maps.
         mask: as for :func:`focus_in_mask`.
 
     Returns:
-        ``[B]`` the middle of the band, and ``[B]`` its width, for ``Lens(focus_disparity=..., focus_band=...)``.
+        ``[B]`` the focus disparity, and ``[B, H, W]`` what is held there, boolean, for
+        ``Lens(focus_disparity=..., sharp=...)``.
 
     Raises:
         BokehError: what :func:`focus_in_mask` raises.
     """
-    ends = []
-    for row, part in zip(disparity[:, 0], _inside(disparity, mask), strict=True):
-        values = row[part].sort().values
-        last = len(values) - 1
-        ends.append(torch.stack([values[round(_TRIMMED * last)], values[round((1 - _TRIMMED) * last)]]))
-    low, high = torch.stack(ends).unbind(1)
-    return (low + high) / 2, high - low
+    maps, inside = planes(disparity), _inside(disparity, mask)
+    sharp = torch.empty(len(maps), *inside.shape[1:], dtype=torch.bool, device=inside.device)
+    for row, (plane, part) in enumerate(_pairs(maps, inside)):
+        sharp[row] = reach_edge(plane, part)
+    return _middle(maps, inside), sharp
 
 
-def focus_on_salient(disparity: Tensor, saliency: Tensor) -> Tensor:
+def focus_on_salient(disparity: Maps, saliency: Tensor) -> Tensor:
     """Focus on the nearest salient region: its median disparity.
 
     A region is what hangs together above one half, told apart on a grid of 64 cells along the longer side; regions
     below 5 % of the largest are left out.
 
     Args:
-        disparity: ``[B, 1, H, W]``.
+        disparity: ``[B, 1, H, W]``, or B maps (:data:`bokeh_ops.frames.Maps`).
         saliency: ``[B or 1, h, w]``, 0..1, as salient-object detectors and background removers give it.
 
     Returns:
@@ -122,11 +127,11 @@ def focus_on_salient(disparity: Tensor, saliency: Tensor) -> Tensor:
         BokehError: what :func:`focus_in_mask` raises.
     """
     chosen = _inside(disparity, saliency)
-    height, width = disparity.shape[2:]
+    height, width = chosen.shape[1:]
     share = min(1.0, _GRID / max(height, width))
     size = (max(1, round(height * share)), max(1, round(width * share)))
     found = []
-    for row, part in zip(disparity[:, 0], chosen, strict=True):
+    for row, part in _pairs(planes(disparity), chosen):
         cells = F.adaptive_max_pool2d(part[None, None].float(), size) > 0
         regions = F.interpolate(_regions(cells), size=(height, width), mode="nearest")[0, 0]
         names, counts = regions[part].unique(return_counts=True)
@@ -149,6 +154,17 @@ def focus_at_distance(metres: float) -> float:
     return 1 / metres
 
 
+class FocusStep(NamedTuple):
+    """What is in focus, found in a batch of maps: for the fields of :class:`bokeh_ops.render.Lens` named below."""
+
+    disparity: Tensor
+    """``[B]``: ``focus_disparity``."""
+    band: Tensor
+    """``[B]``: ``focus_band``."""
+    sharp: Tensor | None = None
+    """``[B, H, W]``, boolean: ``sharp``."""
+
+
 @dataclass(frozen=True, eq=False)
 class Focus:
     """A choice of what stays sharp, to be looked up in any disparity map.
@@ -159,8 +175,7 @@ class Focus:
         values: for disparities (in the map's units) or distances (metres, > 0, may be infinite): one, or several for a
             series.
         one_each: several values are one for each picture of the batch, instead of a series of all pictures.
-        band: width of the band about the focus that stays sharp, in units of disparity, >= 0. With a whole mask it is
-            added to the mask's own.
+        band: width of the band about the focus that stays sharp, in units of disparity, >= 0.
         mask: ``[B or 1, h, w]`` for the modes that need one.
 
     Raises:
@@ -188,29 +203,29 @@ class Focus:
         return self if self.mask is not None or mask is None else replace(self, mask=mask)
 
     def find(
-        self, disparity: Tensor, units: bool = True, notice: Callable[[str], None] | None = None
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Focus disparity and band for every picture, once for every step of the series.
+        self, disparity: Maps, units: bool = True, notice: Callable[[str], None] | None = None
+    ) -> list[FocusStep]:
+        """Look the choice up in every picture's map, once for every step of the series.
 
         Args:
-            disparity: ``[B, 1, H, W]``.
+            disparity: ``[B, 1, H, W]``, or B maps (:data:`bokeh_ops.frames.Maps`).
             units: whether it is in dioptres.
             notice: told when nothing of a map lies at the focus, and when something given is not looked at.
 
         Returns:
-            For each step ``([B], [B])``; a single step unless the values are a series.
+            A single step unless the values are a series.
 
         Raises:
             BokehError: no mask where the mode needs one; a distance where the map has no units; a number of values
                 that is not the number of pictures; what the functions of this module raise.
         """
-        batch = disparity.shape[0]
+        batch = len(disparity)
         band = torch.full((batch,), self.band)
         mode = FocusMode(self.mode)
         if notice:
             self._remark_unused(mode, notice)
         if mode is FocusMode.POINT:
-            return [(focus_at_point(disparity, self.x, self.y), band)]
+            return [FocusStep(focus_at_point(disparity, self.x, self.y), band)]
         if mode in (FocusMode.MASK, FocusMode.WHOLE_MASK, FocusMode.AUTOMATIC):
             if self.mask is None:
                 raise BokehError(
@@ -218,10 +233,10 @@ class Focus:
                     f"{FocusMode.POINT.value!r}."
                 )
             if mode is FocusMode.WHOLE_MASK:
-                middle, width = focus_on_whole_mask(disparity, self.mask)
-                return [(middle, width + band.to(width))]
+                middle, sharp = focus_on_whole_mask(disparity, self.mask)
+                return [FocusStep(middle, band, sharp)]
             find = focus_in_mask if mode is FocusMode.MASK else focus_on_salient
-            return [(find(disparity, self.mask), band)]
+            return [FocusStep(find(disparity, self.mask), band)]
         values = list(self.values)
         if mode is FocusMode.DISTANCE:
             if not units:
@@ -242,7 +257,7 @@ class Focus:
         )
         if notice:
             _remark(disparity, torch.stack(steps), band, notice)
-        return [(step, band) for step in steps]
+        return [FocusStep(step, band) for step in steps]
 
     def _remark_unused(self, mode: FocusMode, notice: Callable[[str], None]) -> None:
         masked = mode in (FocusMode.MASK, FocusMode.WHOLE_MASK, FocusMode.AUTOMATIC)
@@ -258,9 +273,9 @@ class Focus:
             )
 
 
-def _remark(disparity: Tensor, focus: Tensor, band: Tensor, notice: Callable[[str], None]) -> None:
+def _remark(disparity: Maps, focus: Tensor, band: Tensor, notice: Callable[[str], None]) -> None:
     """Say where a focus ``[steps, B]`` misses its whole map."""
-    low, high = disparity.amin((1, 2, 3)).cpu(), disparity.amax((1, 2, 3)).cpu()
+    low, high = (torch.stack(ends).cpu() for ends in zip(*map(torch.aminmax, planes(disparity)), strict=True))
     missed = ((focus + band / 2 < low) | (focus - band / 2 > high)).nonzero()
     if len(missed):
         step, picture = missed[0].tolist()
@@ -271,27 +286,37 @@ def _remark(disparity: Tensor, focus: Tensor, band: Tensor, notice: Callable[[st
         )
 
 
-def _inside(disparity: Tensor, mask: Tensor) -> Tensor:
-    """Where the mask is above one half, ``[B, H, W]``; every picture has such pixels."""
+def _inside(disparity: Maps, mask: Tensor) -> Tensor:
+    """Where the mask is above one half, ``[B or 1, H, W]`` as the mask; each has such pixels."""
     if mask.ndim != 3 or 0 in mask.shape:
         raise BokehError(f"Expected a focus mask [B, H, W]; got {tuple(mask.shape)}.")
-    batch = disparity.shape[0]
+    batch, first = len(disparity), disparity[0]
     if mask.shape[0] not in (1, batch):
         raise BokehError(
             f"There are {mask.shape[0]} focus masks for {batch} images; give one, or one per image."
         )
-    inside = mask.to(disparity.device, torch.float32)
-    if inside.shape[1:] != disparity.shape[2:]:
-        size = (disparity.shape[2], disparity.shape[3])
-        inside = F.interpolate(inside[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
-    chosen = (inside > 0.5).expand(batch, -1, -1)
-    empty = (~chosen.flatten(1).any(1)).nonzero().flatten().tolist()
-    if empty:
-        raise BokehError(
-            f"The focus mask is empty: no value above 0.5 for image {empty[0] + 1} of {batch} (largest: "
-            f"{float(mask.max()):g}). Paint over what should be sharp, or focus by a point."
-        )
+    size = first.shape[-2:]
+    chosen = torch.empty(len(mask), *size, dtype=torch.bool, device=first.device)
+    for row, own in enumerate(mask):
+        inside = own.to(first.device, torch.float32)[None, None]
+        if own.shape != size:
+            inside = F.interpolate(inside, size=size, mode="bilinear", antialias=True)
+        chosen[row] = inside[0, 0] > 0.5
+        if not bool(chosen[row].any()):
+            raise BokehError(
+                f"The focus mask is empty: no value above 0.5 for image {row + 1} of {batch} (largest: "
+                f"{float(mask.max()):g}). Paint over what should be sharp, or focus by a point."
+            )
     return chosen
+
+
+def _pairs(maps: list[Tensor], chosen: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Each map ``[H, W]`` with its part of a mask for all or for each."""
+    return list(zip(maps, chosen.expand(len(maps), -1, -1), strict=True))
+
+
+def _middle(maps: list[Tensor], chosen: Tensor) -> Tensor:
+    return torch.stack([plane[part].median() for plane, part in _pairs(maps, chosen)])
 
 
 def _regions(cells: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class BokehExtension(ComfyExtension):
         from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
         from .sheet import BokehContactSheet
+        from .views import BokehDefocusViews
 
         return [
             LoadBokehAdapter,
@@ -24,6 +25,7 @@ class BokehExtension(ComfyExtension):
             GroundedSamplerAdvanced,
             LabColorMatch,
             BokehMeRender,
+            BokehDefocusViews,
             BokehAperture,
             BokehFocus,
             BokehLoadDepth,

@@ -77,7 +77,7 @@ class LoadBokehAdapter(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, adapter: str, **kwargs: Any) -> str:
+    def fingerprint_inputs(cls, adapter: str | None, **kwargs: Any) -> str | float:
         return library.adapter_hash(adapter)
 
     @classmethod

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.exif import fill_in, read_exif
-from ..bokeh_ops.host.files import file_hash, input_file, input_pictures
+from ..bokeh_ops.host.files import check_input_file, input_file, input_file_hash, input_pictures
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.optics import SENSORS, TRAINING_WIDTH, Camera
 from ..bokeh_ops.optics import sensor_width as named_sensor_width
@@ -134,19 +133,13 @@ class BokehFromCamera(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, photograph: str = "") -> bool | str:
+    def validate_inputs(cls, photograph: str | None = "") -> bool | str:
         """Naming ``photograph`` here admits files uploaded after the list was made, and those in sub-folders."""
-        if photograph in NO_PHOTOGRAPH:
-            return True
-        try:
-            input_file(photograph)
-        except BokehError as error:
-            return str(error)
-        return True
+        return True if photograph in NO_PHOTOGRAPH else check_input_file(photograph)
 
     @classmethod
-    def fingerprint_inputs(cls, photograph: str = "", **_: object) -> str:
-        return "" if photograph in NO_PHOTOGRAPH else file_hash(input_file(photograph))
+    def fingerprint_inputs(cls, photograph: str | None = "", **_: object) -> str | float:
+        return "" if photograph in NO_PHOTOGRAPH else input_file_hash(photograph)
 
     @classmethod
     def execute(

@@ -12,31 +12,29 @@ from comfy_api.latest import io
 from ..bokeh_ops import depth as depths
 from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.focus import Focus, FocusMode
+from ..bokeh_ops.frames import fit_frames
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.host.renderers import load_renderer
+from ..bokeh_ops.kept import Kept
 from ..bokeh_ops.optics import TRAINING_WIDTH, k_at_width
 from ..bokeh_ops.render import (
     DEFAULT_MODEL,
     MODELS,
     Aperture,
     Lens,
-    Rendered,
-    blur_amount,
-    colour_defocus,
-    in_focus,
-    overlay,
     render_series,
 )
 from ..bokeh_ops.render.contract import USUAL_RECOVERY
-from ..bokeh_ops.render.transfer import Gamma, from_light
+from ..bokeh_ops.render.transfer import TRANSFERS, from_light
 from ..bokeh_ops.values import K_TRAINED, parse_values
 from .lens import ApertureType, FocusType
 
 AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"
-TRANSFERS: dict[str, Gamma] = {"sRGB": "srgb", "gamma 2.2": 2.2, "linear (HDR)": 1.0}
 BOKEHME = "bokehme"
 RECOVERS = ("layered",)  # models that guess clipped light back
 USUAL_K = K_TRAINED[1]
+ALIGNED = Kept(1 << 30)
+"""Depth maps whose edges were aligned: some 120 frames of 1920 x 1080, or 24 maps of 11 megapixels."""
 
 
 class BokehMeRender(io.ComfyNode):
@@ -197,33 +195,11 @@ class BokehMeRender(io.ComfyNode):
                 io.Image.Output(
                     "rendered", display_name="image", tooltip="The pictures with depth of field."
                 ),
-                io.Image.Output(
-                    "defocus_map",
-                    display_name="defocus map",
-                    tooltip="To look at: white in focus, orange to dark red in front of it, blue behind it. "
-                    "The colours end at the largest blur radius of this output.",
-                ),
-                io.Mask.Output(
-                    "defocus",
-                    display_name="blur amount",
-                    tooltip="How blurred each pixel is: 0 in focus, 1 at the largest blur radius of this output.",
-                ),
-                io.Mask.Output(
-                    "in_focus",
-                    display_name="in focus",
-                    tooltip="What looks sharp: 1 up to a blur radius of 1/3000 of the diagonal (at least half a "
-                    "pixel), fading to 0 at twice that.",
-                ),
-                io.Image.Output(
-                    "overlay",
-                    display_name="overlay",
-                    tooltip="The picture in grey, green where it is in focus, orange in front of that, blue behind.",
-                ),
                 io.Mask.Output(
                     "signed_defocus",
                     display_name="signed defocus",
                     tooltip="The blur radius of each pixel in pixels, as numbers: 0 in focus, positive in front of it, "
-                    "negative behind it. For computing on; the defocus map is for looking at.",
+                    "negative behind it. For computing on; to look at it, link Bokeh Defocus Views.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -280,18 +256,20 @@ class BokehMeRender(io.ComfyNode):
 
             return progress
 
-        disparity = depths.to_disparity(depth, depth_kind, depth_range, depth_scale, notice, focal_pixels)
-        aligned = depths.DepthEdges(edges) is depths.DepthEdges.ALIGNED
-        shown = from_light(pictures, "srgb") if gamma == 1 else pictures
-        disparity = depths.fit_to_image(
-            disparity,
+        def shown(row: int) -> torch.Tensor:
+            frame = pictures[row : row + 1]
+            return from_light(frame, "srgb") if gamma == 1 else frame
+
+        maps = fit_frames(
+            depths.to_disparity(depth, depth_kind, depth_range, depth_scale, notice, focal_pixels),
             batch,
             height,
             width,
             notice,
-            shown if aligned else None,
+            shown if depths.DepthEdges(edges) is depths.DepthEdges.ALIGNED else None,
             device,
             shown_on(comfy.utils.ProgressBar(1)),
+            ALIGNED,
         )
         if model not in RECOVERS and gamma != 1 and highlight_recovery not in (0.0, USUAL_RECOVERY):
             notice(f"highlight_recovery is not looked at: the lens model {model!r} recovers no highlights.")
@@ -301,39 +279,29 @@ class BokehMeRender(io.ComfyNode):
             mode = FocusMode.POINT if focus_mask is None else FocusMode.MASK
             focus = Focus(mode, focus_x, focus_y)
         units = depths.DepthRange(depth_range) not in depths.NORMALISED
-        steps = focus.with_mask(focus_mask).find(disparity, units, notice)
+        steps = focus.with_mask(focus_mask).find(maps, units, notice)
         recovery = 0.0 if gamma == 1 else highlight_recovery
         lenses = [
-            Lens(value, at, gamma, aperture or Aperture(), highlight_recovery=recovery, focus_band=band)
+            Lens(
+                value,
+                at.disparity,
+                gamma,
+                aperture or Aperture(),
+                highlight_recovery=recovery,
+                focus_band=at.band,
+                sharp=at.sharp,
+            )
             for value in pixels
-            for at, band in steps
+            for at in steps
         ]
         progress = shown_on(comfy.utils.ProgressBar(1000 * len(lenses) * batch))
-        rendered = render_series(pictures, disparity.to(image.device), lenses, renderer, device, progress)
-        largest = float(rendered.defocus.abs().max())
-        _remark(ks, largest, max(height, width), notice)
-        made = rendered.image
+        made, defocus = render_series(pictures, maps, lenses, renderer, device, progress)
+        low, high = defocus.aminmax()
+        _remark(ks, float(max(-low, high)), max(height, width), notice)
         if gamma != 1:
             # A recovered highlight may exceed the picture's own range; nodes downstream expect 0..1.
-            made = made.clamp(max=max(1.0, float(image.max())))
-        views = _views(rendered, shown, largest, stop)
-        return io.NodeOutput(made.movedim(1, -1).contiguous(), *views, rendered.defocus[:, 0].contiguous())
-
-
-def _views(
-    rendered: Rendered, shown: torch.Tensor, largest: float, stop: Callable[[], None]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Defocus map, blur amount, in-focus mask and overlay, made frame by frame so that nothing else takes memory."""
-    rows, _, height, width = rendered.defocus.shape
-    colours, tinted = (rendered.defocus.new_empty(rows, height, width, 3) for _ in range(2))
-    blurs, sharp = (rendered.defocus.new_empty(rows, height, width) for _ in range(2))
-    for row in range(rows):
-        stop()
-        defocus, picture = rendered.defocus[row : row + 1], row % len(shown)
-        colours[row] = colour_defocus(defocus, largest)[0].movedim(0, -1)
-        tinted[row] = overlay(shown[picture : picture + 1], defocus, largest)[0].movedim(0, -1)
-        blurs[row], sharp[row] = blur_amount(defocus, largest)[0], in_focus(defocus)[0]
-    return colours, blurs, sharp, tinted
+            made.clamp_(max=max(1.0, float(image.max())))
+        return io.NodeOutput(made.movedim(1, -1).contiguous(), defocus[:, 0].contiguous())
 
 
 def _remark(ks: list[float], largest: float, side: int, notice: depths.Notice) -> None:

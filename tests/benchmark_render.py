@@ -2,6 +2,11 @@
 
     python -m tests.benchmark_render [--device cpu] [--threads 2] [--rounds 3] [--sizes 512x384,2048x1536] [--k 30]
 
+    python -m tests.benchmark_render --node [--threads 2] [--frames 8] [--sizes 1920x1080]
+
+What the node BokehMe Render costs beyond that: memory for each frame of a video over the frame's own size (Linux
+only), and seconds for a picture whose depth edges are aligned, at first and after K was changed.
+
 The picture is a plane that recedes, with a few hundred discs at all depths in front of it. Rounds take turns, so
 that a busy machine is busy for all; the table gives the median wall time of each and its ratio to the 32-step stack.
 """
@@ -9,8 +14,12 @@ that a busy machine is busy for all; the table gives the median wall time of eac
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import statistics
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +45,76 @@ def scene(width: int, height: int) -> tuple[Tensor, Tensor]:
     return image, disparity[None, None]
 
 
+def resident(line: str) -> int:
+    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` the most since :func:`forget`."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(each.split()[1]) for each in status.splitlines() if each.startswith(line))
+
+
+def forget() -> None:
+    """Let ``VmHWM`` begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def rendered(image: Tensor, disparity: Tensor, k: float, edges: str) -> float:
+    """Seconds that BokehMe Render takes for pictures ``[B, H, W, C]``, at its defaults."""
+    from tests.host import inprocess
+
+    node = inprocess.load_pack(cpu=True).nodes.render.BokehMeRender
+    inputs: dict[str, Any] = {
+        entry.id: entry.default
+        for entry in node.GET_SCHEMA().inputs
+        if getattr(entry, "default", None) is not None
+    }
+    start = time.perf_counter()
+    node.execute(**inputs | {"image": image, "depth": disparity, "k": k, "edges": edges})
+    return time.perf_counter() - start
+
+
+def peak(width: int, height: int, k: float, edges: str, count: int, threads: int) -> int:
+    """Bytes that rendering so many frames takes beyond the frames; to be asked once a process."""
+    torch.set_num_threads(threads)
+    image, disparity = scene(width, height)
+    video = image.movedim(1, -1).repeat(count, 1, 1, 1) * torch.linspace(0.9, 1, count).view(-1, 1, 1, 1)
+    depth = disparity[0].repeat(count, 1, 1)
+    rendered(video[:1, :64, :64], depth[:1, :64, :64], k, edges)  # whatever is loaded only once
+    forget()
+    before = resident("VmRSS")
+    rendered(video, depth, k, edges)
+    return resident("VmHWM") - before
+
+
+def run_node(sizes: list[tuple[int, int]], frames: int, threads: int) -> None:
+    """The two tables of the node."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed goes back to the system at once
+    print("| size | K | edges | MB a frame, beyond the input | / frame |\n|---|---|---|---|---|")
+    for width, height in sizes:
+        for k, edges in ((0.0, "as is"), (2.0, "as is"), (0.0, "aligned to the image")):
+            counts = frames // 2, frames
+            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+                jobs = [(width, height, k, edges, count, threads) for count in counts]
+                few, many = pool.starmap(peak, jobs, chunksize=1)
+            each = (many - few) / (counts[1] - counts[0])
+            own = 3 * 4 * width * height
+            print(f"| {width}x{height} | {k:g} | {edges} | {each / 1e6:.0f} | {each / own:.2f} |", flush=True)
+    print("\n| size | s at K 0: the edges alone | s after K became 5 | s at once at K 5 |\n|---|---|---|---|")
+    for width, height in sizes:
+        image, disparity = scene(width, height)
+        picture, small = (
+            image.movedim(1, -1),
+            disparity[0, :, ::4, ::4],
+        )  # soft where it is enlarged, as estimates are
+        taken = [rendered(picture, small, k, "aligned to the image") for k in (0.0, 5.0)]
+        brighter = picture * 1.01  # another picture, for which nothing is kept
+        taken.append(rendered(brighter, small, 5.0, "aligned to the image"))
+        print(f"| {width}x{height} | " + " | ".join(f"{each:.1f}" for each in taken) + " |", flush=True)
+
+
+def pairs(sizes: str) -> list[tuple[int, int]]:
+    """Width and height of each of ``"512x384,2048x1536"``."""
+    return [(int(width), int(height)) for width, height in (size.split("x") for size in sizes.split(","))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -43,15 +122,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sizes", default="512x384,2048x1536")
+    parser.add_argument("--sizes", help="of the lens models 512x384,2048x1536, of the node 1920x1080")
+    parser.add_argument("--node", action="store_true")
+    parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--k", type=float, default=30.0)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
+    if words.node:
+        run_node(pairs(words.sizes or "1920x1080"), words.frames, words.threads)
+        return
     stack = find_peer("peer:gaussian-stack-32")
     print(f"{words.device}, {words.threads} threads, PyTorch {torch.__version__}, K = {words.k:g} pixels")
     print("| size | model | s | / stack |\n|---|---|---|---|")
-    for size in words.sizes.split(","):
-        width, height = (int(part) for part in size.split("x"))
+    for width, height in pairs(words.sizes or "512x384,2048x1536"):
+        size = f"{width}x{height}"
         image, disparity = (plane.to(words.device) for plane in scene(width, height))
         lens = Lens(words.k, 0.9, 1.0)
         defocus = lens.defocus(disparity)[0, 0]

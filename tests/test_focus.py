@@ -92,19 +92,54 @@ def test_distance() -> None:
             focus_at_distance(metres)
 
 
-def test_the_whole_mask_is_a_band_without_its_rim() -> None:
+def test_the_whole_mask_is_sharp_and_nothing_else_by_it() -> None:
+    """A subject that recedes, before a floor of the same depths: the focus is its middle, and it alone is sharp."""
     disparity = torch.linspace(0, 1, 101).repeat(50, 1).expand(1, 1, 50, 101).clone()
     mask = torch.zeros(1, 50, 101)
-    mask[:, :, 30:71] = 1.0
-    middle, width = focus_on_whole_mask(disparity, mask)
-    # Percentiles 2 and 98 of 0.30, 0.31, ..., 0.70, each 50 times.
+    mask[:, :40, 30:71] = 1.0
+    middle, sharp = focus_on_whole_mask(disparity, mask)
     assert middle.tolist() == pytest.approx([0.5], abs=1e-3)
-    assert width.tolist() == pytest.approx([0.40], abs=0.021)
-    disparity[..., 0, 30] = 50.0  # an error of the map, or of the mask
-    assert focus_on_whole_mask(disparity, mask)[1].tolist() == pytest.approx([0.40], abs=0.021)
-    sharp = Lens(30.0, middle, focus_band=width).defocus(disparity)
-    assert float(sharp[..., 1:, 32:69].abs().max()) == 0
-    assert float(sharp[..., 1:, 20].min()) < -2
+    assert torch.equal(sharp, mask > 0.5)
+    disparity[..., 0, 30:33] = 50.0  # errors of the map, or of the mask
+    assert focus_on_whole_mask(disparity, mask)[0].tolist() == pytest.approx([0.5], abs=1e-3)
+    defocus = Lens(30.0, middle, sharp=sharp).defocus(disparity)[:, 0]
+    assert float(defocus[sharp].abs().max()) == 0
+    assert torch.equal(defocus[~sharp], Lens(30.0, middle).defocus(disparity)[:, 0][~sharp])
+    assert float(defocus[0, 45, 31:35].max()) < -4  # beside the mask, at a depth that it holds
+    assert float(defocus[0, 45, 50]) == pytest.approx(0, abs=1e-4)  # at the depth of the focus
+
+
+def test_the_mask_is_cut_at_a_half_whatever_its_size() -> None:
+    """A soft edge gives no depth between the subject's and what is behind it."""
+    disparity = torch.zeros(2, 1, 40, 60)
+    soft = torch.linspace(0, 1, 30).expand(2, 20, 30).clone()
+    soft[1] = soft[1].flip(1)
+    middle, sharp = focus_on_whole_mask(disparity, soft)
+    assert sharp.shape == (2, 40, 60)
+    assert torch.equal(sharp[1], sharp[0].flip(1))
+    assert sharp[0].float().mean() == pytest.approx(0.5, abs=0.02)
+    lens = Lens(10.0, middle + 1, sharp=sharp)
+    assert lens.defocus(disparity).unique().tolist() == [-10, 0]
+    one = Lens(10.0, middle + 1, sharp=sharp[:1]).defocus(disparity)
+    assert torch.equal(one[0], one[1])
+    for bad in (sharp[:, :-1], sharp[[0, 1, 1]]):
+        with pytest.raises(BokehError, match="What is held sharp"):
+            Lens(10.0, middle, sharp=bad).defocus(disparity)
+    with pytest.raises(BokehError, match="expected boolean"):
+        Lens(10.0, middle, sharp=soft)
+
+
+def test_maps_may_lie_apart() -> None:
+    """A list of maps, as of a video, is looked up as one tensor is."""
+    disparity, mask = quadrants(), torch.zeros(2, 40, 60)
+    mask[0, :20, :20], mask[1, 20:, 40:] = 1.0, 1.0
+    apart = [one[None] for one in disparity]
+    for mode in FocusMode:
+        focus = Focus(mode, 0.9, 0.2, values=(1.5, 2.5), band=0.25, mask=mask)
+        for one, other in zip(focus.find(disparity), focus.find(apart), strict=True):
+            assert torch.equal(one.disparity, other.disparity)
+            assert torch.equal(one.band, other.band)
+            assert (one.sharp is None) == (other.sharp is None) == (mode is not FocusMode.WHOLE_MASK)
 
 
 def test_automatic_takes_the_nearest_region_that_is_not_small() -> None:
@@ -135,13 +170,16 @@ def test_a_choice_finds_what_its_function_finds() -> None:
     mask = torch.zeros(1, 40, 60)
     mask[:, 20:, :30] = 1.0
     point = Focus(x=0.9, y=0.2, band=0.25).find(disparity)
-    assert [part.tolist() for part in point[0]] == [[2, 20], [0.25, 0.25]]
+    assert [part.tolist() for part in point[0][:2]] == [[2, 20], [0.25, 0.25]]
+    assert point[0].sharp is None
     assert Focus(FocusMode.MASK, mask=mask).find(disparity)[0][0].tolist() == [3, 30]
     assert Focus(FocusMode.AUTOMATIC).with_mask(mask).find(disparity)[0][0].tolist() == [3, 30]
     mask[:, :, :] = 1.0
-    middle, width = Focus(FocusMode.WHOLE_MASK, band=0.5, mask=mask).find(disparity)[0]
-    assert middle.tolist() == [2.5, 25]
-    assert width.tolist() == [3.5, 30.5]
+    middle, band, sharp = Focus(FocusMode.WHOLE_MASK, band=0.5, mask=mask).find(disparity)[0]
+    assert middle.tolist() == [2, 20]
+    assert band.tolist() == [0.5, 0.5]  # the user's own, nothing of the mask's
+    assert sharp is not None
+    assert bool(sharp.all())
     far = Focus(FocusMode.DISTANCE, values=(0.5, math.inf)).find(disparity)
     assert [step[0].tolist() for step in far] == [[2, 2], [0, 0]]
     each = Focus(FocusMode.DISPARITY, values=(1.5, 12.0), one_each=True).find(disparity)
@@ -188,3 +226,36 @@ def test_a_focus_outside_the_map_is_remarked_on() -> None:
 def test_choices_that_cannot_be_found_are_refused(focus: dict[str, Any], units: bool, message: str) -> None:
     with pytest.raises(BokehError, match=message):
         Focus(**focus).find(quadrants(), units)
+
+
+def receding() -> torch.Tensor:
+    """A thing whose disparity falls from 0.9 to 0.5 from row 20 to row 79, columns 40 to 79, before a wall at 0.1."""
+    disparity = torch.full((1, 1, 100, 120), 0.1)
+    disparity[..., 20:80, 40:80] = torch.linspace(0.9, 0.5, 60)[:, None]
+    return disparity
+
+
+def test_a_mask_that_ends_short_of_the_edge_leaves_no_soft_rim() -> None:
+    disparity = receding()
+    thing = disparity[:, 0] > 0.4
+    mask = torch.zeros(1, 100, 120)
+    mask[:, 23:78, 43:78] = 1.0
+    assert torch.equal(focus_on_whole_mask(disparity, mask)[1], thing)
+    mask[:, 23:78, 78:86] = 1.0  # and too wide on the right: what it holds is sharp, the wall beyond is not
+    mask[0, 50:54, 43:50] = 0.0  # a hole is not at the edge
+    sharp = focus_on_whole_mask(disparity, mask)[1]
+    assert torch.equal(sharp[0, :, :40], thing[0, :, :40])
+    assert torch.equal(sharp[0, :, 80:] & ~(mask[0, :, 80:] > 0.5), torch.zeros(100, 40, dtype=torch.bool))
+    assert bool(sharp[0, 23:78, 78:86].all())
+
+
+def test_a_mask_takes_nothing_in_that_is_not_the_thing_s() -> None:
+    disparity = receding()
+    mask = (disparity[:, 0] > 0.4).float()
+    disparity[..., 80:, :] = torch.linspace(0.5, 0.9, 20)[:, None]  # the floor it stands on
+    disparity[..., 30:70, 80:90] = 0.3  # a thing beside it, nearer than the wall
+    disparity[..., 30:70, 30:40] = 0.95  # one that hides the wall and is nearer than the mask's part there
+    added = focus_on_whole_mask(disparity, mask)[1] & (mask == 0)
+    added[:, 80:84, 36:44] = added[:, 80:84, 76:84] = False  # the corners where floor, thing and wall meet
+    assert int(added.sum()) == 0
+    assert torch.equal(focus_on_whole_mask(torch.ones_like(disparity), mask)[1], mask > 0.5)

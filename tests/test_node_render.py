@@ -18,7 +18,10 @@ KIND, RANGE = "disparity (near is bright)", "normalise to 0..1"
 
 
 def call(pack: ModuleType, **changes: Any) -> tuple[torch.Tensor, ...]:
-    """Run BokehMeRender on a small picture before a ramp of depth, by the classical model, focused at the left edge."""
+    """BokehMeRender on a small picture before a ramp of depth, by the classical model, focused at the left edge.
+
+    Its picture, BokehDefocusViews of its signed defocus (map, blur amount, in focus, overlay), and that itself.
+    """
     torch.manual_seed(3)
     inputs: dict[str, Any] = {
         "image": torch.rand(1, 24, 32, 3),
@@ -35,7 +38,10 @@ def call(pack: ModuleType, **changes: Any) -> tuple[torch.Tensor, ...]:
         "transfer": "sRGB",
         "highlight_recovery": 0.0,
     }
-    return pack.nodes.render.BokehMeRender.execute(**(inputs | changes)).result
+    inputs |= changes
+    image, signed = pack.nodes.render.BokehMeRender.execute(**inputs).result
+    seen = {"image": inputs["image"], "transfer": inputs["transfer"]}
+    return image, *pack.nodes.views.BokehDefocusViews.execute(signed, **seen).result, signed
 
 
 def focus(pack: ModuleType, mode: str = "point", **changes: Any) -> Any:
@@ -90,9 +96,42 @@ def test_views_of_a_series_are_those_of_each_picture(pack: ModuleType) -> None:
     assert torch.allclose(series[2][0], call(pack, k=2.0)[2][0] / 3, atol=1e-6)
 
 
+def test_views_end_at_the_radius_given_and_need_no_picture(pack: ModuleType) -> None:
+    views = pack.nodes.views.BokehDefocusViews.execute
+    signed = torch.linspace(-4, 4, 32).expand(2, 24, 32).clone()
+    colours, blur, sharp, tinted = views(signed, largest=8.0).result
+    assert float(blur.max()) == pytest.approx(0.5)
+    assert torch.allclose(
+        colours[0, 0, -1], torch.tensor([0.98, 0.62, 0.28]), atol=1e-6
+    )  # orange: half of the way
+    assert torch.equal(sharp, views(signed).result[2])
+    assert tinted.shape == (2, 24, 32, 3)
+    grey = views(signed, torch.full((1, 24, 32, 1), 0.5), largest=8.0).result
+    assert torch.equal(tinted, grey[3])
+    light = torch.full((1, 24, 32, 3), 0.2140)  # what sRGB shows as 0.5
+    assert torch.allclose(views(signed, light, "linear (HDR)", 8.0).result[3], tinted, atol=1e-3)
+    assert float(views(torch.zeros(1, 24, 32)).result[1].max()) == 0
+    for bad, message in {
+        (3, 24, 32, 3): "size must agree, and there must be one picture",
+        (2, 24, 31, 3): "size must agree",
+        (24, 32, 3): "size must agree",
+    }.items():
+        with pytest.raises(pack.bokeh_ops.errors.BokehError, match=message):
+            views(signed, torch.zeros(bad))
+    for spoilt, message in ((signed[0], r"a mask \[B, H, W\]"), (signed / 0, "NaN or infinite")):
+        with pytest.raises(pack.bokeh_ops.errors.BokehError, match=message):
+            views(spoilt)
+
+
 def test_the_schema(pack: ModuleType) -> None:
-    render, lens, depth = pack.nodes.render, pack.nodes.lens, pack.nodes.depth
-    for cls in (render.BokehMeRender, depth.BokehLoadDepth, lens.BokehAperture, lens.BokehFocus):
+    render, views, lens, depth = pack.nodes.render, pack.nodes.views, pack.nodes.lens, pack.nodes.depth
+    for cls in (
+        render.BokehMeRender,
+        views.BokehDefocusViews,
+        depth.BokehLoadDepth,
+        lens.BokehAperture,
+        lens.BokehFocus,
+    ):
         schema = cls.GET_SCHEMA()  # also checks that ids are unique
         assert schema.category == "Bokeh"
         assert all(port.tooltip for port in [*schema.inputs, *schema.outputs])
@@ -300,6 +339,64 @@ def test_focus_modes(pack: ModuleType) -> None:
     assert float(blur[:10].min()) > 0
     band = call(pack, focus=focus(pack, x=0.5, band=0.4))[2][0, 12]
     assert int((band == 0).sum()) == pytest.approx(0.4 * 31, abs=1)
+
+
+def held(pack: ModuleType, mask: torch.Tensor, **changes: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Picture and signed defocus with the whole of a mask sharp."""
+    band = changes.pop("band", 0.0)
+    made = call(pack, focus=focus(pack, "whole mask sharp", mask=mask, band=band), **changes)
+    return made[0], made[5]
+
+
+@pytest.mark.parametrize("spill", [0, 60, 700])
+@pytest.mark.parametrize("edges", ["as is", "aligned to the image"])
+def test_a_mask_s_spill_does_not_sharpen_the_picture(pack: ModuleType, spill: int, edges: str) -> None:
+    """A mask of 1600 pixels at disparity 1, some of which lie on the background at 0."""
+    image, depth, mask = torch.rand(1, 100, 100, 3), torch.zeros(1, 100, 100), torch.zeros(1, 100, 100)
+    mask[:, 30:70, 30:70] = 1.0
+    image[..., 2] = mask  # the picture has the mask's edge
+    depth[mask > 0.5] = (torch.arange(1600) >= spill).float()
+    made, signed = held(pack, mask, image=image, depth=depth, k=6.0, edges=edges, model="layered")
+    inside = mask > 0.5
+    assert float(signed[inside].abs().max()) == 0
+    assert float(signed[~inside].max()) == -6
+    sharp = (made - image).abs().amax(-1)
+    assert float(sharp[:, 32:68, 32:68].max()) < 1e-3
+    assert float(made[:, :20, :, :2].std()) < 0.4 * float(image[:, :20, :, :2].std())
+
+
+def test_a_deep_subject_is_all_sharp_and_the_rest_keeps_its_depth(pack: ModuleType) -> None:
+    """Disparity 0 to 1 from left to right; the subject reaches over half of it, the floor below it too."""
+    image, mask = torch.rand(1, 24, 32, 3), torch.zeros(1, 24, 32)
+    mask[:, :16, 8:25] = 1.0
+    inside, depth = mask > 0.5, torch.linspace(0, 1, 32).expand(1, 24, 32)
+    for model in pack.bokeh_ops.render.MODELS:
+        made, signed = held(pack, mask, image=image, k=16.0, model=model)
+        assert torch.allclose(signed, torch.where(inside, 0, 16 * (depth - 16 / 31)), atol=1e-4)
+        assert torch.allclose(made[:, :4, 15:18], image[:, :4, 15:18], atol=0.02), model
+    banded = held(pack, mask, k=16.0, band=0.25)[1]  # the user's own band counts as before
+    assert torch.allclose(
+        banded,
+        torch.where(
+            inside, 0, 16 * torch.sign(depth - 16 / 31) * ((depth - 16 / 31).abs() - 0.125).clamp(min=0)
+        ),
+        atol=1e-4,
+    )
+
+
+def test_a_whole_mask_for_each_frame_of_a_series(pack: ModuleType) -> None:
+    frames, masks = torch.rand(2, 24, 32, 3), torch.zeros(2, 12, 16)
+    masks[0, :, :6], masks[1, :, 10:] = 1.0, 1.0
+    made, signed = held(pack, masks, image=frames, k_values="3, 6", model="layered")
+    assert made.shape == (4, 24, 32, 3)
+    for row, sharp in enumerate((slice(0, 11), slice(21, 32)) * 2):
+        assert float(signed[row, :, sharp].abs().max()) == 0
+    assert torch.equal(2 * signed[:2], signed[2:])
+    for row in range(2):
+        alone = held(pack, masks[row : row + 1], image=frames[row : row + 1], k=6.0, model="layered")
+        assert torch.equal(made[2 + row], alone[0][0])
+    both = held(pack, masks[:1], image=frames, k=6.0)[1]  # one mask for all
+    assert torch.equal(both[0], both[1])
 
 
 def test_apertures_shape_the_blur(pack: ModuleType, said: list[str]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
 
 from ..errors import BokehError
+from .files import file_hash, is_within
 
 FOLDER = "bokeh"
 
@@ -34,9 +34,10 @@ def adapter_path(name: str) -> Path:
         BokehError: there is none; the message names the folders searched and what is in them.
     """
     register_folder()
-    found = folder_paths.get_full_path(FOLDER, name) if name else None
-    if found is None:
-        folders = ", ".join(folder_paths.get_folder_paths(FOLDER))
+    roots = folder_paths.get_folder_paths(FOLDER)
+    found = folder_paths.get_full_path(FOLDER, name) if name and isinstance(name, str) else None
+    if found is None or not is_within(found, roots):
+        folders = ", ".join(roots)
         have = ", ".join(adapter_names()) or "no .safetensors file"
         raise BokehError(
             f"No adapter {name!r}. Searched {folders} and found {have}. Put the adapter's .safetensors file there "
@@ -45,8 +46,14 @@ def adapter_path(name: str) -> Path:
     return Path(found)
 
 
-def adapter_hash(name: str) -> str:
-    """SHA-256 over the adapter's file and the ``config.json`` beside it: changes when what is loaded changes."""
+def adapter_hash(name: str | None) -> str | float:
+    """SHA-256 over the adapter's file and the ``config.json`` beside it: changes when what is loaded changes.
+
+    Args:
+        name: None where it comes by a link: then the file is not known yet, and NaN makes the host look at it anew.
+    """
+    if name is None:
+        return float("nan")
     path = adapter_path(name)
     parts = [path, path.parent / "config.json"]
     return "-".join(_file_hash(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in parts if p.is_file())
@@ -54,8 +61,4 @@ def adapter_hash(name: str) -> str:
 
 @lru_cache(maxsize=32)
 def _file_hash(path: str, size: int, modified: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_hash(path)

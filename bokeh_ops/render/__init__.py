@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BokehError
+from ..frames import Maps, planes
 from .aperture import Aperture
 from .classical import render_classical
 from .contract import Lens, LensModel, Progress, Rendered, check_inputs
@@ -94,7 +95,7 @@ def render_sweep(
 
 def render_series(
     image: Tensor,
-    disparity: Tensor,
+    disparity: Maps,
     lenses: Sequence[Lens],
     model: str | LensModel = DEFAULT_MODEL,
     device: torch.device | str | None = None,
@@ -104,7 +105,7 @@ def render_series(
 
     Args:
         image: ``[B, C, H, W]``.
-        disparity: ``[B, 1, H, W]``.
+        disparity: ``[B, 1, H, W]``, or B maps, which are copied one by one and so never written to.
         lenses: at least one.
         model: a key of :data:`MODELS`, or a lens model itself.
         device: where to compute; by default where the image is.
@@ -112,29 +113,36 @@ def render_series(
 
     Returns:
         :class:`Rendered` with ``len(lenses) * B`` rows on the image's device, lens by lens: all pictures through the
-        first, then all through the second.
+        first, then all through the second. The pictures' channels lie together in memory, as ``[B, H, W, C]`` has them.
 
     Raises:
         BokehError: no lenses, or what :func:`render` raises.
     """
     if not lenses:
         raise BokehError("No lens was given; give at least one.")
-    check_inputs(image, disparity)
-    batch = image.shape[0]
+    batch, maps = image.shape[0], [plane[None, None] for plane in planes(disparity)]
+    if isinstance(disparity, Tensor):
+        check_inputs(image, disparity)
+    elif len(maps) != batch:
+        raise BokehError(f"There are {len(maps)} disparity maps for {batch} images; give one per image.")
+    else:
+        for row, one in enumerate(maps):
+            check_inputs(image[row : row + 1], one)
     device = torch.device(device) if device is not None else image.device
     each = [_rows(lens, batch) for lens in lenses]
     jobs = len(lenses) * batch
-    images = image.new_empty(jobs, *image.shape[1:])
-    defocus = disparity.new_empty(jobs, *disparity.shape[1:], dtype=torch.float32)
+    images = image.new_empty(jobs, *image.shape[2:], image.shape[1]).movedim(-1, 1)
+    defocus = maps[0].new_empty(jobs, *maps[0].shape[1:], dtype=torch.float32, device=image.device)
 
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress(int(1000 * (job + done / total)), 1000 * jobs)
 
     for job in range(jobs):
-        one = slice(job % batch, job % batch + 1)
-        lens = each[job // batch][job % batch]
-        result = render(image[one].to(device), disparity[one].to(device), lens, model, report)
+        row = job % batch
+        lens = each[job // batch][row]
+        own = maps[row].to(device, copy=True)
+        result = render(image[row : row + 1].to(device), own, lens, model, report)
         images[job], defocus[job] = result.image[0].to(image.device), result.defocus[0].to(image.device)
     return Rendered(images, defocus)
 
@@ -150,6 +158,12 @@ def _rows(lens: Lens, batch: int) -> list[Lens]:
                 f"{name} has {rows.numel()} values for {batch} images; give one, or one per image."
             )
         values[field] = rows.expand(batch)
+    if lens.sharp is not None:
+        if lens.sharp.shape[0] not in (1, batch):
+            raise BokehError(
+                f"What is held sharp has {lens.sharp.shape[0]} masks for {batch} images; give one, or one per image."
+            )
+        values["sharp"] = lens.sharp.expand(batch, -1, -1)
     return [
         replace(lens, **{field: rows[row : row + 1] for field, rows in values.items()})
         for row in range(batch)

@@ -44,6 +44,8 @@ class Lens:
             linear ones, which need not be clipped.
         focus_band: width of a band of disparity about the focus disparity, in its units, in which everything is
             perfectly sharp; outside, defocus counts from the nearer end of the band. A number or ``[B]``; >= 0.
+        sharp: pixels that are in focus whatever their disparity, ``[B or 1, H, W]``, boolean: no lens does this, but
+            portrait modes do.
 
     Raises:
         BokehError: a value outside what is said above.
@@ -57,6 +59,7 @@ class Lens:
     highlight_threshold: float = 220 / 255
     highlight_recovery: float | None = None
     focus_band: float | Tensor = 0.0
+    sharp: Tensor | None = None
 
     def __post_init__(self) -> None:
         k = torch.as_tensor(self.k)
@@ -85,6 +88,10 @@ class Lens:
             raise BokehError(
                 f"The focus band is {self.focus_band}; it must be 0 (a single plane) or larger, and finite."
             )
+        if self.sharp is not None and (self.sharp.ndim != 3 or self.sharp.dtype != torch.bool):
+            raise BokehError(
+                f"What is held sharp is {self.sharp.dtype} {tuple(self.sharp.shape)}; expected boolean [B or 1, H, W]."
+            )
 
     @property
     def recovery(self) -> float:
@@ -104,7 +111,8 @@ class Lens:
     def defocus(self, disparity: Tensor) -> Tensor:
         """Signed defocus ``delta = K (disparity - focus_disparity)``, in pixels of blur radius.
 
-        With a focus band of width ``b`` the difference is first drawn towards 0 by ``b / 2``.
+        With a focus band of width ``b`` the difference is first drawn towards 0 by ``b / 2``. It is 0 where
+        ``sharp`` is set.
 
         Args:
             disparity: ``[B, 1, H, W]``, larger is nearer.
@@ -113,7 +121,8 @@ class Lens:
             ``[B, 1, H, W]``: 0 in focus, positive in front of the focal plane, negative behind it.
 
         Raises:
-            BokehError: K, the focus disparity or the focus band has neither one value nor one per image.
+            BokehError: K, the focus disparity, the focus band or what is held sharp has neither one value nor one per
+                image, or the last another size.
         """
         work = torch.float64 if disparity.dtype == torch.float64 else torch.float32
         batch = disparity.shape[0]
@@ -131,6 +140,13 @@ class Lens:
         if bool((torch.as_tensor(self.focus_band) > 0).any()):
             half = rows(self.focus_band, "The focus band") / 2
             away = away - torch.minimum(torch.maximum(away, -half), half)
+        if self.sharp is not None:
+            if self.sharp.shape[0] not in (1, batch) or self.sharp.shape[1:] != disparity.shape[2:]:
+                raise BokehError(
+                    f"What is held sharp is {tuple(self.sharp.shape)} but the disparity map is "
+                    f"{tuple(disparity.shape)}: size and batch must agree (or one serve all)."
+                )
+            away = away.masked_fill(self.sharp[:, None].to(away.device), 0)
         return rows(self.k, "K") * away
 
 
@@ -180,6 +196,7 @@ def check_inputs(image: Tensor, disparity: Tensor) -> None:
     if not image.is_floating_point() or not disparity.is_floating_point():
         raise BokehError(f"Expected floating point tensors; got {image.dtype} and {disparity.dtype}.")
     for name, tensor in (("image", image), ("disparity map", disparity)):
-        bad = int((~torch.isfinite(tensor)).sum())
+        # One by one: the check of a whole video would take more memory than the video.
+        bad = sum(one.numel() - int(torch.isfinite(one).sum()) for one in tensor)
         if bad:
             raise BokehError(f"The {name} has {bad} values that are NaN or infinite; all must be finite.")

@@ -22,6 +22,9 @@ SRGB = "srgb"
 Gamma = float | Literal["srgb"]
 """An exponent above 0, or the sRGB curve."""
 
+TRANSFERS: dict[str, Gamma] = {"sRGB": SRGB, "gamma 2.2": 2.2, "linear (HDR)": 1.0}
+"""The usual ones, as a user chooses them; the first where nothing is said."""
+
 
 def to_light(values: Tensor, gamma: Gamma) -> Tensor:
     """Linear light from pixel values: ``values^gamma``, or the sRGB curve.
