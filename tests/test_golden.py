@@ -126,6 +126,39 @@ def test_the_command(shared: Path, repo: Path, bound: str, status: int) -> None:
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(CASES["flux_official"])
 
 
+@pytest.mark.parametrize(
+    ("name", "tried", "untried"),
+    [("bokehdiff_official", [], ["eps_base", "z0_pisa"]), ("genfocus_official", ["out_base"], ["out_lora"])],
+)
+def test_what_it_does_not_know_it_names_and_does_not_pass(
+    shared: Path,
+    pack: ModuleType,
+    name: str,
+    tried: list[str],
+    untried: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Directories of other systems: nothing in them may count as reproduced that was not run."""
+    assert parity.main([str(shared / "golden" / name)]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == tried
+    assert ("worst" in err) == bool(tried)
+    named = next(line for line in err.splitlines() if line.startswith("not tried: "))
+    assert set(untried) <= set(named.removeprefix("not tried: ").split(", "))
+    assert not set(tried) & set(named.removeprefix("not tried: ").split(", "))
+
+
+def test_a_folder_without_any_output_does_not_pass(
+    shared: Path, pack: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "golden"
+    shutil.copytree(shared / "golden" / "sd15_reference", folder)
+    tensors = {key: value for key, value in load_file(folder / "io.safetensors").items() if key[:3] != "out"}
+    save_file(tensors, folder / "io.safetensors")
+    assert parity.main([str(folder)]) == 1
+    assert "nothing tried" in capsys.readouterr().err
+
+
 def test_a_folder_of_neither_format(pack: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"neither flux_config.json nor unet_config.json"):
         golden.load(tmp_path)
