@@ -46,7 +46,7 @@ class Golden:
         return [case for case in CASES if case in self.io]
 
     def untried(self) -> list[str]:
-        """Tensors of ``io.safetensors`` that nothing here reads: outputs of cases that are not known, or their inputs."""
+        """Tensors of ``io.safetensors`` that nothing here reads: outputs of unknown cases, or their inputs."""
         return sorted(set(self.io) - {*CASES, *INPUTS})
 
 
