@@ -176,7 +176,7 @@ def test_progress_and_preview(s: Sampling, monkeypatch: pytest.MonkeyPatch, rows
     assert done == sorted(set(done))
     assert done[-1] == 12
     channels = models.LATENT_CHANNELS[s.kind]
-    board = {0: (1, channels, 16, 16), 2: (1, channels, 8, 16), 3: (1, channels, 16, 16)}[rows_per_batch]
+    board = {0: (1, channels, 8, 8), 2: (1, channels, 5, 10), 3: (1, channels, 8, 8)}[rows_per_batch]
     assert shapes[0] == board
 
 
