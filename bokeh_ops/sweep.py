@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .errors import BokehError
 
@@ -132,9 +132,9 @@ def target_groups(
 def mosaic(x: Tensor) -> Tensor:
     """Lay the rows of ``[R, C, H, W]`` side by side as one picture ``[1, C, H', W']``, in reading order.
 
-    Each row is reduced to the mean of its places, so that the whole has no more places than one row had (and one for
-    each row at least): what is made of it costs no more than one picture. What is not of that shape (video) gives its
-    first row.
+    Of each row every n-th place is taken, so that the whole has no more places than one row had (and one for each row
+    at least): what is made of it costs no more than one picture. Not means of places: a decoder makes mud of those,
+    and sharp rows look as blurred as the others. What is not of that shape (video) gives its first row.
     """
     if x.ndim != 4 or x.shape[0] == 1:
         return x[:1]
@@ -147,10 +147,11 @@ def mosaic(x: Tensor) -> Tensor:
     tall = max(1, math.floor(height * scale))
     wide = max(1, min(math.floor(width * scale), area // tall))
     size = (max(1, min(tall, area // wide)), wide)
-    tiles = functional.interpolate(x.float().cpu(), size, mode="area").to(
-        x
-    )  # some devices lack it for such sizes
+    down, across = (
+        ((torch.arange(few) + 0.5) * many / few).long()
+        for few, many in zip(size, (height, width), strict=True)
+    )
     canvas = x.new_zeros(lines * columns, channels, *size)
-    canvas[:rows] = tiles
+    canvas[:rows] = x[:, :, down[:, None], across]
     canvas = canvas.unflatten(0, (lines, columns)).permute(2, 0, 3, 1, 4)
     return canvas.reshape(1, channels, lines * size[0], columns * size[1])
