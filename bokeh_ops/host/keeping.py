@@ -7,6 +7,7 @@ and terms in attention, which belong to the MODEL alone. So either takes one hal
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from comfy.patcher_extension import CallbacksMP
@@ -16,16 +17,17 @@ from .notices import say
 KEY = "bokeh keeping"
 
 
+@dataclass(frozen=True)
 class Watch:
     """The host's callback after a model with an adapter was loaded.
 
-    Args:
+    Attributes:
         kind: the class of the adapter's weight patches.
         node_id: the node to speak through.
     """
 
-    def __init__(self, kind: type, node_id: str | None) -> None:
-        self.kind, self.node_id = kind, node_id
+    kind: type
+    node_id: str | None
 
     def __call__(
         self,
