@@ -189,7 +189,10 @@ class Words:
         Raises:
             BokehError: what :meth:`split` raises.
         """
-        words = self.split(text)
+        return self.encode_words(self.split(text))
+
+    def encode_words(self, words: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """The same of words that :meth:`split` gave."""
         if self.vocabulary is None:
             rows = torch.stack([_numbers(word, self.width) for word in ("<begin>", *words)])
         else:

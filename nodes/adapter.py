@@ -10,7 +10,7 @@ from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.formats import read_adapter
 from ..bokeh_ops.host import conditioning as carry
 from ..bokeh_ops.host import library
-from ..bokeh_ops.host.graph import has_upstream_of_consumers
+from ..bokeh_ops.host.graph import samplers_without_adapter
 from ..bokeh_ops.host.lay import lay_adapter
 from ..bokeh_ops.host.models import describe
 from ..bokeh_ops.host.notices import say
@@ -160,12 +160,12 @@ class BokehCondition(io.ComfyNode):
         warning = check_k_range(k)
         if warning:
             say(warning, node_id)
-        if not has_upstream_of_consumers(
-            cls.hidden.prompt, node_id, "LoadBokehAdapter", "LoadBokehDemoModel"
-        ):
+        bare = samplers_without_adapter(cls.hidden.prompt, node_id)
+        if bare:
+            which = ", ".join(f"{cls.hidden.prompt[node]['class_type']}, node {node}" for node in bare)
             say(
-                "K is given but no LoadBokehAdapter feeds the sampler that gets this prompt, so K does nothing. "
-                "Put LoadBokehAdapter between the model and the sampler.",
+                f"K is given but no LoadBokehAdapter feeds the sampler that gets this prompt ({which}), so K does "
+                "nothing there. Put LoadBokehAdapter between the model and the sampler.",
                 node_id,
             )
         return io.NodeOutput(

@@ -29,6 +29,9 @@ CASES = (
 )
 
 
+INPUTS = ("latent", "context", "y", "timestep", "guidance", "K", "pivot")
+
+
 @dataclass
 class Golden:
     """One directory: a host MODEL, and the inputs and outputs to reproduce."""
@@ -41,6 +44,10 @@ class Golden:
 
     def cases(self) -> list[str]:
         return [case for case in CASES if case in self.io]
+
+    def untried(self) -> list[str]:
+        """Tensors of ``io.safetensors`` that nothing here reads: outputs of unknown cases, or their inputs."""
+        return sorted(set(self.io) - {*CASES, *INPUTS})
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Golden:
@@ -120,7 +127,9 @@ def run(golden: Golden, pack: ModuleType, case: str) -> Tensor:
     by what GroundedSampler uses, one call through the host's condition batching."""
     carry = pack.bokeh_ops.host.conditioning
     io = golden.io
-    k = [-30.0] * len(io["K"]) if case == "out_negative" else io["K"].tolist()
+    k = io["K"].tolist() if "K" in io else [0.0]  # a directory of another system has a base alone
+    if case == "out_negative":
+        k = [-30.0] * len(k)
     model = golden.model
     if case not in ("out_base", "out_grounded_no_adapter"):
         strength = 0.5 if case == "out_scale_half" else 1.0

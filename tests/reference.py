@@ -66,7 +66,8 @@ def by_hooks(
 
     Args:
         k: K per row of the batch the network sees, all chunks included.
-        pivots: pivot row in that same batch per row, -1 for none; None leaves self-attention to the host.
+        pivots: pivot row in that same batch per row, -1 for none; None leaves self-attention to the host. In FLUX
+            only blocks that the adapters name are grounded, all where there is no adapter; in the UNet every one is.
         query_key: strength of the query/key adapters.
     """
     network = model.model.diffusion_model
@@ -110,7 +111,14 @@ def by_hooks(
         return out
 
     if hasattr(network, "double_blocks"):
-        _flux(network, on_input, on_output, changed, with_terms, pivots)
+        # Whatever the file holds of a block, it is named: its keys are ``double_blocks.N.to_...``.
+        named = {
+            key.partition(".to_")[0]
+            for adapter, _ in adapters
+            for key in adapter.state_dict()
+            if ".to_" in key
+        }
+        _flux(network, on_input, on_output, changed, with_terms, pivots, named or None)
     else:
         _unet(network, on_input, on_output, changed, with_terms, pivots)
     try:
@@ -152,7 +160,13 @@ def _unet(
 
 
 def _flux(
-    network: Any, on_input: Any, on_output: Any, changed: Any, with_terms: Any, pivots: Sequence[int] | None
+    network: Any,
+    on_input: Any,
+    on_output: Any,
+    changed: Any,
+    with_terms: Any,
+    pivots: Sequence[int] | None,
+    named: set[str] | None,
 ) -> None:
     from comfy.ldm.flux.math import apply_rope
 
@@ -162,7 +176,7 @@ def _flux(
     def joint(q: Tensor, k: Tensor, v: Tensor, path: str, out: Tensor | None) -> Tensor:
         """Eq. 15 for text and image tokens together; ``out`` is the host's attention where nothing is grounded."""
         q, k = apply_rope(q, k, shared["pe"])
-        if pivots is None:
+        if pivots is None or (named is not None and path not in named):
             assert out is not None
             return with_terms(out, q, path, range(len(q)))
         sources = [row if pivot < 0 else pivot for row, pivot in enumerate(pivots)]

@@ -9,14 +9,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bokeh_ops.formats import read_adapter
 from tests import golden, parity
 from tests.models import one_thread  # noqa: F401
+from tests.reference import by_hooks
 
 FORMATS = ("flux_official", "sd15_reference")
 CASES = {"flux_official": golden.CASES[:5], "sd15_reference": golden.CASES}
@@ -113,6 +116,62 @@ def test_lora_alpha_is_obeyed(shared: Path, pack: ModuleType, tmp_path: Path) ->
     assert parity.main([str(folder)]) == 0
 
 
+def by_the_paper(case: golden.Golden, adapter: Any, which: str) -> Tensor:
+    """The output of a case from eqs. 10 and 15 written out (``tests.reference``), nothing of the extension in it."""
+    k, grounded = case.io["K"].tolist(), "grounded" in which
+    if which == "out_negative":
+        k = [-30.0] * len(k)
+    pivot = int(case.io["pivot"])
+    pivots = [-1 if row == pivot else pivot for row in range(len(k))] if grounded else None
+    adapters = [] if adapter is None else [(adapter, 0.5 if which == "out_scale_half" else 1.0)]
+    prompt: Any = {"pooled_output": case.io["y"], "guidance": float(case.io["guidance"][0])}
+    with by_hooks(case.model, adapters, k, pivots):
+        return golden.forward(case, case.model, [[case.io["context"], prompt]], golden.sigma_for(case))
+
+
+@pytest.mark.parametrize("which", golden.CASES[:5])
+def test_the_equations_written_out_give_the_released_codes_outputs(
+    shared: Path, pack: ModuleType, which: str
+) -> None:
+    """So that they may stand in for it where there is no output of it: for adapters of some blocks."""
+    folder = shared / "golden" / "flux_official"
+    case = golden.load(folder)
+    adapter = None if which == "out_base" else read_adapter(folder)
+    assert golden.relative_error(by_the_paper(case, adapter, which), case.io[which]) < 1e-5
+
+
+SOME_BLOCKS = {
+    "double": ["transformer_blocks.1"],
+    "single": ["single_transformer_blocks.0", "single_transformer_blocks.2"],
+    "both": ["transformer_blocks.0", "single_transformer_blocks.1"],
+}
+
+
+@pytest.mark.parametrize("blocks", SOME_BLOCKS.values(), ids=SOME_BLOCKS)
+def test_a_flux_adapter_of_some_blocks(
+    shared: Path, pack: ModuleType, tmp_path: Path, blocks: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The released code leaves the other blocks alone, grounded steps included; without an adapter all are grounded."""
+    folder = tmp_path / "golden"
+    shutil.copytree(shared / "golden" / "flux_official", folder)
+    config = json.loads((folder / "config.json").read_text())
+    kept = {f"adapter_modules.{config['blocks'].index(block)}." for block in blocks}
+    (folder / "config.json").write_text(json.dumps({**config, "blocks": blocks}))
+    tensors = load_file(folder / "model.safetensors")
+    some = {
+        key: t for key, t in tensors.items() if key[:5] == "embed" or key[: key.index(".to_") + 1] in kept
+    }
+    save_file(some, folder / "model.safetensors")
+
+    case, adapter = golden.load(folder), read_adapter(folder)
+    outputs = {which: by_the_paper(case, adapter, which) for which in golden.CASES[1:5]}
+    outputs["out_grounded_no_adapter"] = by_the_paper(case, None, "out_grounded_no_adapter")
+    io = {key: tensor for key, tensor in case.io.items() if key not in golden.CASES}
+    save_file({**io, "out_base": case.io["out_base"], **outputs}, folder / "io.safetensors")
+    assert parity.main([str(folder)]) == 0, capsys.readouterr().out
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(golden.CASES)
+
+
 @pytest.mark.parametrize(("bound", "status"), [("1e-5", 0), ("1e-12", 1)])
 def test_the_command(shared: Path, repo: Path, bound: str, status: int) -> None:
     done = subprocess.run(
@@ -124,6 +183,39 @@ def test_the_command(shared: Path, repo: Path, bound: str, status: int) -> None:
     )
     assert done.returncode == status, done.stderr[-2000:]
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(CASES["flux_official"])
+
+
+@pytest.mark.parametrize(
+    ("name", "tried", "untried"),
+    [("bokehdiff_official", [], ["eps_base", "z0_pisa"]), ("genfocus_official", ["out_base"], ["out_lora"])],
+)
+def test_what_it_does_not_know_it_names_and_does_not_pass(
+    shared: Path,
+    pack: ModuleType,
+    name: str,
+    tried: list[str],
+    untried: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Directories of other systems: nothing in them may count as reproduced that was not run."""
+    assert parity.main([str(shared / "golden" / name)]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == tried
+    assert ("worst" in err) == bool(tried)
+    named = next(line for line in err.splitlines() if line.startswith("not tried: "))
+    assert set(untried) <= set(named.removeprefix("not tried: ").split(", "))
+    assert not set(tried) & set(named.removeprefix("not tried: ").split(", "))
+
+
+def test_a_folder_without_any_output_does_not_pass(
+    shared: Path, pack: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "golden"
+    shutil.copytree(shared / "golden" / "sd15_reference", folder)
+    tensors = {key: value for key, value in load_file(folder / "io.safetensors").items() if key[:3] != "out"}
+    save_file(tensors, folder / "io.safetensors")
+    assert parity.main([str(folder)]) == 1
+    assert "nothing tried" in capsys.readouterr().err
 
 
 def test_a_folder_of_neither_format(pack: ModuleType, tmp_path: Path) -> None:

@@ -52,6 +52,48 @@ def test_a_model_of_another_kind(pack: ModuleType) -> None:
         pack.bokeh_ops.host.models.describe(other)
 
 
+def test_a_network_that_another_extension_runs(
+    pack: ModuleType, node_classes: dict[str, Any], kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrapper in the place of the host's network, as quantising extensions put it there."""
+
+    class TheirWrapper(torch.nn.Module):
+        pass
+
+    wrapped = models.host_model(kind)
+    wrapped.model.diffusion_model = TheirWrapper()
+    monkeypatch.setattr(pack.bokeh_ops.host.library, "adapter_path", lambda _name: tmp_path / "a.safetensors")
+    with pytest.raises(pack.bokeh_ops.errors.BokehError) as caught:
+        node_classes["LoadBokehAdapter"].execute(wrapped, "a.safetensors", 1.0, 1.0)
+    text = str(caught.value)
+    assert (
+        f"The model is {'FLUX' if kind == 'flux' else 'SD1.5'}, but the network inside is TheirWrapper"
+        in text
+    )
+    assert "Load the model with ComfyUI's own loaders" in text
+    assert "Connect one of those" not in text
+
+
+def test_sigmas_may_be_split_where_grounding_ends(s: Sampling, pack: ModuleType) -> None:
+    """And nowhere inside: a second sweep makes a pivot of its own of every target."""
+    from comfy_extras.nodes_custom_sampler import DisableNoise, SamplerCustomAdvanced, SplitSigmas
+
+    sigmas = pack.bokeh_ops.host.sampling.make_sigmas(s.model, "euler", "simple", 6, 1.0)
+    guider = cfg_guider(s.model, s.positive, s.negative)
+
+    def split(at: int) -> Tensor:
+        """Grounded as far as ``at``, and from there the usual sampler with a K for each picture."""
+        first = models.call(SplitSigmas, sigmas, at)
+        targets = s.advanced(guider, sigmas=first, target_bokeh="0, 28", grounding_steps=at)[1]
+        k = s.carry.with_k(s.positive, [0.0, 28.0]), s.carry.with_k(s.negative, [-30.0])
+        rest = cfg_guider(s.model, *k), s.custom("euler", sigmas, None, 7)[1], sigmas[at:], targets
+        return models.call(SamplerCustomAdvanced, models.call(DisableNoise), *rest)["samples"]
+
+    whole = s.advanced(guider, sigmas=sigmas, target_bokeh="0, 28", grounding_steps=4)[1]["samples"]
+    assert relative(split(4), whole) < 1e-5
+    assert relative(split(3), whole) > 1e-5
+
+
 @pytest.mark.parametrize("k", [-4.0, 31.0])
 def test_k_outside_the_trained_range_is_used_and_said(s: Sampling, said: Any, k: float) -> None:
     pivot, targets = s.grounded(pivot_bokeh=k, target_bokeh=f"{k}")
@@ -176,7 +218,7 @@ def test_progress_and_preview(s: Sampling, monkeypatch: pytest.MonkeyPatch, rows
     assert done == sorted(set(done))
     assert done[-1] == 12
     channels = models.LATENT_CHANNELS[s.kind]
-    board = {0: (1, channels, 16, 16), 2: (1, channels, 8, 16), 3: (1, channels, 16, 16)}[rows_per_batch]
+    board = {0: (1, channels, 8, 8), 2: (1, channels, 5, 10), 3: (1, channels, 8, 8)}[rows_per_batch]
     assert shapes[0] == board
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -198,3 +198,151 @@ def test_grounded_sampling_with_an_adapter(pack: ModuleType, loaded: tuple[Any, 
     assert float(alike) < 1e-3
     assert float((targets["samples"][2] - targets["samples"][0]).abs().mean()) > 1e-3
     assert vae.decode(targets["samples"]).shape == (3, 64, 64, 3)
+
+
+def node(name: str, module: str = "nodes") -> Callable[..., Any]:
+    """The outputs of one of the host's nodes, by the names of its inputs."""
+    found = import_module(module)
+    cls = getattr(found, name)
+
+    def run(**inputs: Any) -> Any:
+        if hasattr(cls, "execute"):
+            return cls.execute(**inputs).result
+        return getattr(cls(), cls.FUNCTION)(**inputs)
+
+    return run
+
+
+def test_clip_and_vae_are_the_hosts_own(loaded: tuple[Any, Any, Any]) -> None:
+    """So every node that takes one of the host's takes these."""
+    import comfy.sd
+
+    _, clip, vae = loaded
+    assert type(clip) is type(clip.clone()) is comfy.sd.CLIP
+    assert type(vae) is comfy.sd.VAE
+    assert (vae.spacial_compression_encode(), vae.spacial_compression_decode(), vae.latent_channels) == (
+        4,
+        4,
+        24,
+    )
+    assert vae.get_sd()["sizes"].shape == (24,)
+    assert vae.model_size() == vae.get_ram_usage() < 1000
+    assert clip.get_sd()["table"].ndim == 2
+
+
+def picture(height: int, width: int, count: int = 1) -> torch.Tensor:
+    return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 48), (66, 51), (7, 9)])
+def test_pictures_of_any_size_are_cropped_as_the_host_does(
+    loaded: tuple[Any, Any, Any], height: int, width: int
+) -> None:
+    _, _, vae = loaded
+    whole = picture(height, width, 3)
+    (latent,) = node("VAEEncode")(vae=vae, pixels=whole)
+    (back,) = node("VAEDecode")(vae=vae, samples=latent)
+    top, left = height % 4 // 2, width % 4 // 2
+    middle = whole[:, top : top + height // 4 * 4, left : left + width // 4 * 4]
+    assert back.shape == middle.shape
+    (again,) = node("VAEEncode")(vae=vae, pixels=middle)
+    assert torch.equal(latent["samples"], again["samples"])
+
+
+@torch.inference_mode()  # as the host runs nodes
+def test_tiled_as_whole(loaded: tuple[Any, Any, Any]) -> None:
+    _, _, vae = loaded
+    whole = picture(160, 96, 2)
+    (latent,) = node("VAEEncode")(vae=vae, pixels=whole)
+    (tiled,) = node("VAEEncodeTiled")(vae=vae, pixels=whole, tile_size=64, overlap=16)
+    assert torch.allclose(tiled["samples"], latent["samples"], atol=1e-4)
+    (back,) = node("VAEDecode")(vae=vae, samples=latent)
+    (tiled,) = node("VAEDecodeTiled")(vae=vae, samples=latent, tile_size=64, overlap=16)
+    assert tiled.shape == back.shape == (2, 160, 96, 3)
+    assert torch.allclose(tiled, back, atol=1e-4)
+
+
+def test_inpainting(loaded: tuple[Any, Any, Any]) -> None:
+    model, clip, vae = loaded
+    pixels, mask = picture(66, 66), torch.zeros(1, 66, 66)
+    mask[:, 20:40, 20:40] = 1
+    (latent,) = node("VAEEncodeForInpaint")(vae=vae, pixels=pixels, mask=mask, grow_mask_by=6)
+    assert latent["samples"].shape == (1, 24, 16, 16)
+    assert latent["noise_mask"].shape[-2:] == (64, 64)
+    (prompt,) = node("CLIPTextEncode")(clip=clip, text="a red ball on grass by a wall, day")
+    positive, negative, latent = node("InpaintModelConditioning")(
+        positive=prompt, negative=prompt, pixels=pixels, vae=vae, mask=mask, noise_mask=True
+    )
+    assert positive[0][1]["concat_latent_image"].shape == (1, 24, 16, 16)
+    ksampler = node("KSampler")(
+        model=model, seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="simple", positive=positive,
+        negative=negative, latent_image=latent, denoise=1.0,
+    )  # fmt: skip
+    assert torch.isfinite(node("VAEDecode")(vae=vae, samples=ksampler[0])[0]).all()
+
+
+def test_nodes_of_the_text_encoder(loaded: tuple[Any, Any, Any], kind: str) -> None:
+    _, clip, _ = loaded
+    text = "a red ball on grass by a wall, day"
+    (plain,) = node("CLIPTextEncode")(clip=clip, text=text)
+    (other,) = node("CLIPSetLastLayer")(clip=clip, stop_at_clip_layer=-2)
+    (skipped,) = node("CLIPTextEncode")(clip=other, text=text)
+    assert torch.equal(skipped[0][0], plain[0][0])  # it has no layers to skip
+    (zero,) = node("ConditioningZeroOut")(conditioning=plain)
+    assert not zero[0][0].any()
+    (average,) = node("ConditioningAverage")(
+        conditioning_to=plain, conditioning_from=zero, conditioning_to_strength=0.5
+    )
+    assert torch.allclose(average[0][0], plain[0][0] / 2)
+    (twice,) = node("ConditioningConcat")(conditioning_to=plain, conditioning_from=plain)
+    assert twice[0][0].shape[1] == 2 * plain[0][0].shape[1]
+    assert torch.equal(clip.encode(text), plain[0][0])
+    assert len(clip.tokenize(text, return_word_ids=True)["l"][0][0]) == 3
+    assert clip.tokenizer.untokenize(clip.tokenize("red ball")["l"][0])[1][1] == "red"
+    if kind == "flux":
+        encode = node("CLIPTextEncodeFlux", "comfy_extras.nodes_flux")
+        (found,) = encode(clip=clip, clip_l="blue box", t5xxl=text, guidance=2.0)
+        assert torch.equal(found[0][0], plain[0][0])
+        assert not torch.equal(found[0][1]["pooled_output"], plain[0][1]["pooled_output"])
+        assert found[0][1]["guidance"] == 2.0
+
+
+def test_a_lora_for_other_models_and_merged_encoders(
+    loaded: tuple[Any, Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import folder_paths
+    from safetensors.torch import save_file
+
+    model, clip, _ = loaded
+    down, up = torch.ones(2, 8), torch.ones(8, 2)
+    save_file(
+        {"lora_te_x.lora_down.weight": down, "lora_te_x.lora_up.weight": up}, tmp_path / "l.safetensors"
+    )
+    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda *_: str(tmp_path / "l.safetensors"))
+    _, changed = node("LoraLoader")(
+        model=model, clip=clip, lora_name="l.safetensors", strength_model=1.0, strength_clip=1.0
+    )
+    text = "a red ball on grass by a wall, day"
+    assert torch.equal(changed.encode(text), clip.encode(text))
+    merge = node("CLIPMergeSimple", "comfy_extras.nodes_model_merging")
+    assert torch.equal(merge(clip1=clip, clip2=clip, ratio=0.5)[0].encode(text), clip.encode(text))
+
+
+def test_it_can_be_saved(
+    loaded: tuple[Any, Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    import folder_paths
+    from safetensors.torch import load_file
+
+    model, clip, vae = loaded
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    merging = "comfy_extras.nodes_model_merging"
+    node("CheckpointSave", merging)(model=model, clip=clip, vae=vae, filename_prefix="whole")
+    node("VAESave", merging)(vae=vae, filename_prefix="vae")
+    node("CLIPSave", merging)(clip=clip, filename_prefix="clip")
+    whole, one, other = (load_file(next(tmp_path.glob(f"{name}*"))) for name in ("whole", "vae", "clip"))
+    assert torch.equal(one["sizes"], vae.get_sd()["sizes"])
+    assert torch.equal(other["table"], clip.get_sd()["table"])
+    network = model.model.diffusion_model.state_dict()
+    assert all(torch.equal(whole[f"model.diffusion_model.{name}"], network[name]) for name in network)
+    assert sum(name.endswith(("sizes", "table")) for name in whole) == 2

@@ -115,7 +115,7 @@ def test_groups(pictures: int, rows_per_batch: int, expected: list[int]) -> None
 
 
 def test_mosaic_in_reading_order() -> None:
-    x = torch.arange(1.0, 6)[:, None, None, None].expand(5, 1, 2, 3)
+    x = torch.arange(1.0, 6)[:, None, None, None].expand(5, 1, 6, 9)
     board = mosaic(x)
     assert board.shape == (1, 1, 6, 6)  # three lines of two pictures: the nearest to square
     assert board[0, 0, ::2, ::3].tolist() == [[1, 2], [3, 4], [5, 0]]
@@ -123,15 +123,33 @@ def test_mosaic_in_reading_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "shape"), [(2, (8, 16)), (3, (16, 16)), (4, (16, 16)), (6, (16, 24)), (9, (24, 24))]
+    ("rows", "shape"),
+    [(2, (11, 22)), (3, (16, 16)), (4, (16, 16)), (6, (12, 18)), (9, (15, 15)), (21, (15, 15))],
 )
-def test_mosaic_is_about_square(rows: int, shape: tuple[int, int]) -> None:
-    assert mosaic(torch.zeros(rows, 4, 8, 8)).shape == (1, 4, *shape)
+def test_mosaic_is_about_square_and_no_larger_than_one_picture(rows: int, shape: tuple[int, int]) -> None:
+    assert mosaic(torch.zeros(rows, 4, 16, 16)).shape == (1, 4, *shape)
 
 
 def test_mosaic_of_a_wide_or_tall_picture() -> None:
-    assert mosaic(torch.zeros(4, 4, 2, 16)).shape[-2:] == (8, 16)
-    assert mosaic(torch.zeros(4, 4, 16, 2)).shape[-2:] == (16, 8)
+    assert mosaic(torch.zeros(4, 4, 4, 32)).shape[-2:] == (8, 16)
+    assert mosaic(torch.zeros(4, 4, 32, 4)).shape[-2:] == (16, 8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3), (13, 13), (64, 64), (65, 43), (96, 160)])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 21, 22, 64])
+def test_mosaic_costs_as_much_as_one_picture(rows: int, size: tuple[int, int]) -> None:
+    board = mosaic(torch.ones(rows, 16, *size, dtype=torch.bfloat16))
+    assert board.dtype == torch.bfloat16
+    assert board.shape[:2] == (1, 16)
+    assert board[0, 0].numel() <= max(size[0] * size[1], 2 * rows)  # every row has one place at least
+    assert board[0, 0].sum() >= rows
+
+
+def test_mosaic_takes_places_as_they_are() -> None:
+    """The numbers of one place belong together: a decoder makes another thing of the mean of two."""
+    x = torch.randn(4, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(mosaic(x)[0, :, 4:, :6], x[2, :, 1::2, 1::2])
+    assert torch.equal(mosaic(x)[0, :, :4, 6:], x[1, :, 1::2, 1::2])
 
 
 def test_mosaic_of_what_is_no_picture_is_its_first_row() -> None:

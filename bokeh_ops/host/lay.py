@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..adapter import BokehAdapter
+from .keeping import watch
 from .models import check_fits, describe
 from .patch import BokehPatch, LaidAdapter, patch_of, set_patch
-from .weights import add_query_key
+from .weights import OutputLowRank, add_query_key
 
 
 def lay_adapter(
@@ -35,8 +36,9 @@ def lay_adapter(
     check_fits(adapter, model, name)
     clone = patcher.clone()
     if query_key_strength and adapter.query_key_layers:
-        add_query_key(clone, adapter, model, query_key_strength)
+        add_query_key(clone, adapter, model, query_key_strength, node_id)
     if (strength and adapter.cross_layers) or (query_key_strength and adapter.query_key_layers):
+        watch(clone, OutputLowRank, node_id)
         # Also where no term is added: what is grounded may go by the blocks that an adapter names.
         patch = patch_of(clone) or BokehPatch(model)
         set_patch(clone, patch.with_adapter(LaidAdapter(adapter, strength), node_id))

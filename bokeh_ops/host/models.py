@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import comfy.model_base
+import comfy.supported_models
+
 from ..adapter import BokehAdapter
 from ..errors import BokehError
 
@@ -47,7 +50,8 @@ def describe(patcher: Any) -> HostModel:
     """Recognise the diffusion model inside a ``MODEL``.
 
     Raises:
-        BokehError: neither a UNet with transformer blocks nor a FLUX-style transformer.
+        BokehError: neither a UNet with transformer blocks nor a FLUX-style transformer, or one that another extension
+            runs in its own way.
     """
     model = patcher.model.diffusion_model
     title = type(patcher.model).__name__
@@ -67,10 +71,26 @@ def describe(patcher: Any) -> HostModel:
         }
         if widths:
             return HostModel("unet", f"{title} (UNet, {len(widths)} attention layers)", widths)
+    known = _known(patcher.model)
+    if known is not None:
+        raise BokehError(
+            f"The model is {known}, but the network inside is {type(model).__name__} of {type(model).__module__}, not "
+            "ComfyUI's own: it runs the model in kernels of its own (as Nunchaku and TensorRT do), so nothing can be "
+            "added to its attention. Load the model with ComfyUI's own loaders, or as GGUF; fp8 works."
+        )
     raise BokehError(
         f"The model is {title} ({type(model).__name__}); bokeh adapters and grounding know the UNet of SD1.5 and "
         "FLUX. Connect one of those."
     )
+
+
+def _known(model: Any) -> str | None:
+    """What a model of the host's class for FLUX or SD1.5 is, whatever network is inside."""
+    if isinstance(model, comfy.model_base.Flux):
+        return "FLUX"
+    if isinstance(getattr(model, "model_config", None), comfy.supported_models.SD15):
+        return "SD1.5"
+    return None
 
 
 def check_fits(adapter: BokehAdapter, model: HostModel, name: str) -> None:

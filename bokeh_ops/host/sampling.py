@@ -14,7 +14,6 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
-import latent_preview
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -22,12 +21,13 @@ from torch.nn import functional
 
 from ..adapter import K_RELEASED_NEGATIVE
 from ..errors import BokehError
-from ..sweep import GroundingSchedule, SweepRows, mosaic, resolve_grounding_steps, target_groups
+from ..sweep import GroundingSchedule, SweepRows, resolve_grounding_steps, target_groups
 from .conditioning import with_k
 from .models import describe
 from .noise import sampler_is_unknown, share_noise
 from .notices import say
 from .patch import KEY, BokehPatch, patch_of, set_patch
+from .preview import Progress
 from .rows import Rows
 
 BRANCHES = ("positive only", "positive and negative")
@@ -177,9 +177,10 @@ def grounded_sample(
     pivot: Tensor | None = None
     done: list[Tensor] = []
     waiting = list(sweep.target_k)
+    progress = Progress(patcher, steps, len(waiting), node_id)
     while waiting:
         group = next(target_groups(waiting, pictures, rows_per_batch))
-        progress = (len(sweep.target_k) - len(waiting), len(sweep.target_k))
+        callback = progress.of_group(len(sweep.target_k) - len(waiting), len(group))
         short: str | None = None
         out: Tensor | None = None
         try:
@@ -193,7 +194,7 @@ def grounded_sample(
                 sweep,
                 group,
                 grounded_steps,
-                progress,
+                callback,
                 node_id,
             )
         except comfy.model_management.OOM_EXCEPTION as error:
@@ -266,7 +267,7 @@ def _sample_group(
     sweep: Sweep,
     group: Sequence[float],
     grounded_steps: int,
-    progress: tuple[int, int],
+    callback: Callable[..., None],
     node_id: str | None,
 ) -> Tensor:
     samples = latent["samples"]
@@ -274,14 +275,6 @@ def _sample_group(
     guider = prepare_guider(
         guider, rows, rows.per_row(sweep.pivot_k, group), sigmas, grounded_steps, sweep, node_id
     )
-    steps = sigmas.shape[-1] - 1
-    done, targets = progress
-    # Every target counts as one run of the steps, so the bar goes on over groups of any size.
-    show = latent_preview.prepare_callback(guider.model_patcher, steps * targets)
-
-    def callback(step: int, x0: Tensor, x: Tensor, total_steps: int) -> None:
-        show(done * steps + (step + 1) * len(group) - 1, mosaic(x0), x, steps * targets)
-
     out = guider.sample(
         rows.tile(initial),
         rows.tile(samples),

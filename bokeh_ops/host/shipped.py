@@ -46,11 +46,11 @@ def load_demo(name: str, adapter: bool = True, node_id: str | None = None) -> tu
     """
     from ..formats import read_adapter
     from .lay import lay_adapter
-    from .small import SmallClip, SmallVae, read_small
+    from .small import read_small, small_clip, small_vae
 
     model = read_small(demo_path(name))
     patcher = model.patcher
     if adapter:
         path = demo_path(name, adapter=True)
         patcher = lay_adapter(patcher, read_adapter(path), name=path.name, node_id=node_id)
-    return patcher, SmallClip(model.words), SmallVae(model)
+    return patcher, small_clip(model), small_vae(model)

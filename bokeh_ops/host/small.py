@@ -7,6 +7,7 @@ host's network class, ``prediction`` (``epsilon``, ``v``, ``flow``), ``pictures`
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sample
+import comfy.sd
+import comfy.supported_models_base
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import BokehError
 from ..small import Codec, Cosines, Grey, Words
@@ -128,54 +132,125 @@ def read_small(path: Path, dtype: torch.dtype = torch.float32) -> SmallModel:
     return model
 
 
-class SmallClip:
-    """A small model's text encoder, as far as the host's nodes use a CLIP."""
+_CPU = torch.device("cpu")
+_BEGIN = "<begin>"
+
+
+class SmallTokenizer:
+    """A text as the host's tokenizers give it: chunks of ``(token, weight)``, here of the words themselves.
+
+    Args:
+        words: the text encoder.
+        names: what the host's text encoders of that architecture are called, ``l`` and ``t5xxl``.
+    """
+
+    def __init__(self, words: Words, names: Sequence[str]) -> None:
+        self.words, self.names = words, names
+
+    def tokenize_with_weights(
+        self, text: str, return_word_ids: bool = False, **_: Any
+    ) -> dict[str, list[list[tuple[Any, ...]]]]:
+        """Raises:
+        BokehError: words that are not known, or too many.
+        """
+        found = [_BEGIN, *self.words.split(text)]
+        chunk = [(word, 1.0, place) if return_word_ids else (word, 1.0) for place, word in enumerate(found)]
+        return {name: [list(chunk)] for name in self.names}
+
+    def untokenize(self, chunk: Sequence[tuple[Any, ...]]) -> list[tuple[tuple[Any, ...], str]]:
+        return [(token, token[0]) for token in chunk]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+class SmallEncoder(nn.Module):
+    """A small model's text encoder in the place of the host's: no layers to skip, nothing to learn."""
+
+    dtypes = frozenset({torch.float32})
 
     def __init__(self, words: Words) -> None:
+        super().__init__()
         self.words = words
+        self.register_buffer("table", words.table)
 
-    def clone(self) -> SmallClip:
-        return SmallClip(self.words)
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        """Layers and projections, which it has none of."""
 
-    def tokenize(self, text: str, **_: Any) -> str:
-        """The text itself, once its words are known to be known."""
-        self.words.split(text)
-        return text
+    def reset_clip_options(self) -> None:
+        pass
 
-    def encode_from_tokens(self, tokens: str, return_pooled: bool = False, **_: Any) -> Any:
-        context, pooled = self.words.encode(tokens)
-        return (context[None], None if pooled is None else pooled[None]) if return_pooled else context[None]
+    def encode_token_weights(
+        self, tokens: dict[str, list[list[tuple[Any, ...]]]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rows ``[1, tokens, width]`` of the last encoder's text, and the sum ``[1, pooled]`` of the first one's."""
+        first, *_, last = (*tokens.values(), *tokens.values())
+        rows = torch.cat([self._encode(chunk)[0] for chunk in last])
+        pooled = self._encode(first[0])[1]
+        return rows[None], None if pooled is None else pooled[None]
 
-    def encode_from_tokens_scheduled(self, tokens: str, *_: Any, **__: Any) -> list[Any]:
-        context, pooled = self.words.encode(tokens)
-        return [[context[None], {"pooled_output": None if pooled is None else pooled[None]}]]
+    def _encode(self, chunk: Sequence[tuple[Any, ...]]) -> tuple[Tensor, Tensor | None]:
+        return self.words.encode_words([word for word, *_ in chunk if word != _BEGIN])
+
+    def load_sd(self, sd: dict[str, Tensor]) -> Any:
+        return self.load_state_dict(sd, strict=False)
 
 
-class SmallVae:
-    """A small model's codec, as far as the host's nodes use a VAE."""
+def small_clip(model: SmallModel) -> Any:
+    """The host's CLIP around a small model's text encoder. It stays on the CPU, as it costs nothing."""
+    names = ("l", "t5xxl") if model.architecture == "flux" else ("l",)
+    target = comfy.supported_models_base.ClipTarget(
+        lambda **_: SmallTokenizer(model.words, names), lambda **_: SmallEncoder(model.words)
+    )
+    where = dict.fromkeys(("load_device", "offload_device", "initial_device"), _CPU)
+    return comfy.sd.CLIP(target, model_options={**where, "dtype": torch.float32})
 
-    def __init__(self, model: SmallModel) -> None:
-        self.model = model
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        patch = self.model.codec.patch
-        height, width = pixels.shape[1] // patch * patch, pixels.shape[2] // patch * patch
-        return self.model.encode_images(pixels[:, :height, :width, :3].cpu())
+class SmallCodec(nn.Module):
+    """A small model's codec in the place of the host's autoencoders: ``[N, 3, H, W]``, 0..1, and latents."""
 
-    def decode(self, samples: Tensor) -> Tensor:
-        return self.model.decode(samples)
+    def __init__(self, codec: Codec, latent_format: Any) -> None:
+        super().__init__()
+        self.codec, self.latent_format = codec, latent_format
+        if isinstance(codec, Cosines):
+            self.register_buffer("sizes", codec.sizes)
 
-    def encode_tiled(self, pixels: Tensor, **_: Any) -> Tensor:
-        return self.encode(pixels)
+    def encode(self, pixels: Tensor, **_: Any) -> Tensor:
+        return self.latent_format.process_out(self.codec.encode(pixels[:, :3].movedim(1, -1)))
 
-    def decode_tiled(self, samples: Tensor, **_: Any) -> Tensor:
-        return self.decode(samples)
+    def decode(self, latents: Tensor, **_: Any) -> Tensor:
+        return self.codec.decode(self.latent_format.process_in(latents)).movedim(-1, 1)
 
-    def spacial_compression_encode(self) -> int:
-        return self.model.codec.patch
 
-    def spacial_compression_decode(self) -> int:
-        return self.model.codec.patch
+# The smallest autoencoder of the host's own class.
+_STAND_IN = {
+    "embed_dim": 4,
+    "ddconfig": {
+        "double_z": True, "z_channels": 4, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1],
+        "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+    },
+}  # fmt: skip
+
+
+def small_vae(model: SmallModel) -> Any:
+    """The host's VAE around a small model's codec. It stays on the CPU, as it costs nothing."""
+    # The host fills in whatever its version keeps for an autoencoder; then the codec takes the autoencoder's place.
+    weights = AutoencoderKL(**copy.deepcopy(_STAND_IN)).state_dict()
+    vae = comfy.sd.VAE(
+        sd=weights, device=_CPU, config={"params": copy.deepcopy(_STAND_IN)}, dtype=torch.float32
+    )
+    patch = model.codec.patch
+    vae.first_stage_model = SmallCodec(model.codec, model.patcher.model.latent_format).eval()
+    vae.patcher = type(vae.patcher)(vae.first_stage_model, load_device=_CPU, offload_device=_CPU)
+    vae.downscale_ratio = vae.upscale_ratio = patch
+    vae.latent_channels = model.codec.channels
+    vae.process_input = vae.process_output = lambda pixels: pixels
+    # Bytes of one picture: a few copies of its pixels.
+    vae.memory_used_encode = lambda shape, _dtype: 64 * shape[2] * shape[3]
+    vae.memory_used_decode = lambda shape, _dtype: 64 * patch**2 * shape[2] * shape[3]
+    vae.size = None
+    vae.model_size()
+    return vae
 
 
 @torch.no_grad()

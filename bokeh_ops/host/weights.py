@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..adapter import BokehAdapter
 from ..errors import BokehError
+from .keeping import say_where_merged
 from .models import HostModel
 
 _OFFSETS = {"to_q_adp": 0, "to_k_adp": 1}
@@ -25,8 +26,9 @@ _OFFSETS = {"to_q_adp": 0, "to_k_adp": 1}
 class OutputLowRank(WeightAdapterBase):
     """``W' = W + strength * s * U (D W)`` on the rows the patch's offset names; the same for a bias.
 
-    ``weights`` is ``[up, down, s]``: hosts rebuild a weight adapter as ``type(self)(loaded_keys, weights)``, so
-    all state is there.
+    ``weights`` is ``[up, down, s, speaker]``: hosts rebuild a weight adapter as ``type(self)(loaded_keys, weights)``,
+    so all state is there. ``speaker`` is None but in one of an adapter's patches, which speaks where the model is
+    merged into another: the id of the node to speak through, empty for none.
     """
 
     name = "bokeh_output_low_rank"
@@ -48,7 +50,9 @@ class OutputLowRank(WeightAdapterBase):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        up, down, scale = self.weights
+        up, down, scale, speaker = self.weights
+        if speaker is not None:
+            say_where_merged(speaker or None)
         up, down = (
             comfy.model_management.cast_to_device(factor, weight.device, intermediate_dtype)
             for factor in (up, down)
@@ -59,11 +63,14 @@ class OutputLowRank(WeightAdapterBase):
         return weight
 
 
-def query_key_patches(adapter: BokehAdapter, model: HostModel) -> Iterator[tuple[Any, OutputLowRank]]:
+def query_key_patches(
+    adapter: BokehAdapter, model: HostModel, node_id: str | None = None
+) -> Iterator[tuple[Any, OutputLowRank]]:
     """``(patch key, weight adapter)`` for every query/key adapter, the bias keys included.
 
     A key is the parameter's name, or ``(name, (dimension, start, length))`` for the rows of a fused projection.
     """
+    speaker: str | None = node_id or ""
     for path, name, projection in adapter.low_rank_pairs():
         width = model.widths[path]
         if model.kind == "flux":
@@ -72,16 +79,19 @@ def query_key_patches(adapter: BokehAdapter, model: HostModel) -> Iterator[tuple
         else:
             parameter, place = f"{path}.{name.removesuffix('_adp')}", None
         scale = projection.scale * adapter.config.lora_scale
-        patch = OutputLowRank(
-            {f"{path}.{name}.up.weight", f"{path}.{name}.down.weight"},
-            [projection.up.weight.detach(), projection.down.weight.detach(), scale],
-        )
         for kind in ("weight", "bias"):
+            patch = OutputLowRank(
+                {f"{path}.{name}.up.weight", f"{path}.{name}.down.weight"},
+                [projection.up.weight.detach(), projection.down.weight.detach(), scale, speaker],
+            )
+            speaker = None
             key = f"diffusion_model.{parameter}.{kind}"
             yield (key if place is None else (key, place)), patch
 
 
-def add_query_key(patcher: Any, adapter: BokehAdapter, model: HostModel, strength: float) -> int:
+def add_query_key(
+    patcher: Any, adapter: BokehAdapter, model: HostModel, strength: float, node_id: str | None = None
+) -> int:
     """Add the query/key adapters of ``adapter`` to ``patcher`` (a clone of the user's model).
 
     Returns:
@@ -92,7 +102,7 @@ def add_query_key(patcher: Any, adapter: BokehAdapter, model: HostModel, strengt
     """
     present = set(patcher.model.state_dict().keys())
     wanted: dict[Any, OutputLowRank] = {}
-    for key, patch in query_key_patches(adapter, model):
+    for key, patch in query_key_patches(adapter, model, node_id):
         name = key if isinstance(key, str) else key[0]
         if name.endswith(".bias") and name not in present:
             continue  # SD1.5 has no query and key bias; FLUX has
