@@ -155,9 +155,9 @@ class BokehFocus(io.ComfyNode):
                     "mode",
                     options=[mode.value for mode in FocusMode],
                     default=FocusMode.POINT.value,
-                    tooltip="point: what lies at x, y. mask: the median depth of the mask. whole mask sharp: all "
-                    "of the mask, whatever its depth. automatic: the nearest region of a saliency mask. disparity value "
-                    "and distance in metres: value or values.",
+                    tooltip="point: what lies at x, y. mask: the median depth of the mask. whole mask sharp: "
+                    "all of the mask, whatever its depth. automatic: the nearest region of a saliency mask. "
+                    "disparity value and distance in metres: value or values.",
                 ),
                 io.Float.Input(
                     "x",
