@@ -60,7 +60,8 @@ def _sweep_inputs() -> list[Any]:
             max=4096,
             tooltip=(
                 "Most pictures sampled at once, pivot included. 0: all, and fewer by itself when memory runs out. "
-                "Every group samples the pivot again, so the result is the same."
+                "Every group samples the pivot again, so the result is the same, but for extensions that measure the "
+                "batch as a whole, such as Perp-Neg and LazyCache."
             ),
         ),
         io.Mask.Input(
