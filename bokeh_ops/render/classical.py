@@ -26,24 +26,31 @@ Memory: one accumulator of the picture's size plus its blur margin in fp32, and 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ..errors import BokehError
+from . import runs
 from .contract import Lens, Progress, Rendered
 from .plan import FLOOR, SHARPNESS, Group, Plan
 
-# Numbers in one addition. On a CPU: what torch still does in one thread (its grain size) and what stays in the
+# Numbers in one addition on a CPU: what torch still does in one thread (its grain size) and what stays in the
 # second-level cache. Thousands of short additions gain little from more threads, and crawl when those threads
-# have to wait for a busy core. On a GPU: enough for one launch to be worth it.
+# have to wait for a busy core.
 CPU_NUMBERS = 32768
-GPU_NUMBERS = 4 * 1024 * 1024
+TILE = 1024
+"""Pixels along a tile elsewhere, where steps should be few and large (:mod:`bokeh_ops.render.runs`)."""
 
 
 @torch.no_grad()
 def render_classical(
-    image: Tensor, disparity: Tensor, lens: Lens, progress: Progress | None = None
+    image: Tensor,
+    disparity: Tensor,
+    lens: Lens,
+    progress: Progress | None = None,
+    tile: int | None = None,
 ) -> Rendered:
     """Scatter each picture of the batch; see the module for the equations.
 
@@ -56,6 +63,7 @@ def render_classical(
         disparity: ``[B, 1, H, W]``.
         lens: K, focus, gamma, highlights, and an aperture that is round or a polygon with straight edges.
         progress: called as ``progress(done, total)`` many times a second or so; may raise to stop.
+        tile: see :class:`~bokeh_ops.render.contract.LensModel`; for accelerators, as a CPU's tiles are small.
 
     Returns:
         :class:`~bokeh_ops.render.contract.Rendered`.
@@ -72,8 +80,13 @@ def render_classical(
     blades = aperture.blades if aperture.is_polygon else 0
     defocus = lens.defocus(disparity.to(image.device))
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
-    numbers = CPU_NUMBERS if image.device.type == "cpu" else GPU_NUMBERS
-    tile = max(8, math.isqrt(numbers // (image.shape[1] + 1)) // 8 * 8)
+    if runs.in_large_steps(image.device):
+        side = tile or TILE
+        numbers = min(runs.NUMBERS, 64 * side * side)
+        height, width = (math.ceil(whole / math.ceil(whole / side)) for whole in image.shape[2:])
+    else:
+        numbers = CPU_NUMBERS
+        height = width = max(8, math.isqrt(numbers // (image.shape[1] + 1)) // 8 * 8)
     # Near black a power lifts light by its root, and the sRGB curve by 12.92.
     tail = min(1e-6, 0.001 / 12.92 if lens.gamma == "srgb" else 0.001**lens.gamma)
     plans = [
@@ -82,7 +95,7 @@ def render_classical(
             blades,
             aperture.rotation,
             tail,
-            tile,
+            (height, width),
             (row > 0).cpu().numpy() if aperture.sided else None,
         )
         if bool(row.any())
@@ -157,23 +170,51 @@ def _accumulate(
             member &= (defocus[box] > 0) == (group.turn < 0)
         light = _light(image[:, box[0], box[1]].to(work), r, lens) * (member / (r * r + FLOOR))
         _add_inner(sums, light, group, plan.pad, numbers)
-        spent = group.cost * 0.02
-        step = (group.cost - spent) / max(1, group.last - group.first)
         y, x = group.top + pad_y, group.left + pad_x
-        h, w = r.shape
-        for number, ring in enumerate(plan.rings[group.first : group.last]):
-            if ring.square <= group.inner:
-                continue
-            edge = light * torch.sigmoid((r - ring.reach).mul_(SHARPNESS * ring.scale))
-            for dy, dx in ring.offsets:
-                v, u = y + group.turn * dy, x + group.turn * dx
-                sums[:, v : v + h, u : u + w].add_(edge)
-            if progress and number % 64 == 0:
-                progress(done + int(spent + number * step), total)
+        if runs.in_large_steps(sums.device):
+            steps = _add_edge_in_runs(sums, light, r, group, plan, (y, x), numbers)
+        else:
+            steps = _add_edge(sums, light, r, group, plan, (y, x))
+        for share in steps:
+            if progress:
+                progress(done + int(share * group.cost), total)
         done += group.cost
         if progress:
             progress(done, total)
     return sums[:, pad_y : pad_y + height, pad_x : pad_x + width]
+
+
+def _add_edge(
+    sums: Tensor, light: Tensor, r: Tensor, group: Group, plan: Plan, at: tuple[int, int]
+) -> Iterator[float]:
+    """Add ``light`` at every offset on the soft edge of a group to ``sums``, in place; yields the share that is done."""
+    (y, x), (h, w) = at, r.shape
+    spent = 0.02
+    step = (1 - spent) / max(1, group.last - group.first)
+    for number in range(group.first, group.last):
+        if plan.rings.square[number] <= group.inner:
+            continue
+        ring = plan.rings[number]
+        edge = light * torch.sigmoid((r - ring.reach).mul_(SHARPNESS * ring.scale))
+        for dy, dx in ring.offsets:
+            v, u = y + group.turn * dy, x + group.turn * dx
+            sums[:, v : v + h, u : u + w].add_(edge)
+        if (number - group.first) % 64 == 0:
+            yield spent + (number - group.first) * step
+
+
+def _add_edge_in_runs(
+    sums: Tensor, light: Tensor, r: Tensor, group: Group, plan: Plan, at: tuple[int, int], numbers: int
+) -> Iterator[float]:
+    """:func:`_add_edge` in few large steps."""
+    (y, x), (h, w) = at, r.shape
+    most = max(1, numbers // (len(light) * h * w))
+    offsets, done = plan.rings.start[group.last] - plan.rings.start[group.first], 0
+    for run in runs.runs(plan.rings, group.first, group.last, group.inner, group.turn, most, r):
+        seen = runs.scattered(light, run.edge(r[:, None]))
+        sums[:, y + run.dy : y + run.dy + h, x + run.dx : x + run.dx + seen.shape[-1]].add_(seen)
+        done += len(run.reach)
+        yield done / offsets
 
 
 def _add_inner(sums: Tensor, light: Tensor, group: Group, pad: tuple[int, int], numbers: int) -> None:

@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import BokehError
+from . import runs
 from .contract import Lens, Progress, Rendered
-from .plan import SHARPNESS, Ring, build_rings
+from .plan import SHARPNESS, Ring, Rings
 from .transfer import Gamma
 
 Quantity = float | Tensor
@@ -62,13 +63,16 @@ def circle_of_confusion(
     return _signed_coc(depth, focus_distance, focal_length, f_number, f_s).abs()
 
 
-def thin_lens_blur(image: Tensor, radius: Tensor, progress: Progress | None = None) -> Tensor:
+def thin_lens_blur(
+    image: Tensor, radius: Tensor, progress: Progress | None = None, tile: int | None = None
+) -> Tensor:
     """Convolve with a disc of sum 1 whose radius varies from pixel to pixel. Differentiable in both.
 
     Args:
         image: ``[B, C, H, W]``, light (linear), any C.
         radius: ``[B, 1, H, W]`` pixels, >= 0, of the disc over which the pixel takes the mean.
         progress: called as ``progress(done, total)``; may raise to stop.
+        tile: see :class:`~bokeh_ops.render.contract.LensModel`; for accelerators.
 
     Returns:
         ``[B, C, H, W]``, in fp32, or in fp64 if the image is.
@@ -89,13 +93,17 @@ def thin_lens_blur(image: Tensor, radius: Tensor, progress: Progress | None = No
             "Its work grows with the square of the radius; for more use another lens model."
         )
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
-    blurred = _Gather.apply(image.to(work), radius.to(image.device, work), progress)
+    blurred = _Gather.apply(image.to(work), radius.to(image.device, work), progress, tile)
     assert isinstance(blurred, Tensor)
     return blurred
 
 
 def render_thin_lens(
-    image: Tensor, disparity: Tensor, lens: Lens, progress: Progress | None = None
+    image: Tensor,
+    disparity: Tensor,
+    lens: Lens,
+    progress: Progress | None = None,
+    tile: int | None = None,
 ) -> Rendered:
     """The thin lens under the common contract: its radius is ``|K (disparity - focus)|``.
 
@@ -107,6 +115,7 @@ def render_thin_lens(
         disparity: ``[B, 1, H, W]``.
         lens: K, focus, gamma and highlights; a round aperture.
         progress: called as ``progress(done, total)``; may raise to stop.
+        tile: see :class:`~bokeh_ops.render.contract.LensModel`; for accelerators.
 
     Returns:
         :class:`~bokeh_ops.render.contract.Rendered`.
@@ -120,7 +129,7 @@ def render_thin_lens(
             "spherical aberration. Choose the lens model 'layered' for these ('classical' draws straight blades too)."
         )
     defocus = lens.defocus(disparity.to(image.device))
-    return Rendered(_rendered(image, defocus, lens, progress), defocus)
+    return Rendered(_rendered(image, defocus, lens, progress, tile), defocus)
 
 
 def render_thin_lens_camera(
@@ -201,7 +210,9 @@ def _above_zero(value: Quantity, what: str, unit: str, infinite: bool = False) -
         raise BokehError(f"The {what} is {float(bad):g}{' ' + unit if unit else ''}; it must be above 0.")
 
 
-def _rendered(image: Tensor, defocus: Tensor, lens: Lens, progress: Progress | None) -> Tensor:
+def _rendered(
+    image: Tensor, defocus: Tensor, lens: Lens, progress: Progress | None, tile: int | None = None
+) -> Tensor:
     """From a picture as displayed to light, through the lens, and back."""
     radius = defocus.abs()
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
@@ -213,13 +224,13 @@ def _rendered(image: Tensor, defocus: Tensor, lens: Lens, progress: Progress | N
     light = lens.to_light(colour)
     if image.shape[1] == 4:
         alpha = given[:, 3:].clamp_min(0)
-        blurred = thin_lens_blur(torch.cat([light * alpha, alpha], 1), radius, progress)
+        blurred = thin_lens_blur(torch.cat([light * alpha, alpha], 1), radius, progress, tile)
         cover = blurred[:, 3:]
         seen = cover > 0
         colour = lens.from_light(blurred[:, :3] / torch.where(seen, cover, 1))
         result = torch.cat([torch.where(seen, colour, given[:, :3]), cover], 1)
     else:
-        result = lens.from_light(thin_lens_blur(light, radius, progress))
+        result = lens.from_light(thin_lens_blur(light, radius, progress, tile))
     moved = (radius > 0).flatten(1).any(1).view(-1, 1, 1, 1)
     return torch.where(moved, result.to(image.dtype), image)
 
@@ -231,17 +242,24 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, radius: Tensor, progress: Progress | None) -> Tensor:
+    def forward(
+        ctx: Any, image: Tensor, radius: Tensor, progress: Progress | None, tile: int | None
+    ) -> Tensor:
         rings, pad = _rings(radius)
-        total, weight = torch.zeros_like(image), torch.zeros_like(radius)
-        padded, ones = _padded(image, pad), _padded(torch.ones_like(radius[:1]), pad)
-        for number, ring in enumerate(rings):
-            share = _share(radius, ring)
-            total.addcmul_(share, _ring_sum(padded, ring, pad))
-            weight.addcmul_(share, _ring_sum(ones, ring, pad))
-            if progress:
-                progress(number + 1, len(rings))
+        if runs.in_large_steps(image.device):
+            sums = _blurred_in_runs(image, radius, rings, pad, tile, progress)
+            total, weight = sums[:, :-1], sums[:, -1:]
+        else:
+            total, weight = torch.zeros_like(image), torch.zeros_like(radius)
+            padded, ones = _padded(image, pad), _padded(torch.ones_like(radius[:1]), pad)
+            for number, ring in enumerate(rings):
+                share = _share(radius, ring)
+                total.addcmul_(share, _ring_sum(padded, ring, pad))
+                weight.addcmul_(share, _ring_sum(ones, ring, pad))
+                if progress:
+                    progress(number + 1, len(rings))
         result = total / weight
+        ctx.tile = tile
         ctx.save_for_backward(image, radius, result, weight)
         return result
 
@@ -249,15 +267,23 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  (the decorator's signature)
         ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         image, radius, result, weight = ctx.saved_tensors
         rings, pad = _rings(radius)
         to_image, to_radius = ctx.needs_input_grad[:2]
         gradient = grads[0] / weight
+        mean = (gradient * result).sum(1, keepdim=True)
+        if runs.in_large_steps(image.device):
+            for_image = for_radius = None
+            if to_image:
+                for_image = _blurred_in_runs(gradient, radius, rings, pad, ctx.tile, by_source=True)[:, :-1]
+            if to_radius:
+                slopes = _blurred_in_runs(image, radius, rings, pad, ctx.tile, slope=True)
+                for_radius = (slopes[:, :-1] * gradient).sum(1, keepdim=True) - mean * slopes[:, -1:]
+            return for_image, for_radius, None, None
         for_image = torch.zeros_like(image) if to_image else None
         for_radius = torch.zeros_like(radius) if to_radius else None
         padded, ones = _padded(image, pad), _padded(torch.ones_like(radius[:1]), pad)
-        mean = (gradient * result).sum(1, keepdim=True)
         for ring in rings:
             share = _share(radius, ring)
             if for_image is not None:
@@ -266,15 +292,65 @@ class _Gather(torch.autograd.Function):
                 light = (_ring_sum(padded, ring, pad) * gradient).sum(1, keepdim=True)
                 slope = SHARPNESS * share * (1 - share)
                 for_radius += slope * (light - mean * _ring_sum(ones, ring, pad))
-        return for_image, for_radius, None
+        return for_image, for_radius, None, None
 
 
-def _rings(radius: Tensor) -> tuple[list[Ring], tuple[int, int]]:
+def _blurred_in_runs(
+    image: Tensor,
+    radius: Tensor,
+    rings: Rings,
+    pad: tuple[int, int],
+    tile: int | None,
+    progress: Progress | None = None,
+    by_source: bool = False,
+    slope: bool = False,
+) -> Tensor:
+    """The sums of :class:`_Gather` in few large steps.
+
+    Args:
+        image: ``[B, C, H, W]``.
+        radius: ``[B, 1, H, W]``.
+        rings, pad: from :func:`_rings`.
+        tile: the picture is taken in strips of as many pixels as a square of this side has.
+        progress: as for :func:`thin_lens_blur`.
+        by_source: weigh by the radius of the pixel that gives, instead of the one that receives.
+        slope: weigh by the derivative in the radius instead.
+
+    Returns:
+        ``[B, C + 1, H, W]``, the last of a picture that is 1 everywhere.
+    """
+    batch, _, height, width = image.shape
+    planes = torch.cat([image, torch.ones_like(radius)], 1)
+    padded, sources = _padded(planes, pad), _padded(radius, pad)
+    sums = torch.zeros_like(planes)
+    numbers = min(runs.NUMBERS, 64 * (tile or width) ** 2)
+    row = planes[..., 0, :].numel()
+    strip = max(1, min(height, numbers // row))
+    most = max(1, numbers // (row * strip))
+    offsets, done = rings.start[-1] * height, 0
+    for top in range(0, height, strip):
+        rows = min(strip, height - top)
+        for run in runs.runs(rings, 0, len(rings), -1, 1, most, planes):
+            place = pad[0] + top + run.dy, pad[1] + run.dx, rows, len(run.reach), width
+            if by_source:
+                weights = run.edge(runs.window(sources, *place))
+            else:
+                weights = run.edge(radius[:, :, top : top + rows, None])
+            if slope:
+                weights = SHARPNESS * weights * (1 - weights)
+            sums[:, :, top : top + rows] += (runs.window(padded, *place) * weights).sum(3)
+            if progress:
+                done += rows * len(run.reach)
+                progress(done, offsets)
+    return sums
+
+
+def _rings(radius: Tensor) -> tuple[Rings, tuple[int, int]]:
     """The offsets whose weight any pixel can tell from 0, and the margin they need."""
     height, width = radius.shape[-2:]
     limit = float(radius.max()) - math.log(torch.finfo(radius.dtype).eps) / SHARPNESS
     pad = min(math.ceil(limit), height - 1), min(math.ceil(limit), width - 1)
-    return build_rings(limit, pad, 0, 0.0), pad
+    return Rings(limit, pad, 0, 0.0), pad
 
 
 def _padded(x: Tensor, pad: tuple[int, int]) -> Tensor:
