@@ -18,9 +18,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from bokeh_ops.render import Aperture, Lens, LensModel, render
+from bokeh_ops.render import Aperture, Lens, LensModel, render, runs
 from bokeh_ops.render import aperture as apertures
-from bokeh_ops.render import runs
 from bokeh_ops.render.bokehme import BokehMe
 from bokeh_ops.render.networks import ARNet, IUNet
 

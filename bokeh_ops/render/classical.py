@@ -187,7 +187,7 @@ def _accumulate(
 def _add_edge(
     sums: Tensor, light: Tensor, r: Tensor, group: Group, plan: Plan, at: tuple[int, int]
 ) -> Iterator[float]:
-    """Add ``light`` at every offset on the soft edge of a group to ``sums``, in place; yields the share that is done."""
+    """Add ``light`` at every offset on a group's soft edge to ``sums``, in place; yields the share that is done."""
     (y, x), (h, w) = at, r.shape
     spent = 0.02
     step = (1 - spent) / max(1, group.last - group.first)

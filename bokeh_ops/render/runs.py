@@ -9,6 +9,7 @@ one by one, all positive and none dropped; only the order in which they are adde
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ def runs(
         for values in (rings.reach, SHARPNESS * rings.scale)
     )
     cut = np.flatnonzero(np.r_[True, (np.diff(dy) != 0) | (np.diff(dx) != 1), True]).tolist()
-    for start, end in zip(cut[:-1], cut[1:], strict=True):
+    for start, end in pairwise(cut):
         for at in range(start, end, most):
             part = slice(at, min(at + most, end))
             yield Run(int(dy[at]), int(dx[at]), reach[part], steepness[part])
@@ -90,7 +91,7 @@ def scattered(planes: Tensor, weights: Tensor) -> Tensor:
     # lies j further to the right.
     pitch = width + run
     terms = planes.new_empty(count, height, run, pitch)
-    terms[..., width:] = 0
+    terms[..., width:].zero_()
     torch.mul(planes[:, :, None], weights, out=terms[..., :width])
     sheared = terms.as_strided(
         (count, height, run, width + run - 1), (height * run * pitch, run * pitch, pitch - 1, 1)

@@ -319,7 +319,7 @@ def _blurred_in_runs(
     Returns:
         ``[B, C + 1, H, W]``, the last of a picture that is 1 everywhere.
     """
-    batch, _, height, width = image.shape
+    height, width = image.shape[2:]
     planes = torch.cat([image, torch.ones_like(radius)], 1)
     padded, sources = _padded(planes, pad), _padded(radius, pad)
     sums = torch.zeros_like(planes)
@@ -338,7 +338,7 @@ def _blurred_in_runs(
                 weights = run.edge(radius[:, :, top : top + rows, None])
             if slope:
                 weights = SHARPNESS * weights * (1 - weights)
-            sums[:, :, top : top + rows] += (runs.window(padded, *place) * weights).sum(3)
+            sums[:, :, top : top + rows].add_((runs.window(padded, *place) * weights).sum(3))
             if progress:
                 done += rows * len(run.reach)
                 progress(done, offsets)
