@@ -38,6 +38,8 @@ from .raster import Opening, fitted, profile
 
 _LARGEST_PICTURE = 1024  # cells along the longer side that are kept of a kernel picture
 _SMALLEST_PICTURE = 128  # ... and at least, where something is multiplied onto it
+LARGEST_KERNEL = 1024
+"""Pixels of radius up to which a kernel is drawn: 34 MB in double precision, several of which it takes to draw it."""
 _CACHED = 32.0  # radius up to which kernels are kept
 
 
@@ -133,8 +135,8 @@ class Aperture:
         """What a pixel's light becomes: see the module for its orientation and its width.
 
         Args:
-            radius: of the opening in pixels, ``|delta|``, any number >= 0. The kernel changes smoothly with it;
-                0 is a single 1.
+            radius: of the opening in pixels, ``|delta|``, 0 to :data:`LARGEST_KERNEL`. The kernel changes smoothly
+                with it; 0 is a single 1.
             in_front: of the focal plane (``delta > 0``), where the opening is seen upside down.
             at: ``(x, y)`` of the pixel from the picture's centre, x right and y down, in half diagonals.
             dtype, device: of the result.
@@ -143,10 +145,15 @@ class Aperture:
             ``[2n+1, 2n+1]``, >= 0, sum 1; ``n = ceil(radius + 0.5)`` (up to 1.5 times that for a turned picture).
 
         Raises:
-            BokehError: a radius that is negative or not finite, or nothing left of the opening at ``at``.
+            BokehError: a radius that is negative, not finite or too large, or nothing left of the opening at ``at``.
         """
         if not (math.isfinite(radius) and radius >= 0):
             raise BokehError(f"The blur radius is {radius}; it must be 0 or more pixels, and finite.")
+        if radius > LARGEST_KERNEL:
+            raise BokehError(
+                f"The blur radius is {radius:g} pixels, and its kernel would be {2 * radius:.0f} pixels wide; kernels are "
+                f"drawn up to a radius of {LARGEST_KERNEL}. Draw it at a fraction of the resolution and enlarge it."
+            )
         if not (math.isfinite(at[0]) and math.isfinite(at[1])):
             raise BokehError(f"The place in the picture is {at}; expected two finite numbers.")
         shift = (-self.cats_eye * float(at[0]), -self.cats_eye * float(at[1]))

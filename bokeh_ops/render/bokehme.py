@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import BokehError
 from .checkpoint import fill, load_weights
 from .classical import _light, render_classical
-from .contract import Lens, LensModel, Progress, Rendered
+from .contract import Lens, LensModel, Progress, Rendered, drawn
 from .networks import ARNet, IUNet
 
 UNIT = 10.0  # pixels of blur radius that the networks count as 1
@@ -94,7 +94,7 @@ class BokehMe:
             one = slice(row, row + 1)
             if bool(base.defocus[one].any()):
                 seen = image[one, :3].float()
-                neural, error = self.neural(seen.expand(-1, 3, -1, -1), base.defocus[one].float(), lens)
+                neural, error = self.neural(seen.expand(-1, 3, -1, -1), drawn(base.defocus[one]).float(), lens)
                 if image.shape[1] == 1:
                     neural = neural.mean(1, keepdim=True)
                 colour = base.image[one, :3].float()

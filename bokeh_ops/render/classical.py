@@ -33,7 +33,7 @@ from torch import Tensor
 
 from ..errors import BokehError
 from . import runs
-from .contract import Lens, Progress, Rendered
+from .contract import Lens, Progress, Rendered, drawn
 from .plan import FLOOR, SHARPNESS, Group, Plan
 
 # Numbers in one addition on a CPU: what torch still does in one thread (its grain size) and what stays in the
@@ -79,6 +79,7 @@ def render_classical(
         )
     blades = aperture.blades if aperture.is_polygon else 0
     defocus = lens.defocus(disparity.to(image.device))
+    shown = drawn(defocus[:, 0])
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
     if runs.in_large_steps(image.device):
         side = tile or TILE
@@ -100,7 +101,7 @@ def render_classical(
         )
         if bool(row.any())
         else None
-        for row in defocus[:, 0]
+        for row in shown
     ]
     total = max(1, sum(plan.total for plan in plans if plan))
     done = 0
@@ -109,7 +110,7 @@ def render_classical(
         if plan is None:
             continue
         total_light = _accumulate(
-            image[index], defocus[index, 0].to(work), lens, plan, numbers, work, progress, done, total
+            image[index], shown[index].to(work), lens, plan, numbers, work, progress, done, total
         )
         rendered[index] = _develop(total_light, image[index], lens).to(image.dtype)
         done += plan.total
@@ -226,6 +227,11 @@ def _add_inner(sums: Tensor, light: Tensor, group: Group, pad: tuple[int, int], 
         return
     pad_y, pad_x = pad
     _, h, w = light.shape
+    if group.inner >= pad_y**2 + pad_x**2:
+        # Every pixel of the picture is within the disc of every pixel of the group.
+        frame = sums[:, pad_y : sums.shape[1] - pad_y, pad_x : sums.shape[2] - pad_x]
+        frame.add_(light.sum((1, 2), keepdim=True))
+        return
     height = math.isqrt(group.inner)
     reach = min(height, pad_x)  # further columns lie outside the frame for every pixel
     y, x = group.top + pad_y, group.left + pad_x - reach

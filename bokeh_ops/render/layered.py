@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .contract import Lens, Progress, Rendered
+from .contract import Lens, Progress, Rendered, drawn
 from .highlights import recover
 from .matte import take_apart
 from .spread import Lattice, spread
@@ -76,7 +76,7 @@ def render_layered(
             if progress is not None:
                 progress(int(1000 * (row + share)), 1000 * len(image))
 
-        here = defocus[row, 0].to(work)
+        here = drawn(defocus[row, 0]).to(work)
         light = _light(image[row].to(work), here.abs(), lens)
         rendered[row] = _developed(expose(light, here, lens, report), image[row], lens).to(image.dtype)
     if progress is not None:

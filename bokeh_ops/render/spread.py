@@ -18,6 +18,7 @@ from .aperture import Aperture
 from .surfaces import Box, Slice, Surface
 
 _DIRECT = 3.0  # radius up to which a convolution is quicker than its Fourier transform
+_UNSEEN = 5e-6  # share of an opening that is nothing but the error of the Fourier transform
 _STEP = 0.2  # neighbouring radii differ by this share, or by one and a half pixels
 
 
@@ -177,12 +178,28 @@ def spread(surface: Surface, lattice: Lattice, sectors: int, window: Box, nomina
         seen = _by_fourier(source, weights, lattice, in_front, sectors, (size[0], size[1]))
     seen = seen[..., kept[0], kept[1]].clamp_min(0)
     # Divided by what an opaque surface would give: 1, but for the frame and where the radius changes quickly.
-    whole = seen[:, -1:].clamp_min(1e-6)
+    whole = seen[:, -1:]
+    if bool((whole < _UNSEEN).any()):
+        seen = _beyond_the_frame(seen, source)
+        whole = seen[:, -1:]
+    whole = whole.clamp_min(1e-6)
     if opaque:
         return torch.cat([seen[:, :-1] / whole, torch.ones_like(whole)], 1)
     seen = seen[:, :-1] / whole
     over = seen[:, -1:]
     return seen / over.clamp_min(1) if bool((over > 1).any()) else seen
+
+
+def _beyond_the_frame(seen: Tensor, source: Tensor) -> Tensor:
+    """``seen``, where a part of the lens sees nothing of the picture: there, what the other parts see.
+
+    An opening with a hole in it, or one far longer than wide, looks past the picture where its blur is nearly as large.
+    Where all of the lens does, it is the mean of the surface that it most likely sees.
+    """
+    lost = seen[:, -1:] < _UNSEEN
+    rest = torch.where(lost, 0, seen).sum(0, keepdim=True)
+    rest = torch.where(rest[:, -1:] < _UNSEEN, source.mean((1, 2))[:, None, None], rest)
+    return torch.where(lost, rest, seen)
 
 
 def _directly(

@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import BokehError
 from . import runs
-from .contract import Lens, Progress, Rendered
+from .contract import Lens, Progress, Rendered, drawn
 from .plan import SHARPNESS, Ring, Rings
 from .transfer import Gamma
 
@@ -214,7 +214,7 @@ def _rendered(
     image: Tensor, defocus: Tensor, lens: Lens, progress: Progress | None, tile: int | None = None
 ) -> Tensor:
     """From a picture as displayed to light, through the lens, and back."""
-    radius = defocus.abs()
+    radius = drawn(defocus).abs()
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
     given = image.to(work)
     colour = given[:, :3].clamp_min(0)
