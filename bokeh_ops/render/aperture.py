@@ -25,27 +25,30 @@ How it is drawn: :mod:`bokeh_ops.render.raster`.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import BokehError
+from .cache import ByteCache
 from .raster import Opening, fitted, profile
 
 _LARGEST_PICTURE = 1024  # cells along the longer side that are kept of a kernel picture
 _SMALLEST_PICTURE = 128  # ... and at least, where something is multiplied onto it
 LARGEST_KERNEL = 1024
 """Pixels of radius up to which a kernel is drawn: 34 MB in double precision, several of which it takes to draw it."""
-_CACHED = 32.0  # radius up to which kernels are kept
+_KERNELS: ByteCache[np.ndarray] = ByteCache(64_000_000)
+_OPENINGS: ByteCache[Opening] = ByteCache(64_000_000)
 
 
 @dataclass(frozen=True, eq=False)
 class Aperture:
-    """The opening of a lens.
+    """The opening of a lens. Two of the same values are equal, whatever object they are.
 
     Args:
         blades: 0 for a round opening, else 3 to 16.
@@ -98,6 +101,20 @@ class Aperture:
             )
         if self.picture is not None:
             _check_picture(self.picture)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Aperture) and self._values == other._values
+
+    def __hash__(self) -> int:
+        return hash(self._values)
+
+    @cached_property
+    def _values(self) -> tuple:
+        shape = self.blades, self.rotation, self.curvature, self.squeeze, self.cats_eye, self.spherical
+        if self.picture is None:
+            return shape
+        picture = self.picture.detach().to("cpu", torch.float64).contiguous()
+        return *shape, tuple(picture.shape), hashlib.sha256(picture.numpy().tobytes()).digest()
 
     @property
     def is_disc(self) -> bool:
@@ -156,13 +173,24 @@ class Aperture:
             )
         if not (math.isfinite(at[0]) and math.isfinite(at[1])):
             raise BokehError(f"The place in the picture is {at}; expected two finite numbers.")
+        radius, shift = float(radius), self._shift(at)
+        spherical = -self.spherical if in_front else self.spherical
+        made = _KERNELS.get((self, radius, shift, spherical), lambda: _kernel(self, radius, shift, spherical))
+        # Copied, as the array is kept; in front the lens is seen upside down.
+        return torch.tensor(
+            np.ascontiguousarray(made[::-1, ::-1]) if in_front else made, dtype=dtype, device=device
+        )
+
+    def reach(self, radius: float, at: tuple[float, float] = (0.0, 0.0)) -> int:
+        """``n`` of the kernel of this radius at this place, which is not drawn for it."""
+        return _reach(_opening(self, self._shift(at), self.spherical), radius)
+
+    def _shift(self, at: tuple[float, float]) -> tuple[float, float]:
+        """Centre of the disc that cuts a cat's eye, in radii."""
         shift = (-self.cats_eye * float(at[0]), -self.cats_eye * float(at[1]))
         length = math.hypot(*shift)
-        if length > 1:  # beyond the corners it gets no worse
-            shift = (shift[0] / length, shift[1] / length)
-        make = _cached_kernel if radius <= _CACHED else _kernel
-        made = make(self, float(radius), bool(in_front), shift)
-        return torch.tensor(made, dtype=dtype, device=device)
+        # Beyond the corners it gets no worse.
+        return (shift[0] / length, shift[1] / length) if length > 1 else shift
 
     @property
     def _round(self) -> bool:
@@ -207,9 +235,12 @@ def _blades(blades: int, rotation: float, curvature: float):
     return [(-back * math.cos(a), -back * math.sin(a), rho) for a in normals], []
 
 
-@lru_cache(maxsize=64)
 def _opening(aperture: Aperture, shift: tuple[float, float], spherical: float) -> Opening:
     """The opening with the cat's-eye disc at ``shift``, behind the focal plane."""
+    return _OPENINGS.get((aperture, shift, spherical), lambda: _opened(aperture, shift, spherical))
+
+
+def _opened(aperture: Aperture, shift: tuple[float, float], spherical: float) -> Opening:
     if aperture.picture is None:
         discs, planes = _blades(aperture.blades, aperture.rotation, aperture.curvature)
         return Opening([*discs, (*shift, 1.0)] if any(shift) else discs, planes, spherical=spherical)
@@ -223,24 +254,24 @@ def _opening(aperture: Aperture, shift: tuple[float, float], spherical: float) -
     return Opening(cells=cells, cell=aperture._cell)
 
 
-def _kernel(aperture: Aperture, radius: float, in_front: bool, shift: tuple[float, float]) -> np.ndarray:
-    """The kernel in double precision."""
+def _reach(opening: Opening, radius: float) -> int:
+    return math.ceil(radius * opening.extent + 0.5) if radius else 0  # half a pixel of coverage
+
+
+def _kernel(aperture: Aperture, radius: float, shift: tuple[float, float], spherical: float) -> np.ndarray:
+    """The kernel behind the focal plane, in double precision."""
     if radius == 0:
         return np.ones((1, 1))
-    opening = _opening(aperture, shift, -aperture.spherical if in_front else aperture.spherical)
-    n = math.ceil(radius * opening.extent + 0.5)  # half a pixel of coverage
+    opening = _opening(aperture, shift, spherical)
     squeeze = aperture.squeeze
     radii = radius * np.array([min(1.0, squeeze), min(1.0, 1 / squeeze)])
     mean, spread = radii * opening.centre, radii**2 * opening.spread
-    made = fitted(opening, mean, spread, n)
+    made = fitted(opening, mean, spread, _reach(opening, radius))
     if aperture._round and squeeze == 1 and not any(shift):
         made = (made + made.T) / 2  # rows are integrated and columns exact: alike to 1e-5, now to the bit
         made = (made + made[::-1]) / 2
         made = (made + made[:, ::-1]) / 2
-    return np.ascontiguousarray(made[::-1, ::-1]) if in_front else made
-
-
-_cached_kernel = lru_cache(maxsize=256)(_kernel)
+    return made
 
 
 def _check_picture(picture: Tensor) -> None:

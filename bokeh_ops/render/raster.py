@@ -61,6 +61,11 @@ class Opening:
         self.centre = self.centre / fine
         self.spread = np.maximum((square - _BOX) / fine**2 - self.centre**2, 1e-6)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, about."""
+        return 1000 + (0 if self._table is None else self._table.nbytes)
+
     def raster(self, scale: tuple[float, float], offset: tuple[float, float], n: int) -> np.ndarray:
         """Shares of the pixels ``-n..n``, of sum 1, with radii ``scale`` and the axis at ``offset`` (y, x)."""
         if self._table is not None:
@@ -93,11 +98,11 @@ class Opening:
         left, right = self._interval(y)
         edges = (np.arange(-n, n + 2) - 0.5 - offset[1]) / scale[1]
         made = np.empty((len(rows), len(rows)))
-        for first in range(0, len(rows), _ROWS):  # each row of pixels has as many scan lines as there are nodes
+        for first in range(
+            0, len(rows), _ROWS
+        ):  # each row of pixels has as many scan lines as there are nodes
             part = slice(first, first + _ROWS)
-            x = np.minimum(
-                np.maximum(edges, left[part, :, None]), np.maximum(left, right)[part, :, None]
-            )
+            x = np.minimum(np.maximum(edges, left[part, :, None]), np.maximum(left, right)[part, :, None])
             lines = self._integral(x, y[part, :, None])
             made[part] = np.diff(np.einsum("ysx,s->yx", lines, _WEIGHTS))
         return made * height
