@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.render import Lens, render
-from trainer.evaluate.peers import find_peer
 
 
 def scene(width: int, height: int) -> tuple[Tensor, Tensor]:
@@ -47,6 +46,8 @@ def main() -> None:
     parser.add_argument("--k", type=float, default=30.0)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
+    from trainer.evaluate.peers import find_peer  # here, as the picture above is made without it
+
     stack = find_peer("peer:gaussian-stack-32")
     print(f"{words.device}, {words.threads} threads, PyTorch {torch.__version__}, K = {words.k:g} pixels")
     print("| size | model | s | / stack |\n|---|---|---|---|")

@@ -125,18 +125,22 @@ def cost(device: torch.device, width: int, height: int, radius: float, guard: fl
     )
     image, disparity = (plane.to(device) for plane in scene(width, height))
     eye = Lens(radius, 0.9, "srgb", Aperture(cats_eye=0.8))
-    runs = {
-        "layered": ("layered", Lens(radius, 0.9, "srgb")),
-        "layered, cat's eye": ("layered", eye),
-        "classical": ("classical", Lens(radius, 0.9, 2.2)),
-        "thin_lens": ("thin_lens", Lens(radius, 0.9, 2.2)),
-        "bokehme": (networks(), Lens(radius, 0.9, 2.2)),
+    lens, neural = Lens(radius, 0.9, 2.2), networks()
+    models: dict[str, tuple[str | LensModel, Lens, int | None]] = {
+        "layered": ("layered", lens, None),
+        "layered, tiles of 512": ("layered", lens, 512),
+        "layered, cat's eye": ("layered", eye, None),
+        "classical": ("classical", lens, None),
+        "classical, tiles of 256": ("classical", lens, 256),
+        "thin_lens": ("thin_lens", lens, None),
+        "bokehme": (neural, lens, None),
+        "bokehme, tiles of 256": (neural, lens, 256),
     }
-    for name, (model, lens) in runs.items():
+    for name, (model, lens, tile) in models.items():
 
-        def run(lens: Lens = lens, model: str | LensModel = model) -> None:
+        def run(lens: Lens = lens, model: str | LensModel = model, tile: int | None = tile) -> None:
             with accelerated(tiny):
-                render(image, disparity, lens, model, guarded(guard))
+                render(image, disparity, lens, model, guarded(guard), tile)
             if cuda:
                 torch.cuda.synchronize()
 

@@ -50,6 +50,7 @@ def render(
     lens: Lens,
     model: str | LensModel = DEFAULT_MODEL,
     progress: Progress | None = None,
+    tile: int | None = None,
 ) -> Rendered:
     """Give a picture that is sharp everywhere the depth of field of ``lens``.
 
@@ -60,6 +61,7 @@ def render(
         lens: K, focus, gamma, aperture and highlights.
         model: a key of :data:`MODELS`, or a lens model itself (:func:`bokeh_ops.render.bokehme.load_bokehme`).
         progress: called as ``progress(done, total)``; an exception raised in it stops the rendering.
+        tile: pixels along what is computed at once (:class:`LensModel`); None for what is quickest.
 
     Returns:
         :class:`Rendered`: the picture in the input's type, and the signed defocus map in pixels.
@@ -74,7 +76,12 @@ def render(
             )
         model = MODELS[model]
     check_inputs(image, disparity)
-    return model(image, disparity, lens, progress)
+    # A lens model of someone else's need not know of tiles unless it is told of them.
+    return (
+        model(image, disparity, lens, progress)
+        if tile is None
+        else model(image, disparity, lens, progress, tile)
+    )
 
 
 def render_sweep(

@@ -168,8 +168,8 @@ class Aperture:
             raise BokehError(f"The blur radius is {radius}; it must be 0 or more pixels, and finite.")
         if radius > LARGEST_KERNEL:
             raise BokehError(
-                f"The blur radius is {radius:g} pixels, and its kernel would be {2 * radius:.0f} pixels wide; kernels are "
-                f"drawn up to a radius of {LARGEST_KERNEL}. Draw it at a fraction of the resolution and enlarge it."
+                f"The blur radius is {radius:g} pixels, so its kernel would be {2 * radius:.0f} pixels wide; kernels "
+                f"are drawn up to a radius of {LARGEST_KERNEL}. Draw it at a fraction of the resolution and enlarge it."
             )
         if not (math.isfinite(at[0]) and math.isfinite(at[1])):
             raise BokehError(f"The place in the picture is {at}; expected two finite numbers.")

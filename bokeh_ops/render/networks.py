@@ -18,7 +18,7 @@ from torch import Tensor, nn
 FOLD = 2  # pixels a side that are folded into channels
 BLOCKS = 3
 TILE = 1024
-"""Pixels along the parts in which larger pictures go through the convolutions: 0.7 GB at a time, not 5.6 of a 4K one."""
+"""Pixels along the parts in which larger pictures go through the convolutions: 0.7 GB at a time, where 4K has 5.6."""
 _REACH = 2 * BLOCKS + 2  # folded pixels that a convolution after the other sees to every side
 
 
@@ -63,8 +63,7 @@ class _Folded(nn.Module):
                 first, start = max(0, top - _REACH), max(0, left - _REACH)
                 part = self._convolved(x[..., first : rows.stop + _REACH, start : columns.stop + _REACH])
                 part = part[..., top - first : rows.stop - first, left - start : columns.stop - start]
-                if out is None:
-                    out = part.new_empty(*part.shape[:2], height, width)
+                out = part.new_empty(*part.shape[:2], height, width) if out is None else out
                 out[..., rows, columns] = part
         assert out is not None
         return out
