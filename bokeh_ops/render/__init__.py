@@ -27,6 +27,7 @@ __all__ = [
     "blur_amount",
     "colour_defocus",
     "in_focus",
+    "memory_needed",
     "overlay",
     "render",
     "render_series",
@@ -39,6 +40,14 @@ MODELS: dict[str, LensModel] = {
     "thin_lens": render_thin_lens,
 }
 """The lens models by name. Another model is added by one entry here."""
+
+_MEMORY = {
+    render_layered: (250, 400),
+    render_classical: (80, 400),
+    render_thin_lens: (100, 400),
+}
+"""Bytes for each pixel of the picture, and of a tile, that the lens models take: see :func:`memory_needed`."""
+_MEMORY_OF_OTHERS = (250, 1000)
 
 DEFAULT_MODEL = "layered"
 """The key of :data:`MODELS` that is taken where none is named."""
@@ -82,6 +91,20 @@ def render(
         if tile is None
         else model(image, disparity, lens, progress, tile)
     )
+
+
+def memory_needed(model: str | LensModel, shape: Sequence[int], tile: int | None = None) -> int:
+    """About how many bytes a lens model takes on an accelerator beside the picture itself.
+
+    Args:
+        model: as for :func:`render`.
+        shape: of the image, ``[B, C, H, W]``; one picture after the other is rendered.
+        tile: as for :func:`render`.
+    """
+    pixels = shape[-2] * shape[-1]
+    found = MODELS.get(model) if isinstance(model, str) else model
+    of_picture, of_tile = _MEMORY.get(found, _MEMORY_OF_OTHERS)  # type: ignore[arg-type]
+    return of_picture * pixels + of_tile * min(pixels, (tile or max(shape[-2:])) ** 2)
 
 
 def render_sweep(

@@ -56,16 +56,16 @@ class _Folded(nn.Module):
         height, width = x.shape[-2:]
         if height <= side and width <= side:
             return self._convolved(x)
-        out: Tensor | None = None
+        last = self.conv1[0]
+        assert isinstance(last, nn.Conv2d)
+        out = x.new_empty(x.shape[0], last.out_channels, height, width)
         for top in range(0, height, side):
             for left in range(0, width, side):
                 rows, columns = slice(top, min(top + side, height)), slice(left, min(left + side, width))
                 first, start = max(0, top - _REACH), max(0, left - _REACH)
                 part = self._convolved(x[..., first : rows.stop + _REACH, start : columns.stop + _REACH])
                 part = part[..., top - first : rows.stop - first, left - start : columns.stop - start]
-                out = part.new_empty(*part.shape[:2], height, width) if out is None else out
                 out[..., rows, columns] = part
-        assert out is not None
         return out
 
     def _run(self, picture: Tensor, beside: Tensor | None, gamma: float | Tensor, tile: int) -> Tensor:
