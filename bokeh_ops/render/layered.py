@@ -151,7 +151,11 @@ def expose(
     out = torch.zeros_like(light)
     total = light.new_zeros(height, width) if blend else None
     lattice = None
-    pieces = [frame] if height * width <= largest else list(windows(frame, length))
+    pieces = [frame]
+    if height * width > largest and any(
+        _around(piece, frame, reach) != frame for piece in windows(frame, length)
+    ):
+        pieces = list(windows(frame, length))
     for number, piece in enumerate(pieces):
         around = _around(piece, frame, reach)
         origin = around[0].start, around[1].start

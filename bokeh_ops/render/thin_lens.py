@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import BokehError
-from . import runs
 from .contract import Lens, Progress, Rendered, drawn
 from .plan import SHARPNESS, Ring, Rings
+from .shifts import shifted_sum
 from .transfer import Gamma
 
 Quantity = float | Tensor
@@ -246,20 +246,20 @@ class _Gather(torch.autograd.Function):
         ctx: Any, image: Tensor, radius: Tensor, progress: Progress | None, tile: int | None
     ) -> Tensor:
         rings, pad = _rings(radius)
-        if runs.in_large_steps(image.device):
-            sums = _blurred_in_runs(image, radius, rings, pad, tile, progress)
-            total, weight = sums[:, :-1], sums[:, -1:]
-        else:
-            total, weight = torch.zeros_like(image), torch.zeros_like(radius)
-            padded, ones = _padded(image, pad), _padded(torch.ones_like(radius[:1]), pad)
+        height, width = radius.shape[-2:]
+        # What the sum of the weights needs is a picture that is 1 everywhere, which goes with the others.
+        padded = _padded(torch.cat([image, torch.ones_like(radius)], 1), pad)
+        sums = torch.zeros_like(padded[:, :, :height, :width])
+        strip = height if tile is None else max(1, min(height, tile * tile // width))
+        for top in range(0, height, strip):
+            rows = slice(top, min(height, top + strip))
             for number, ring in enumerate(rings):
-                share = _share(radius, ring)
-                total.addcmul_(share, _ring_sum(padded, ring, pad))
-                weight.addcmul_(share, _ring_sum(ones, ring, pad))
+                seen = shifted_sum(padded, ring.offsets, (pad[0] + top, pad[1], rows.stop - top, width))
+                sums[:, :, rows].addcmul_(_share(radius[:, :, rows], ring), seen)
                 if progress:
-                    progress(number + 1, len(rings))
-        result = total / weight
-        ctx.tile = tile
+                    progress(top * len(rings) + (number + 1) * (rows.stop - top), height * len(rings))
+        weight = sums[:, -1:]
+        result = sums[:, :-1] / weight
         ctx.save_for_backward(image, radius, result, weight)
         return result
 
@@ -270,79 +270,23 @@ class _Gather(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         image, radius, result, weight = ctx.saved_tensors
         rings, pad = _rings(radius)
+        frame = (*pad, *radius.shape[-2:])
         to_image, to_radius = ctx.needs_input_grad[:2]
         gradient = grads[0] / weight
-        mean = (gradient * result).sum(1, keepdim=True)
-        if runs.in_large_steps(image.device):
-            for_image = for_radius = None
-            if to_image:
-                for_image = _blurred_in_runs(gradient, radius, rings, pad, ctx.tile, by_source=True)[:, :-1]
-            if to_radius:
-                slopes = _blurred_in_runs(image, radius, rings, pad, ctx.tile, slope=True)
-                for_radius = (slopes[:, :-1] * gradient).sum(1, keepdim=True) - mean * slopes[:, -1:]
-            return for_image, for_radius, None, None
         for_image = torch.zeros_like(image) if to_image else None
         for_radius = torch.zeros_like(radius) if to_radius else None
-        padded, ones = _padded(image, pad), _padded(torch.ones_like(radius[:1]), pad)
+        padded = _padded(torch.cat([image, torch.ones_like(radius)], 1), pad)
+        mean = (gradient * result).sum(1, keepdim=True)
         for ring in rings:
             share = _share(radius, ring)
             if for_image is not None:
-                for_image += _ring_sum(_padded(share * gradient, pad), ring, pad)
+                for_image += shifted_sum(_padded(share * gradient, pad), ring.offsets, frame)
             if for_radius is not None:
-                light = (_ring_sum(padded, ring, pad) * gradient).sum(1, keepdim=True)
+                seen = shifted_sum(padded, ring.offsets, frame)
+                light = (seen[:, :-1] * gradient).sum(1, keepdim=True)
                 slope = SHARPNESS * share * (1 - share)
-                for_radius += slope * (light - mean * _ring_sum(ones, ring, pad))
+                for_radius += slope * (light - mean * seen[:, -1:])
         return for_image, for_radius, None, None
-
-
-def _blurred_in_runs(
-    image: Tensor,
-    radius: Tensor,
-    rings: Rings,
-    pad: tuple[int, int],
-    tile: int | None,
-    progress: Progress | None = None,
-    by_source: bool = False,
-    slope: bool = False,
-) -> Tensor:
-    """The sums of :class:`_Gather` in few large steps.
-
-    Args:
-        image: ``[B, C, H, W]``.
-        radius: ``[B, 1, H, W]``.
-        rings, pad: from :func:`_rings`.
-        tile: the picture is taken in strips of as many pixels as a square of this side has.
-        progress: as for :func:`thin_lens_blur`.
-        by_source: weigh by the radius of the pixel that gives, instead of the one that receives.
-        slope: weigh by the derivative in the radius instead.
-
-    Returns:
-        ``[B, C + 1, H, W]``, the last of a picture that is 1 everywhere.
-    """
-    height, width = image.shape[2:]
-    planes = torch.cat([image, torch.ones_like(radius)], 1)
-    padded, sources = _padded(planes, pad), _padded(radius, pad)
-    sums = torch.zeros_like(planes)
-    numbers = min(runs.NUMBERS, 64 * (tile or width) ** 2)
-    row = planes[..., 0, :].numel()
-    strip = max(1, min(height, numbers // row))
-    most = max(1, numbers // (row * strip))
-    offsets, done = rings.start[-1] * height, 0
-    for top in range(0, height, strip):
-        rows = min(strip, height - top)
-        for run in runs.runs(rings, 0, len(rings), -1, 1, most, planes):
-            place = pad[0] + top + run.dy, pad[1] + run.dx, rows, len(run.reach), width
-            if by_source:
-                weights = run.edge(runs.window(sources, *place))
-            else:
-                weights = run.edge(radius[:, :, top : top + rows, None])
-            if slope:
-                weights = SHARPNESS * weights * (1 - weights)
-            sums[:, :, top : top + rows].add_((runs.window(padded, *place) * weights).sum(3))
-            if progress:
-                done += rows * len(run.reach)
-                progress(done, offsets)
-    return sums
 
 
 def _rings(radius: Tensor) -> tuple[Rings, tuple[int, int]]:
@@ -359,14 +303,3 @@ def _padded(x: Tensor, pad: tuple[int, int]) -> Tensor:
 
 def _share(radius: Tensor, ring: Ring) -> Tensor:
     return torch.sigmoid(SHARPNESS * (radius - ring.reach))
-
-
-def _ring_sum(padded: Tensor, ring: Ring, pad: tuple[int, int]) -> Tensor:
-    height, width = padded.shape[-2] - 2 * pad[0], padded.shape[-1] - 2 * pad[1]
-    total: Tensor | None = None
-    for dy, dx in ring.offsets:
-        y, x = pad[0] + dy, pad[1] + dx
-        part = padded[..., y : y + height, x : x + width]
-        total = part.clone() if total is None else total.add_(part)
-    assert total is not None
-    return total
