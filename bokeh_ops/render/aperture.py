@@ -174,16 +174,25 @@ class Aperture:
         if not (math.isfinite(at[0]) and math.isfinite(at[1])):
             raise BokehError(f"The place in the picture is {at}; expected two finite numbers.")
         radius, shift = float(radius), self._shift(at)
+        rows, columns = 1, 1
+        if self._round:
+            # A round opening is cut alike in all four quarters of the picture.
+            rows, columns = (-1 if place < 0 else 1 for place in shift[::-1])
+            shift = abs(shift[0]), abs(shift[1])
+        if in_front:  # the lens is seen upside down
+            rows, columns = -rows, -columns
         spherical = -self.spherical if in_front else self.spherical
         made = _KERNELS.get((self, radius, shift, spherical), lambda: _kernel(self, radius, shift, spherical))
-        # Copied, as the array is kept; in front the lens is seen upside down.
-        return torch.tensor(
-            np.ascontiguousarray(made[::-1, ::-1]) if in_front else made, dtype=dtype, device=device
-        )
+        return torch.from_numpy(made[::rows, ::columns].copy()).to(
+            device, dtype
+        )  # a copy, as the array is kept
 
     def reach(self, radius: float, at: tuple[float, float] = (0.0, 0.0)) -> int:
         """``n`` of the kernel of this radius at this place, which is not drawn for it."""
-        return _reach(_opening(self, self._shift(at), self.spherical), radius)
+        shift = self._shift(at)
+        if self._round:
+            shift = abs(shift[0]), abs(shift[1])
+        return _reach(_opening(self, shift, self.spherical), radius)
 
     def _shift(self, at: tuple[float, float]) -> tuple[float, float]:
         """Centre of the disc that cuts a cat's eye, in radii."""

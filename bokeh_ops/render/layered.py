@@ -216,15 +216,22 @@ def _cells(piece: Box, frame: Box, like: Tensor) -> Iterator[_Tile]:
         place = torch.arange(side.start, side.stop, device=like.device, dtype=like.dtype) + 0.5
         return (1 - (place - centre).abs() / step).clamp_min(1e-6)
 
-    for y in range(0, height + step, step):
-        for x in range(0, width + step, step):
+    for y in _centres(height, step):
+        for x in _centres(width, step):
             rows, columns = (
                 slice(max(side.start, centre - step), min(side.stop, centre + step))
                 for side, centre in zip(piece, (y, x), strict=True)
             )
             if rows.start < rows.stop and columns.start < columns.stop:
-                at = (min(x, width) - width / 2) / half, (min(y, height) - height / 2) / half
+                at = (x - width / 2) / half, (y - height / 2) / half
                 yield _Tile((rows, columns), at, hat(y, rows)[:, None] * hat(x, columns)[None])
+
+
+def _centres(whole: int, step: int) -> list[int]:
+    """Places from 0 to ``whole``, no farther apart than ``step``, that lie alike from both ends."""
+    count = -(-whole // step)
+    near = [i * whole // count for i in range(count + 1)]
+    return [place if 2 * i <= count else whole - near[count - i] for i, place in enumerate(near)]
 
 
 class Painter:
