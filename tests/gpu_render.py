@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from bokeh_ops.render import Aperture, Lens, LensModel, classical, render, shifts
+from bokeh_ops.render import Aperture, Lens, LensModel, render, runs
 from bokeh_ops.render import aperture as apertures
 from bokeh_ops.render.bokehme import BokehMe
 from bokeh_ops.render.networks import ARNet, IUNet
@@ -50,26 +50,11 @@ def guarded(seconds: float) -> Callable[[int, int], None]:
 @contextmanager
 def accelerated(on: bool) -> Iterator[None]:
     """With ``on``, a CPU computes as an accelerator would."""
-    before = shifts.in_large_steps
-    large = (lambda device: True) if on else before
-    shifts.in_large_steps = large
+    before, runs.FORCED = runs.FORCED, on
     try:
         yield
     finally:
-        shifts.in_large_steps = before
-
-
-@contextmanager
-def by_fours(on: bool) -> Iterator[None]:
-    """With ``on`` False, offsets are added one at a time on accelerators too, to compare with."""
-    before = shifts._fours, classical._MARGIN
-    if not on:
-        shifts._fours = lambda offsets, pitch: ((dy * pitch + dx, ()) for dy, dx in offsets)
-        classical._MARGIN = 0.0
-    try:
-        yield
-    finally:
-        shifts._fours, classical._MARGIN = before
+        runs.FORCED = before
 
 
 def cases() -> dict[str, tuple[str | LensModel, Lens, int]]:
@@ -146,18 +131,14 @@ def cost(device: torch.device, width: int, height: int, radius: float, guard: fl
         "layered, cat's eye": ("layered", eye, None),
         "classical": ("classical", lens, None),
         "classical, tiles of 256": ("classical", lens, 256),
-        "classical, one by one": ("classical", lens, None),
         "thin_lens": ("thin_lens", lens, None),
-        "thin_lens, one by one": ("thin_lens", lens, None),
         "bokehme": (neural, lens, None),
         "bokehme, tiles of 256": (neural, lens, 256),
     }
     for name, (model, lens, tile) in models.items():
 
-        def run(
-            lens: Lens = lens, model: str | LensModel = model, tile: int | None = tile, name: str = name
-        ) -> None:
-            with accelerated(tiny), by_fours("one by one" not in name):
+        def run(lens: Lens = lens, model: str | LensModel = model, tile: int | None = tile) -> None:
+            with accelerated(tiny):
                 render(image, disparity, lens, model, guarded(guard), tile)
             if cuda:
                 torch.cuda.synchronize()

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BokehError
-from . import shifts
+from . import runs
 from .contract import Lens, Progress, Rendered, drawn
 from .plan import FLOOR, SHARPNESS, Group, Plan
 
@@ -42,10 +42,8 @@ from .plan import FLOOR, SHARPNESS, Group, Plan
 CPU_NUMBERS = 32768
 LARGEST_RADIUS = 1024
 """Pixels of blur radius above which this model is refused."""
-TILE = 2048
-"""Pixels along a tile elsewhere, where steps should be few and large (:mod:`bokeh_ops.render.shifts`)."""
-
-_MARGIN = 1.5  # times the pixels of a group, up to which they are added to all pixels around them by fours
+TILE = 1024
+"""Pixels along a tile elsewhere, where steps should be few and large."""
 
 
 @torch.no_grad()
@@ -91,11 +89,13 @@ def render_classical(
             "as its work grows with the square of the radius. Lower K, or choose the lens model 'layered'."
         )
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
-    if shifts.in_large_steps(image.device):
+    together = False
+    if image.device.type != "cpu" or runs.FORCED:
         side = tile or TILE
-        numbers = 4 * side * side
-        width = _even(image.shape[3], side)
-        height = _even(image.shape[2], side * side // width)
+        height, width = (_even(whole, side) for whole in image.shape[2:])
+        together = runs.worth_it((image.shape[1] + 1) * height * width)
+        numbers = min(runs.NUMBERS, 64 * side * side) if together else 4 * side * side
+        height, width = (height, width) if together else (side, side)
     else:
         numbers = CPU_NUMBERS
         height = width = max(8, math.isqrt(numbers // (image.shape[1] + 1)) // 8 * 8)
@@ -121,7 +121,7 @@ def render_classical(
         if plan is None:
             continue
         total_light = _accumulate(
-            image[index], shown[index].to(work), lens, plan, numbers, work, progress, done, total
+            image[index], shown[index].to(work), lens, plan, numbers, together, work, progress, done, total
         )
         rendered[index] = _develop(total_light, image[index], lens).to(image.dtype)
         done += plan.total
@@ -168,6 +168,7 @@ def _accumulate(
     lens: Lens,
     plan: Plan,
     numbers: int,
+    together: bool,
     work: torch.dtype,
     progress: Progress | None,
     done: int,
@@ -188,7 +189,11 @@ def _accumulate(
         light = _light(image[:, box[0], box[1]].to(work), r, lens) * (member / (r * r + FLOOR))
         _add_inner(sums, light, group, plan.pad, numbers)
         y, x = group.top + pad_y, group.left + pad_x
-        for share in _add_edge(sums, light, r, group, plan, (y, x)):
+        if together:
+            steps = _add_edge_in_runs(sums, light, r, group, plan, (y, x), numbers)
+        else:
+            steps = _add_edge(sums, light, r, group, plan, (y, x))
+        for share in steps:
             if progress:
                 progress(done + int(share * group.cost), total)
         done += group.cost
@@ -204,34 +209,30 @@ def _add_edge(
     (y, x), (h, w) = at, r.shape
     spent = 0.02
     step = (1 - spent) / max(1, group.last - group.first)
-    margin = [0, 0]
-    if shifts.in_large_steps(sums.device) and group.last > group.first:
-        margin = [int(abs(each).max()) for each in plan.rings.offsets(group.first, group.last)[:2]]
-    # With black around them, every pixel that receives can look at the pixels that give.
-    looked_at = any(margin) and (h + 2 * margin[0]) * (w + 2 * margin[1]) < _MARGIN * h * w
-    around = light.new_zeros(len(light), h + 4 * margin[0], w + 4 * margin[1]) if looked_at else light
-    inside = around[:, 2 * margin[0] :, 2 * margin[1] :][:, :h, :w] if looked_at else None
     for number in range(group.first, group.last):
         if plan.rings.square[number] <= group.inner:
             continue
         ring = plan.rings[number]
-        share = torch.sigmoid((r - ring.reach).mul_(SHARPNESS * ring.scale))
-        if inside is not None and len(ring.offsets) > 1:
-            torch.mul(light, share, out=inside)
-            v, u = (max(abs(offset[axis]) for offset in ring.offsets) for axis in (0, 1))
-            seen = shifts.shifted_sum(
-                around,
-                [(-group.turn * dy, -group.turn * dx) for dy, dx in ring.offsets],
-                (2 * margin[0] - v, 2 * margin[1] - u, h + 2 * v, w + 2 * u),
-            )
-            sums[:, y - v : y + h + v, x - u : x + w + u].add_(seen)
-        else:
-            edge = light * share
-            for dy, dx in ring.offsets:
-                v, u = y + group.turn * dy, x + group.turn * dx
-                sums[:, v : v + h, u : u + w].add_(edge)
+        edge = light * torch.sigmoid((r - ring.reach).mul_(SHARPNESS * ring.scale))
+        for dy, dx in ring.offsets:
+            v, u = y + group.turn * dy, x + group.turn * dx
+            sums[:, v : v + h, u : u + w].add_(edge)
         if (number - group.first) % 64 == 0:
             yield spent + (number - group.first) * step
+
+
+def _add_edge_in_runs(
+    sums: Tensor, light: Tensor, r: Tensor, group: Group, plan: Plan, at: tuple[int, int], numbers: int
+) -> Iterator[float]:
+    """:func:`_add_edge` in few large steps."""
+    (y, x), (h, w) = at, r.shape
+    most = max(1, numbers // (len(light) * h * w))
+    offsets, done = plan.rings.start[group.last] - plan.rings.start[group.first], 0
+    for run in runs.runs(plan.rings, group.first, group.last, group.inner, group.turn, most, r):
+        seen = runs.scattered(light, run.edge(r[:, None]))
+        sums[:, y + run.dy : y + run.dy + h, x + run.dx : x + run.dx + seen.shape[-1]].add_(seen)
+        done += len(run.reach)
+        yield done / offsets
 
 
 def _add_inner(sums: Tensor, light: Tensor, group: Group, pad: tuple[int, int], numbers: int) -> None:

@@ -30,7 +30,6 @@ from torch.autograd.function import once_differentiable
 from ..errors import BokehError
 from .contract import Lens, Progress, Rendered, drawn
 from .plan import SHARPNESS, Ring, Rings
-from .shifts import shifted_sum
 from .transfer import Gamma
 
 Quantity = float | Tensor
@@ -254,7 +253,7 @@ class _Gather(torch.autograd.Function):
         for top in range(0, height, strip):
             rows = slice(top, min(height, top + strip))
             for number, ring in enumerate(rings):
-                seen = shifted_sum(padded, ring.offsets, (pad[0] + top, pad[1], rows.stop - top, width))
+                seen = _ring_sum(padded, ring, (pad[0] + top, pad[1], rows.stop - top, width))
                 sums[:, :, rows].addcmul_(_share(radius[:, :, rows], ring), seen)
                 if progress:
                     progress(top * len(rings) + (number + 1) * (rows.stop - top), height * len(rings))
@@ -280,9 +279,9 @@ class _Gather(torch.autograd.Function):
         for ring in rings:
             share = _share(radius, ring)
             if for_image is not None:
-                for_image += shifted_sum(_padded(share * gradient, pad), ring.offsets, frame)
+                for_image += _ring_sum(_padded(share * gradient, pad), ring, frame)
             if for_radius is not None:
-                seen = shifted_sum(padded, ring.offsets, frame)
+                seen = _ring_sum(padded, ring, frame)
                 light = (seen[:, :-1] * gradient).sum(1, keepdim=True)
                 slope = SHARPNESS * share * (1 - share)
                 for_radius += slope * (light - mean * seen[:, -1:])
@@ -303,3 +302,14 @@ def _padded(x: Tensor, pad: tuple[int, int]) -> Tensor:
 
 def _share(radius: Tensor, ring: Ring) -> Tensor:
     return torch.sigmoid(SHARPNESS * (radius - ring.reach))
+
+
+def _ring_sum(padded: Tensor, ring: Ring, frame: tuple[int, int, int, int]) -> Tensor:
+    """The sum of what each offset sees of a picture; the offset (0, 0) sees ``(top, left, h, w)``."""
+    top, left, height, width = frame
+    total: Tensor | None = None
+    for dy, dx in ring.offsets:
+        part = padded[..., top + dy : top + dy + height, left + dx : left + dx + width]
+        total = part.clone() if total is None else total.add_(part)
+    assert total is not None
+    return total
