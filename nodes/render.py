@@ -349,13 +349,13 @@ def _remark(ks: list[float], largest: float, height: int, width: int, notice: de
     elif largest > max(height, width):
         most = largest_radius(height, width)
         less = (
-            f" It is drawn with {most:.0f} pixels, twice the picture's diagonal, as a disc of that size covers all of the "
-            "picture."
+            f" It is drawn with {most:.0f} pixels, twice the picture's diagonal, as a disc of that size covers all of "
+            "the picture."
             if largest > most
             else ""
         )
         notice(
             f"The largest blur radius is {largest:.6g} pixels, more than the picture's longer side of "
-            f"{max(height, width)}.{less} Lower K, or check the depth map's range: a K per dioptre is too much for a map "
-            "in other units."
+            f"{max(height, width)}.{less} Lower K, or check the depth map's range: a K per dioptre is too much for a "
+            "map in other units."
         )
