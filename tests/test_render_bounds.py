@@ -86,7 +86,9 @@ def test_the_bound_leaves_what_fits_and_changes_little_where_a_few_pixels_do_not
 def test_kernels_are_refused_before_they_take_all_memory() -> None:
     start = time.perf_counter()
     for aperture in APERTURES.values():
-        with pytest.raises(BokehError, match=r"radius is 60000 pixels.*120000 pixels wide.*up to a radius of 1024"):
+        with pytest.raises(
+            BokehError, match=r"radius is 60000 pixels.*120000 pixels wide.*up to a radius of 1024"
+        ):
             aperture.kernel(60_000.0)
     assert time.perf_counter() - start < 1
 
