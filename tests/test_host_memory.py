@@ -159,7 +159,7 @@ def test_where_nothing_fits_the_cpu_does_it(
 def test_a_radius_beyond_the_picture_is_said_with_what_is_drawn(pack: ModuleType, said: list[str]) -> None:
     """16 x 16 pixels and a radius of 60,000: metres taken for dioptres, or a K of many thousands."""
     image, depth = torch.rand(1, 16, 16, 3), torch.linspace(0, 1, 16).expand(1, 16, 16)
-    for model in ("layered", "classical", "thin_lens"):
+    for model in ("layered", "classical"):
         said.clear()
         out = call(pack, image=image, depth=depth, k=60_000.0, model=model)
         assert bool(torch.isfinite(out[0]).all())

@@ -34,14 +34,15 @@ from torch import Tensor
 from ..errors import BokehError
 from . import runs
 from .contract import Lens, Progress, Rendered, drawn
-from .plan import FLOOR, SHARPNESS, Group, Plan
+from .plan import FLOOR, SHARPNESS, Group, Plan, covering
 
 # Numbers in one addition on a CPU: what torch still does in one thread (its grain size) and what stays in the
 # second-level cache. Thousands of short additions gain little from more threads, and crawl when those threads
 # have to wait for a busy core.
 CPU_NUMBERS = 32768
 LARGEST_RADIUS = 1024
-"""Pixels of blur radius above which this model is refused."""
+"""Pixels of blur radius above which this model is refused, unless the disc covers the whole picture anyway."""
+_FARTHEST = 1000.0  # diagonals of the picture: light of even wider discs is nothing
 TILE = 1024
 """Pixels along a tile elsewhere, where steps should be few and large."""
 
@@ -71,7 +72,7 @@ def render_classical(
         :class:`~bokeh_ops.render.contract.Rendered`.
 
     Raises:
-        BokehError: another aperture, or a blur radius over :data:`LARGEST_RADIUS`.
+        BokehError: another aperture, or a blur radius over :data:`LARGEST_RADIUS` that does not cover the picture.
     """
     aperture = lens.aperture
     if not (aperture.is_disc or aperture.is_polygon):
@@ -81,13 +82,7 @@ def render_classical(
         )
     blades = aperture.blades if aperture.is_polygon else 0
     defocus = lens.defocus(disparity.to(image.device))
-    shown = drawn(defocus[:, 0])
-    largest = float(shown.abs().max())
-    if largest > LARGEST_RADIUS:
-        raise BokehError(
-            f"The blur radius runs to {largest:.0f} pixels; the classical lens model draws up to {LARGEST_RADIUS}, "
-            "as its work grows with the square of the radius. Lower K, or choose the lens model 'layered'."
-        )
+    shown = drawn(defocus[:, 0], _FARTHEST)
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
     together = False
     if image.device.type != "cpu" or runs.FORCED:
@@ -101,18 +96,25 @@ def render_classical(
         height = width = max(8, math.isqrt(numbers // (image.shape[1] + 1)) // 8 * 8)
     # Near black a power lifts light by its root, and the sRGB curve by 12.92.
     tail = min(1e-6, 0.001 / 12.92 if lens.gamma == "srgb" else 0.001**lens.gamma)
+    radii = [row.abs().float().cpu().numpy() for row in shown]
+    widest = max(float(radius.max(where=~covering(radius, blades), initial=0.0)) for radius in radii)
+    if widest > LARGEST_RADIUS:
+        raise BokehError(
+            f"The blur radius runs to {widest:.0f} pixels; the classical lens model draws up to {LARGEST_RADIUS}, "
+            "as its work grows with the square of the radius. Lower K, or choose the lens model 'layered'."
+        )
     plans = [
         Plan(
-            row.abs().float().cpu().numpy(),
+            radius,
             blades,
             aperture.rotation,
             tail,
             (height, width),
             (row > 0).cpu().numpy() if aperture.sided else None,
         )
-        if bool(row.any())
+        if radius.any()
         else None
-        for row in shown
+        for row, radius in zip(shown, radii, strict=True)
     ]
     total = max(1, sum(plan.total for plan in plans if plan))
     done = 0
@@ -199,7 +201,14 @@ def _accumulate(
         done += group.cost
         if progress:
             progress(done, total)
-    return sums[:, pad_y : pad_y + height, pad_x : pad_x + width]
+    seen = sums[:, pad_y : pad_y + height, pad_x : pad_x + width]
+    if plan.covering.any():
+        r = defocus.abs()
+        covering = torch.from_numpy(plan.covering).to(r.device)
+        seen = seen + (_light(image.to(work), r, lens) * (covering / (r * r + FLOOR))).sum(
+            (1, 2), keepdim=True
+        )
+    return seen
 
 
 def _add_edge(
@@ -244,11 +253,6 @@ def _add_inner(sums: Tensor, light: Tensor, group: Group, pad: tuple[int, int], 
         return
     pad_y, pad_x = pad
     _, h, w = light.shape
-    if group.inner >= pad_y**2 + pad_x**2:
-        # Every pixel of the picture is within the disc of every pixel of the group.
-        frame = sums[:, pad_y : sums.shape[1] - pad_y, pad_x : sums.shape[2] - pad_x]
-        frame.add_(light.sum((1, 2), keepdim=True))
-        return
     height = math.isqrt(group.inner)
     reach = min(height, pad_x)  # further columns lie outside the frame for every pixel
     y, x = group.top + pad_y, group.left + pad_x - reach

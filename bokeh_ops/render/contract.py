@@ -139,12 +139,12 @@ class Lens:
         return (rows(self.k, "K") * away).clamp(-largest, largest)
 
 
-def largest_radius(height: int, width: int) -> float:
+def largest_radius(height: int, width: int, diagonals: float | None = None) -> float:
     """The largest blur radius that is drawn in a picture of this size, in pixels: :data:`LARGEST_BLUR` diagonals."""
-    return LARGEST_BLUR * math.hypot(height, width)
+    return (LARGEST_BLUR if diagonals is None else diagonals) * math.hypot(height, width)
 
 
-def drawn(defocus: Tensor) -> Tensor:
+def drawn(defocus: Tensor, diagonals: float | None = None) -> Tensor:
     """The defocus that is drawn: no larger than the picture has any use for.
 
     A disc whose radius is the picture's diagonal covers the whole picture from everywhere in it, and a larger one does
@@ -154,11 +154,12 @@ def drawn(defocus: Tensor) -> Tensor:
 
     Args:
         defocus: ``[..., H, W]`` signed defocus in pixels of blur radius.
+        diagonals: the bound of a model whose work does not grow beyond a diagonal, in place of the usual one.
 
     Returns:
         The same shape.
     """
-    limit = largest_radius(*defocus.shape[-2:])
+    limit = largest_radius(defocus.shape[-2], defocus.shape[-1], diagonals)
     return defocus.clamp(-limit, limit)
 
 

@@ -133,6 +133,21 @@ class Rings(Sequence[Ring]):
         return self._dy[part], self._dx[part], ring
 
 
+def _inscribed(blades: int) -> float:
+    """Radius of the disc that fits into an aperture of vertex radius 1."""
+    return math.cos(math.pi / blades) if blades else 1.0
+
+
+def covering(radius: np.ndarray, blades: int) -> np.ndarray:
+    """Which pixels' apertures cover the whole picture from wherever they lie.
+
+    Args:
+        radius: ``[H, W]`` blur radius in pixels.
+        blades: 0 or the number of aperture blades.
+    """
+    return radius * _inscribed(blades) - INNER >= math.hypot(radius.shape[0] - 1, radius.shape[1] - 1)
+
+
 class Plan:
     """Groups and rings for one picture.
 
@@ -143,6 +158,9 @@ class Plan:
         tail: share of the most blurred pixel's own central weight below which a weight counts as 0.
         tile: side of the tiles in pixels, or their height and width.
         in_front: ``[H, W]``, for which pixels the opening is turned by 180 degrees; None for none.
+
+    Attributes:
+        covering: ``[H, W]``, from :func:`covering`: these pixels give the same to every pixel, and are in no group.
     """
 
     def __init__(
@@ -157,15 +175,17 @@ class Plan:
         height, width = radius.shape
         down, across = (tile, tile) if isinstance(tile, int) else tile
         self.sided = in_front is not None
-        upright = np.ones(radius.shape, bool) if in_front is None else ~in_front
-        sides = [(1, upright)] if in_front is None else [(1, upright), (-1, in_front)]
+        self._inscribed = _inscribed(blades)
+        self.covering = covering(radius, blades)
+        others = ~self.covering
+        sides = [(1, others)] if in_front is None else [(1, others & ~in_front), (-1, others & in_front)]
         self._tail = -math.log(tail)
         self._largest = float(radius.max())
+        self._widest = float(radius.max(where=others, initial=0.0))
         # radius + its own outer margin grows with the radius, so the largest decides.
-        limit = self._largest + self._outer(self._largest)
+        limit = self._widest + self._outer(self._widest)
         self.pad = (min(math.ceil(limit), height - 1), min(math.ceil(limit), width - 1))
         self.rings = Rings(limit, self.pad, blades, rotation)
-        self._inscribed = math.cos(math.pi / blades) if blades else 1.0
         self._reaches = self.rings.reach.tolist()
         # A ring costs its additions and one weighing, which is worth about three.
         self._work = (self.rings.start + 3 * np.arange(len(self.rings) + 1)).tolist()
@@ -204,7 +224,7 @@ class Plan:
 
     def _split(self, radius: np.ndarray, side: np.ndarray, turn: int, top: int, left: int) -> list[Group]:
         """Cut one side of a tile's radii into groups where that saves additions (shortest path over a histogram)."""
-        bins = (radius / max(1.0, self._largest / 32)).astype(np.int64)
+        bins = (radius / max(1.0, self._widest / 32)).astype(np.int64)
         bins[~side] = -1
         used = np.unique(bins[side])
         lows = [float(radius[bins == b].min()) for b in used]

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import BokehError
-from .contract import Lens, Progress, Rendered, drawn
+from .contract import Lens, Progress, Rendered
 from .plan import SHARPNESS, Ring, Rings
 from .transfer import Gamma
 
@@ -213,7 +213,7 @@ def _rendered(
     image: Tensor, defocus: Tensor, lens: Lens, progress: Progress | None, tile: int | None = None
 ) -> Tensor:
     """From a picture as displayed to light, through the lens, and back."""
-    radius = drawn(defocus).abs()
+    radius = defocus.abs()
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
     given = image.to(work)
     colour = given[:, :3].clamp_min(0)
