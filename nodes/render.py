@@ -13,6 +13,7 @@ from ..bokeh_ops import depth as depths
 from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.focus import Focus, FocusMode
 from ..bokeh_ops.frames import fit_frames
+from ..bokeh_ops.host.memory import within_memory
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.host.renderers import load_renderer
 from ..bokeh_ops.kept import Kept
@@ -24,7 +25,7 @@ from ..bokeh_ops.render import (
     Lens,
     render_series,
 )
-from ..bokeh_ops.render.contract import USUAL_RECOVERY
+from ..bokeh_ops.render.contract import USUAL_RECOVERY, largest_radius
 from ..bokeh_ops.render.transfer import TRANSFERS, from_light
 from ..bokeh_ops.values import K_TRAINED, parse_values
 from .lens import ApertureType, FocusType
@@ -243,7 +244,7 @@ class BokehMeRender(io.ComfyNode):
         pictures, gamma = image.movedim(-1, 1), TRANSFERS[transfer]
         ks = parse_values(k_values) if k_values.strip() else [k]
         pixels = [float(k_at_width(value, width)) if k_reference == AT_REFERENCE else value for value in ks]
-        renderer = load_renderer() if model == BOKEHME else model
+        renderer = within_memory(load_renderer() if model == BOKEHME else model, notice)
         device = comfy.model_management.get_torch_device()
 
         def stop(*_: int) -> None:
@@ -297,14 +298,14 @@ class BokehMeRender(io.ComfyNode):
         progress = shown_on(comfy.utils.ProgressBar(1000 * len(lenses) * batch))
         made, defocus = render_series(pictures, maps, lenses, renderer, device, progress)
         low, high = defocus.aminmax()
-        _remark(ks, float(max(-low, high)), max(height, width), notice)
+        _remark(ks, float(max(-low, high)), height, width, notice)
         if gamma != 1:
             # A recovered highlight may exceed the picture's own range; nodes downstream expect 0..1.
             made.clamp_(max=max(1.0, float(image.max())))
         return io.NodeOutput(made.movedim(1, -1).contiguous(), defocus[:, 0].contiguous())
 
 
-def _remark(ks: list[float], largest: float, side: int, notice: depths.Notice) -> None:
+def _remark(ks: list[float], largest: float, height: int, width: int, notice: depths.Notice) -> None:
     """Say when the numbers asked for are unusual, or did nothing."""
     if not any(ks):
         notice("K is 0: everything is in focus and the picture is unchanged.")
@@ -313,8 +314,16 @@ def _remark(ks: list[float], largest: float, side: int, notice: depths.Notice) -
             f"The largest blur radius is {largest:.2g} pixels, so hardly anything is blurred. Raise K, or "
             "check the depth map's range (normalise it, or set its scale) and the focus."
         )
-    elif largest > side:
+    elif largest > max(height, width):
+        most = largest_radius(height, width)
+        less = (
+            f" It is drawn with {most:.0f} pixels, twice the picture's diagonal, as a disc of that size covers all of "
+            "the picture."
+            if largest > most
+            else ""
+        )
         notice(
-            f"The largest blur radius is {largest:.0f} pixels, more than the picture's longer side of {side}. Lower K, "
-            "or check the depth map's range: a K per dioptre is too much for a map in other units."
+            f"The largest blur radius is {largest:.6g} pixels, more than the picture's longer side of "
+            f"{max(height, width)}.{less} Lower K, or check the depth map's range: a K per dioptre is too much for a "
+            "map in other units."
         )

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.render import Lens, render
-from trainer.evaluate.peers import find_peer
 
 
 def scene(width: int, height: int) -> tuple[Tensor, Tensor]:
@@ -131,6 +130,8 @@ def main() -> None:
     if words.node:
         run_node(pairs(words.sizes or "1920x1080"), words.frames, words.threads)
         return
+    from trainer.evaluate.peers import find_peer  # here, as the picture above is made without it
+
     stack = find_peer("peer:gaussian-stack-32")
     print(f"{words.device}, {words.threads} threads, PyTorch {torch.__version__}, K = {words.k:g} pixels")
     print("| size | model | s | / stack |\n|---|---|---|---|")

@@ -23,6 +23,7 @@ from ..adapter import K_RELEASED_NEGATIVE
 from ..errors import BokehError
 from ..sweep import GroundingSchedule, SweepRows, resolve_grounding_steps, target_groups
 from .conditioning import with_k
+from .memory import out_of_memory
 from .models import describe
 from .noise import sampler_is_unknown, share_noise
 from .notices import say
@@ -197,9 +198,8 @@ def grounded_sample(
                 callback,
                 node_id,
             )
-        except comfy.model_management.OOM_EXCEPTION as error:
-            # Some builds of torch know no such error; there it is Exception, and nothing may be swallowed.
-            if comfy.model_management.OOM_EXCEPTION is Exception or len(group) == 1:
+        except Exception as error:
+            if not out_of_memory(error) or len(group) == 1:
                 raise
             short = str(error)
         if out is None:  # only here, as inside the handler the error still holds what the failed run held

@@ -25,25 +25,30 @@ How it is drawn: :mod:`bokeh_ops.render.raster`.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import BokehError
+from .cache import ByteCache
 from .raster import Opening, fitted, profile
 
 _LARGEST_PICTURE = 1024  # cells along the longer side that are kept of a kernel picture
 _SMALLEST_PICTURE = 128  # ... and at least, where something is multiplied onto it
-_CACHED = 32.0  # radius up to which kernels are kept
+LARGEST_KERNEL = 1024
+"""Pixels of radius up to which a kernel is drawn: 34 MB in double precision, several of which it takes to draw it."""
+_KERNELS: ByteCache[np.ndarray] = ByteCache(64_000_000)
+_OPENINGS: ByteCache[Opening] = ByteCache(64_000_000)
 
 
 @dataclass(frozen=True, eq=False)
 class Aperture:
-    """The opening of a lens.
+    """The opening of a lens. Two of the same values are equal, whatever object they are.
 
     Args:
         blades: 0 for a round opening, else 3 to 16.
@@ -97,6 +102,20 @@ class Aperture:
         if self.picture is not None:
             _check_picture(self.picture)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Aperture) and self._values == other._values
+
+    def __hash__(self) -> int:
+        return hash(self._values)
+
+    @cached_property
+    def _values(self) -> tuple:
+        shape = self.blades, self.rotation, self.curvature, self.squeeze, self.cats_eye, self.spherical
+        if self.picture is None:
+            return shape
+        picture = self.picture.detach().to("cpu", torch.float64).contiguous()
+        return *shape, tuple(picture.shape), hashlib.sha256(picture.numpy().tobytes()).digest()
+
     @property
     def is_disc(self) -> bool:
         """Whether this is an even round opening everywhere in the picture."""
@@ -133,8 +152,8 @@ class Aperture:
         """What a pixel's light becomes: see the module for its orientation and its width.
 
         Args:
-            radius: of the opening in pixels, ``|delta|``, any number >= 0. The kernel changes smoothly with it;
-                0 is a single 1.
+            radius: of the opening in pixels, ``|delta|``, 0 to :data:`LARGEST_KERNEL`. The kernel changes smoothly
+                with it; 0 is a single 1.
             in_front: of the focal plane (``delta > 0``), where the opening is seen upside down.
             at: ``(x, y)`` of the pixel from the picture's centre, x right and y down, in half diagonals.
             dtype, device: of the result.
@@ -143,19 +162,44 @@ class Aperture:
             ``[2n+1, 2n+1]``, >= 0, sum 1; ``n = ceil(radius + 0.5)`` (up to 1.5 times that for a turned picture).
 
         Raises:
-            BokehError: a radius that is negative or not finite, or nothing left of the opening at ``at``.
+            BokehError: a radius that is negative, not finite or too large, or nothing left of the opening at ``at``.
         """
         if not (math.isfinite(radius) and radius >= 0):
             raise BokehError(f"The blur radius is {radius}; it must be 0 or more pixels, and finite.")
+        if radius > LARGEST_KERNEL:
+            raise BokehError(
+                f"The blur radius is {radius:g} pixels, so its kernel would be {2 * radius:.0f} pixels wide; kernels "
+                f"are drawn up to a radius of {LARGEST_KERNEL}. Draw it at a fraction of the resolution and enlarge it."
+            )
         if not (math.isfinite(at[0]) and math.isfinite(at[1])):
             raise BokehError(f"The place in the picture is {at}; expected two finite numbers.")
+        radius, shift = float(radius), self._shift(at)
+        rows, columns = 1, 1
+        if self._round:
+            # A round opening is cut alike in all four quarters of the picture.
+            rows, columns = (-1 if place < 0 else 1 for place in shift[::-1])
+            shift = abs(shift[0]), abs(shift[1])
+        if in_front:  # the lens is seen upside down
+            rows, columns = -rows, -columns
+        spherical = -self.spherical if in_front else self.spherical
+        made = _KERNELS.get((self, radius, shift, spherical), lambda: _kernel(self, radius, shift, spherical))
+        return torch.from_numpy(made[::rows, ::columns].copy()).to(
+            device, dtype
+        )  # a copy, as the array is kept
+
+    def reach(self, radius: float, at: tuple[float, float] = (0.0, 0.0)) -> int:
+        """``n`` of the kernel of this radius at this place, which is not drawn for it."""
+        shift = self._shift(at)
+        if self._round:
+            shift = abs(shift[0]), abs(shift[1])
+        return _reach(_opening(self, shift, self.spherical), radius)
+
+    def _shift(self, at: tuple[float, float]) -> tuple[float, float]:
+        """Centre of the disc that cuts a cat's eye, in radii."""
         shift = (-self.cats_eye * float(at[0]), -self.cats_eye * float(at[1]))
         length = math.hypot(*shift)
-        if length > 1:  # beyond the corners it gets no worse
-            shift = (shift[0] / length, shift[1] / length)
-        make = _cached_kernel if radius <= _CACHED else _kernel
-        made = make(self, float(radius), bool(in_front), shift)
-        return torch.tensor(made, dtype=dtype, device=device)
+        # Beyond the corners it gets no worse.
+        return (shift[0] / length, shift[1] / length) if length > 1 else shift
 
     @property
     def _round(self) -> bool:
@@ -200,9 +244,12 @@ def _blades(blades: int, rotation: float, curvature: float):
     return [(-back * math.cos(a), -back * math.sin(a), rho) for a in normals], []
 
 
-@lru_cache(maxsize=64)
 def _opening(aperture: Aperture, shift: tuple[float, float], spherical: float) -> Opening:
     """The opening with the cat's-eye disc at ``shift``, behind the focal plane."""
+    return _OPENINGS.get((aperture, shift, spherical), lambda: _opened(aperture, shift, spherical))
+
+
+def _opened(aperture: Aperture, shift: tuple[float, float], spherical: float) -> Opening:
     if aperture.picture is None:
         discs, planes = _blades(aperture.blades, aperture.rotation, aperture.curvature)
         return Opening([*discs, (*shift, 1.0)] if any(shift) else discs, planes, spherical=spherical)
@@ -216,24 +263,24 @@ def _opening(aperture: Aperture, shift: tuple[float, float], spherical: float) -
     return Opening(cells=cells, cell=aperture._cell)
 
 
-def _kernel(aperture: Aperture, radius: float, in_front: bool, shift: tuple[float, float]) -> np.ndarray:
-    """The kernel in double precision."""
+def _reach(opening: Opening, radius: float) -> int:
+    return math.ceil(radius * opening.extent + 0.5) if radius else 0  # half a pixel of coverage
+
+
+def _kernel(aperture: Aperture, radius: float, shift: tuple[float, float], spherical: float) -> np.ndarray:
+    """The kernel behind the focal plane, in double precision."""
     if radius == 0:
         return np.ones((1, 1))
-    opening = _opening(aperture, shift, -aperture.spherical if in_front else aperture.spherical)
-    n = math.ceil(radius * opening.extent + 0.5)  # half a pixel of coverage
+    opening = _opening(aperture, shift, spherical)
     squeeze = aperture.squeeze
     radii = radius * np.array([min(1.0, squeeze), min(1.0, 1 / squeeze)])
     mean, spread = radii * opening.centre, radii**2 * opening.spread
-    made = fitted(opening, mean, spread, n)
+    made = fitted(opening, mean, spread, _reach(opening, radius))
     if aperture._round and squeeze == 1 and not any(shift):
         made = (made + made.T) / 2  # rows are integrated and columns exact: alike to 1e-5, now to the bit
         made = (made + made[::-1]) / 2
         made = (made + made[:, ::-1]) / 2
-    return np.ascontiguousarray(made[::-1, ::-1]) if in_front else made
-
-
-_cached_kernel = lru_cache(maxsize=256)(_kernel)
+    return made
 
 
 def _check_picture(picture: Tensor) -> None:

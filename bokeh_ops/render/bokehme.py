@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import BokehError
 from .checkpoint import fill, load_weights
 from .classical import _light, render_classical
-from .contract import Lens, LensModel, Progress, Rendered
+from .contract import Lens, LensModel, Progress, Rendered, drawn
 from .networks import ARNet, IUNet
 
 UNIT = 10.0  # pixels of blur radius that the networks count as 1
@@ -61,7 +61,12 @@ class BokehMe:
 
     @torch.no_grad()
     def __call__(
-        self, image: Tensor, disparity: Tensor, lens: Lens, progress: Progress | None = None
+        self,
+        image: Tensor,
+        disparity: Tensor,
+        lens: Lens,
+        progress: Progress | None = None,
+        tile: int | None = None,
     ) -> Rendered:
         """Render each picture of the batch; see the module.
 
@@ -70,6 +75,7 @@ class BokehMe:
             disparity: ``[B, 1, H, W]``.
             lens: its aperture shapes the classical part only.
             progress: called as ``progress(done, total)``; may raise to stop.
+            tile: see :class:`~bokeh_ops.render.contract.LensModel`.
 
         Returns:
             :class:`~bokeh_ops.render.contract.Rendered`. A picture whose radii are all 0 comes back bit for bit.
@@ -88,13 +94,17 @@ class BokehMe:
             if progress:
                 progress(int(1000 * share), 1000)
 
-        base = render_classical(image, disparity, lens, lambda done, total: report(_CLASSICAL * done / total))
+        base = render_classical(
+            image, disparity, lens, lambda done, total: report(_CLASSICAL * done / total), tile
+        )
         result = base.image.clone()
         for row in range(batch):
             one = slice(row, row + 1)
             if bool(base.defocus[one].any()):
                 seen = image[one, :3].float()
-                neural, error = self.neural(seen.expand(-1, 3, -1, -1), base.defocus[one].float(), lens)
+                neural, error = self.neural(
+                    seen.expand(-1, 3, -1, -1), drawn(base.defocus[one]).float(), lens, tile
+                )
                 if image.shape[1] == 1:
                     neural = neural.mean(1, keepdim=True)
                 colour = base.image[one, :3].float()
@@ -102,13 +112,16 @@ class BokehMe:
             report(_CLASSICAL + (1 - _CLASSICAL) * (row + 1) / batch)
         return Rendered(result, base.defocus)
 
-    def neural(self, image: Tensor, defocus: Tensor, lens: Lens) -> tuple[Tensor, Tensor]:
+    def neural(
+        self, image: Tensor, defocus: Tensor, lens: Lens, tile: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The neural picture and the error map at full size.
 
         Args:
             image: ``[1, 3, H, W]``, fp32.
             defocus: ``[1, 1, H, W]`` signed pixels, fp32.
             lens: gamma and highlights.
+            tile: pixels along the parts in which the networks see a larger picture; None for their usual ones.
 
         Returns:
             ``[1, 3, H, W]``, >= 0, and ``[1, 1, H, W]``, 0..1.
@@ -116,20 +129,20 @@ class BokehMe:
         self.arnet.to(image.device).eval()
         self.iunet.to(image.device).eval()
         image = _boosted(image, defocus, lens)
-        size = image.shape[-2:]
+        size, parts = image.shape[-2:], {} if tile is None else {"tile": tile}
         assert not isinstance(lens.gamma, str)
         gamma = (lens.gamma - GAMMAS[0]) / (GAMMAS[1] - GAMMAS[0])
         scale = max(float(defocus.abs().max()) / UNIT, 1.0)
         reach = blur_reach(defocus)
         unit = defocus / UNIT
         small = [max(1, int(side / scale)) for side in size]
-        picture, error = self.arnet(_resized(image, small), _resized(unit, small) / scale, gamma)
+        picture, error = self.arnet(_resized(image, small), _resized(unit, small) / scale, gamma, **parts)
         picture = picture.clamp_min(0)
         ratios = [2 ** (step + 1) / scale for step in range(int(math.log2(scale)))]
         for ratio in [*ratios, 1.0]:
             step = [max(1, int(ratio * side)) for side in size]
             near = (_resized(unit, step) * ratio).clamp(-1, 1)
-            fine = self.iunet(_resized(image, step), near, picture, gamma).clamp_min(0)
+            fine = self.iunet(_resized(image, step), near, picture, gamma, **parts).clamp_min(0)
             sharp = (_resized(reach, step).abs() * ratio < UNIT).float()
             sharp = _gaussian(sharp, round(0.005 * (step[0] + step[1])))
             picture = sharp * fine + (1 - sharp) * _resized(picture, step)

@@ -26,24 +26,34 @@ Memory: one accumulator of the picture's size plus its blur margin in fp32, and 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ..errors import BokehError
-from .contract import Lens, Progress, Rendered
-from .plan import FLOOR, SHARPNESS, Group, Plan
+from . import runs
+from .contract import Lens, Progress, Rendered, drawn
+from .plan import FLOOR, SHARPNESS, Group, Plan, covering
 
-# Numbers in one addition. On a CPU: what torch still does in one thread (its grain size) and what stays in the
+# Numbers in one addition on a CPU: what torch still does in one thread (its grain size) and what stays in the
 # second-level cache. Thousands of short additions gain little from more threads, and crawl when those threads
-# have to wait for a busy core. On a GPU: enough for one launch to be worth it.
+# have to wait for a busy core.
 CPU_NUMBERS = 32768
-GPU_NUMBERS = 4 * 1024 * 1024
+LARGEST_RADIUS = 1024
+"""Pixels of blur radius above which this model is refused, unless the disc covers the whole picture anyway."""
+_FARTHEST = 1000.0  # diagonals of the picture: light of even wider discs is nothing
+TILE = 1024
+"""Pixels along a tile elsewhere, where steps should be few and large."""
 
 
 @torch.no_grad()
 def render_classical(
-    image: Tensor, disparity: Tensor, lens: Lens, progress: Progress | None = None
+    image: Tensor,
+    disparity: Tensor,
+    lens: Lens,
+    progress: Progress | None = None,
+    tile: int | None = None,
 ) -> Rendered:
     """Scatter each picture of the batch; see the module for the equations.
 
@@ -56,12 +66,13 @@ def render_classical(
         disparity: ``[B, 1, H, W]``.
         lens: K, focus, gamma, highlights, and an aperture that is round or a polygon with straight edges.
         progress: called as ``progress(done, total)`` many times a second or so; may raise to stop.
+        tile: see :class:`~bokeh_ops.render.contract.LensModel`; for accelerators, as a CPU's tiles are small.
 
     Returns:
         :class:`~bokeh_ops.render.contract.Rendered`.
 
     Raises:
-        BokehError: another aperture.
+        BokehError: another aperture, or a blur radius over :data:`LARGEST_RADIUS` that does not cover the picture.
     """
     aperture = lens.aperture
     if not (aperture.is_disc or aperture.is_polygon):
@@ -71,23 +82,39 @@ def render_classical(
         )
     blades = aperture.blades if aperture.is_polygon else 0
     defocus = lens.defocus(disparity.to(image.device))
+    shown = drawn(defocus[:, 0], _FARTHEST)
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
-    numbers = CPU_NUMBERS if image.device.type == "cpu" else GPU_NUMBERS
-    tile = max(8, math.isqrt(numbers // (image.shape[1] + 1)) // 8 * 8)
+    together = False
+    if image.device.type != "cpu" or runs.FORCED:
+        side = tile or TILE
+        height, width = (_even(whole, side) for whole in image.shape[2:])
+        together = runs.worth_it((image.shape[1] + 1) * height * width)
+        numbers = min(runs.NUMBERS, 64 * side * side) if together else 4 * side * side
+        height, width = (height, width) if together else (side, side)
+    else:
+        numbers = CPU_NUMBERS
+        height = width = max(8, math.isqrt(numbers // (image.shape[1] + 1)) // 8 * 8)
     # Near black a power lifts light by its root, and the sRGB curve by 12.92.
     tail = min(1e-6, 0.001 / 12.92 if lens.gamma == "srgb" else 0.001**lens.gamma)
+    radii = [row.abs().float().cpu().numpy() for row in shown]
+    widest = max(float(radius.max(where=~covering(radius, blades), initial=0.0)) for radius in radii)
+    if widest > LARGEST_RADIUS:
+        raise BokehError(
+            f"The blur radius runs to {widest:.0f} pixels; the classical lens model draws up to {LARGEST_RADIUS}, "
+            "as its work grows with the square of the radius. Lower K, or choose the lens model 'layered'."
+        )
     plans = [
         Plan(
-            row.abs().float().cpu().numpy(),
+            radius,
             blades,
             aperture.rotation,
             tail,
-            tile,
+            (height, width),
             (row > 0).cpu().numpy() if aperture.sided else None,
         )
-        if bool(row.any())
+        if radius.any()
         else None
-        for row in defocus[:, 0]
+        for row, radius in zip(shown, radii, strict=True)
     ]
     total = max(1, sum(plan.total for plan in plans if plan))
     done = 0
@@ -96,13 +123,18 @@ def render_classical(
         if plan is None:
             continue
         total_light = _accumulate(
-            image[index], defocus[index, 0].to(work), lens, plan, numbers, work, progress, done, total
+            image[index], shown[index].to(work), lens, plan, numbers, together, work, progress, done, total
         )
         rendered[index] = _develop(total_light, image[index], lens).to(image.dtype)
         done += plan.total
     if progress:
         progress(total, total)
     return Rendered(rendered, defocus)
+
+
+def _even(whole: int, side: int) -> int:
+    """Length of the parts, none much smaller than another and none above ``side``, that a length is cut into."""
+    return math.ceil(whole / math.ceil(whole / side))
 
 
 def _light(image: Tensor, radius: Tensor, lens: Lens) -> Tensor:
@@ -138,6 +170,7 @@ def _accumulate(
     lens: Lens,
     plan: Plan,
     numbers: int,
+    together: bool,
     work: torch.dtype,
     progress: Progress | None,
     done: int,
@@ -157,23 +190,58 @@ def _accumulate(
             member &= (defocus[box] > 0) == (group.turn < 0)
         light = _light(image[:, box[0], box[1]].to(work), r, lens) * (member / (r * r + FLOOR))
         _add_inner(sums, light, group, plan.pad, numbers)
-        spent = group.cost * 0.02
-        step = (group.cost - spent) / max(1, group.last - group.first)
         y, x = group.top + pad_y, group.left + pad_x
-        h, w = r.shape
-        for number, ring in enumerate(plan.rings[group.first : group.last]):
-            if ring.square <= group.inner:
-                continue
-            edge = light * torch.sigmoid((r - ring.reach).mul_(SHARPNESS * ring.scale))
-            for dy, dx in ring.offsets:
-                v, u = y + group.turn * dy, x + group.turn * dx
-                sums[:, v : v + h, u : u + w].add_(edge)
-            if progress and number % 64 == 0:
-                progress(done + int(spent + number * step), total)
+        if together:
+            steps = _add_edge_in_runs(sums, light, r, group, plan, (y, x), numbers)
+        else:
+            steps = _add_edge(sums, light, r, group, plan, (y, x))
+        for share in steps:
+            if progress:
+                progress(done + int(share * group.cost), total)
         done += group.cost
         if progress:
             progress(done, total)
-    return sums[:, pad_y : pad_y + height, pad_x : pad_x + width]
+    seen = sums[:, pad_y : pad_y + height, pad_x : pad_x + width]
+    if plan.covering.any():
+        r = defocus.abs()
+        covering = torch.from_numpy(plan.covering).to(r.device)
+        seen = seen + (_light(image.to(work), r, lens) * (covering / (r * r + FLOOR))).sum(
+            (1, 2), keepdim=True
+        )
+    return seen
+
+
+def _add_edge(
+    sums: Tensor, light: Tensor, r: Tensor, group: Group, plan: Plan, at: tuple[int, int]
+) -> Iterator[float]:
+    """Add ``light`` at every offset on a group's soft edge to ``sums``, in place; yields the share that is done."""
+    (y, x), (h, w) = at, r.shape
+    spent = 0.02
+    step = (1 - spent) / max(1, group.last - group.first)
+    for number in range(group.first, group.last):
+        if plan.rings.square[number] <= group.inner:
+            continue
+        ring = plan.rings[number]
+        edge = light * torch.sigmoid((r - ring.reach).mul_(SHARPNESS * ring.scale))
+        for dy, dx in ring.offsets:
+            v, u = y + group.turn * dy, x + group.turn * dx
+            sums[:, v : v + h, u : u + w].add_(edge)
+        if (number - group.first) % 64 == 0:
+            yield spent + (number - group.first) * step
+
+
+def _add_edge_in_runs(
+    sums: Tensor, light: Tensor, r: Tensor, group: Group, plan: Plan, at: tuple[int, int], numbers: int
+) -> Iterator[float]:
+    """:func:`_add_edge` in few large steps."""
+    (y, x), (h, w) = at, r.shape
+    most = max(1, numbers // (len(light) * h * w))
+    offsets, done = plan.rings.start[group.last] - plan.rings.start[group.first], 0
+    for run in runs.runs(plan.rings, group.first, group.last, group.inner, group.turn, most, r):
+        seen = runs.scattered(light, run.edge(r[:, None]))
+        sums[:, y + run.dy : y + run.dy + h, x + run.dx : x + run.dx + seen.shape[-1]].add_(seen)
+        done += len(run.reach)
+        yield done / offsets
 
 
 def _add_inner(sums: Tensor, light: Tensor, group: Group, pad: tuple[int, int], numbers: int) -> None:

@@ -24,6 +24,9 @@ Progress = Callable[[int, int], None]
 
 USUAL_RECOVERY = 3.0
 
+LARGEST_BLUR = 2.0
+"""Diagonals of the picture: the largest blur radius that is drawn (:func:`drawn`)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Lens:
@@ -63,7 +66,7 @@ class Lens:
 
     def __post_init__(self) -> None:
         k = torch.as_tensor(self.k)
-        if not bool(torch.isfinite(k).all()) or bool((k < 0).any()):
+        if not bool(torch.isfinite(k.float()).all()) or bool((k < 0).any()):
             raise BokehError(f"K is {self.k}; it must be 0 (all in focus) or larger, and finite.")
         if not bool(torch.isfinite(torch.as_tensor(self.focus_disparity)).all()):
             raise BokehError(f"The focus disparity is {self.focus_disparity}; it must be a finite number.")
@@ -112,7 +115,8 @@ class Lens:
         """Signed defocus ``delta = K (disparity - focus_disparity)``, in pixels of blur radius.
 
         With a focus band of width ``b`` the difference is first drawn towards 0 by ``b / 2``. It is 0 where
-        ``sharp`` is set.
+        ``sharp`` is set. Always finite: what is beyond the largest number there is counts as that. What a lens model
+        draws of it is :func:`drawn`.
 
         Args:
             disparity: ``[B, 1, H, W]``, larger is nearer.
@@ -136,7 +140,8 @@ class Lens:
             return tensor.reshape(-1, 1, 1, 1)
 
         focus = rows(self.focus_disparity, "The focus disparity")
-        away = disparity.to(work) - focus
+        largest = torch.finfo(work).max
+        away = (disparity.to(work) - focus).clamp(-largest, largest)
         if bool((torch.as_tensor(self.focus_band) > 0).any()):
             half = rows(self.focus_band, "The focus band") / 2
             away = away - torch.minimum(torch.maximum(away, -half), half)
@@ -147,7 +152,31 @@ class Lens:
                     f"{tuple(disparity.shape)}: size and batch must agree (or one serve all)."
                 )
             away = away.masked_fill(self.sharp[:, None].to(away.device), 0)
-        return rows(self.k, "K") * away
+        return (rows(self.k, "K") * away).clamp(-largest, largest)
+
+
+def largest_radius(height: int, width: int, diagonals: float | None = None) -> float:
+    """The largest blur radius that is drawn in a picture of this size, in pixels: :data:`LARGEST_BLUR` diagonals."""
+    return (LARGEST_BLUR if diagonals is None else diagonals) * math.hypot(height, width)
+
+
+def drawn(defocus: Tensor, diagonals: float | None = None) -> Tensor:
+    """The defocus that is drawn: no larger than the picture has any use for.
+
+    A disc whose radius is the picture's diagonal covers the whole picture from everywhere in it, and a larger one does
+    so too, only fainter. So what is blurred more is drawn with :data:`LARGEST_BLUR` diagonals, which leaves room for
+    openings narrower than their radius. Without this bound a kernel may be far larger than the picture, and a few
+    pixels take all the memory there is.
+
+    Args:
+        defocus: ``[..., H, W]`` signed defocus in pixels of blur radius.
+        diagonals: the bound of a model whose work does not grow beyond a diagonal, in place of the usual one.
+
+    Returns:
+        The same shape.
+    """
+    limit = largest_radius(defocus.shape[-2], defocus.shape[-1], diagonals)
+    return defocus.clamp(-limit, limit)
 
 
 class Rendered(NamedTuple):
@@ -156,14 +185,25 @@ class Rendered(NamedTuple):
     image: Tensor
     """``[B, C, H, W]``, the input's type. Not clamped: a boosted highlight may exceed 1."""
     defocus: Tensor
-    """``[B, 1, H, W]`` signed defocus in pixels of blur radius, positive in front of the focal plane."""
+    """``[B, 1, H, W]`` signed defocus in pixels of blur radius, positive in front of the focal plane.
+
+    What the lens says, :meth:`Lens.defocus`; the picture is drawn with no more than :func:`drawn` leaves of it."""
 
 
 class LensModel(Protocol):
-    """One way to spread light. Inputs are already checked by :func:`bokeh_ops.render.render`."""
+    """One way to spread light. Inputs are already checked by :func:`bokeh_ops.render.render`.
+
+    ``tile`` is what a model may be told where memory is short: about how many pixels along what it computes at once.
+    A smaller one takes less memory and more time, and gives the same picture up to rounding. None: what is quickest.
+    """
 
     def __call__(
-        self, image: Tensor, disparity: Tensor, lens: Lens, progress: Progress | None = None
+        self,
+        image: Tensor,
+        disparity: Tensor,
+        lens: Lens,
+        progress: Progress | None = None,
+        tile: int | None = None,
     ) -> Rendered: ...
 
 

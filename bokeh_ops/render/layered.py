@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .contract import Lens, Progress, Rendered
+from .contract import Lens, Progress, Rendered, drawn
 from .highlights import recover
 from .matte import take_apart
 from .spread import Lattice, spread
@@ -49,7 +49,11 @@ _MARGIN = 2  # coarse pixels about a tile, which growing to the next finer scale
 
 @torch.no_grad()
 def render_layered(
-    image: Tensor, disparity: Tensor, lens: Lens, progress: Progress | None = None
+    image: Tensor,
+    disparity: Tensor,
+    lens: Lens,
+    progress: Progress | None = None,
+    tile: int | None = None,
 ) -> Rendered:
     """Render each picture of the batch; see the module.
 
@@ -61,6 +65,7 @@ def render_layered(
         disparity: ``[B, 1, H, W]``.
         lens: everything; any aperture.
         progress: called as ``progress(done, total)``, about once for each surface; may raise to stop.
+        tile: see :class:`~bokeh_ops.render.contract.LensModel`.
 
     Returns:
         :class:`~bokeh_ops.render.contract.Rendered`.
@@ -76,9 +81,9 @@ def render_layered(
             if progress is not None:
                 progress(int(1000 * (row + share)), 1000 * len(image))
 
-        here = defocus[row, 0].to(work)
+        here = drawn(defocus[row, 0]).to(work)
         light = _light(image[row].to(work), here.abs(), lens)
-        rendered[row] = _developed(expose(light, here, lens, report), image[row], lens).to(image.dtype)
+        rendered[row] = _developed(expose(light, here, lens, report, tile), image[row], lens).to(image.dtype)
     if progress is not None:
         progress(1000 * len(image), 1000 * len(image))
     return Rendered(rendered, defocus)
@@ -115,7 +120,9 @@ class _Tile(NamedTuple):
     """``[h, w]``, where tiles overlap; None where they do not."""
 
 
-def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float], None]) -> Tensor:
+def expose(
+    light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float], None], side: int | None = None
+) -> Tensor:
     """The light behind the lens of one picture.
 
     Args:
@@ -123,6 +130,7 @@ def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float],
         defocus: ``[H, W]`` signed defocus in pixels of blur radius.
         lens: its aperture is what is used.
         report: called with the share that is done.
+        side: pixels along the largest tile, of which 64 is the least; None for the usual ones.
 
     Returns:
         ``[C, H, W]``.
@@ -131,13 +139,23 @@ def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float],
     least, most = (value.item() for value in defocus.aminmax())
     slices = ladder(defocus, light)
     reach = max(most, -least)
-    frame = slice(0, height), slice(0, width)
     blend = lens.aperture.cats_eye > 0
+    frame = slice(0, height), slice(0, width)
     tile, window = _TILES.get(light.device.type, _TILE)
+    largest, length = LARGEST, _PIECE
+    if side is not None:
+        tile = min(tile, max(ALIGN, side // ALIGN * ALIGN))
+        window, largest, length = min(window, tile), min(largest, (4 * tile) ** 2), min(length, 2 * tile)
+    # Most tiles' size: a cat's eye's are its cells, which overlap by half.
+    nominal = min(tile, 2 * _step(height, width)) if blend else tile
     out = torch.zeros_like(light)
     total = light.new_zeros(height, width) if blend else None
     lattice = None
-    pieces = [frame] if height * width <= LARGEST else list(windows(frame, _PIECE))
+    pieces = [frame]
+    if height * width > largest and any(
+        _around(piece, frame, reach) != frame for piece in windows(frame, length)
+    ):
+        pieces = list(windows(frame, length))
     for number, piece in enumerate(pieces):
         around = _around(piece, frame, reach)
         origin = around[0].start, around[1].start
@@ -153,7 +171,7 @@ def expose(light: Tensor, defocus: Tensor, lens: Lens, report: Callable[[float],
             share(_CUTTING + (1 - _CUTTING) * done / len(tiles))
             if lattice is None or lattice.at != at:
                 lattice = Lattice(lens.aperture, at, light)
-            part = painter.paint(_moved(box, origin), lattice, (tile, tile))
+            part = painter.paint(_moved(box, origin), lattice, (nominal, nominal))
             if weight is None or total is None:
                 out[:, box[0], box[1]] = part
             else:
@@ -183,25 +201,37 @@ def _moved(box: Box, origin: tuple[int, int]) -> Box:
     return rows, columns
 
 
+def _step(height: int, width: int) -> int:
+    """Pixels from cell to cell of a cat's eye's grid."""
+    return -(-max(height, width) // _CELLS)
+
+
 def _cells(piece: Box, frame: Box, like: Tensor) -> Iterator[_Tile]:
     """Tiles that overlap by half and are blended into one another, as the lens differs from place to place."""
     height, width = frame[0].stop, frame[1].stop
-    step = -(-max(height, width) // _CELLS)
+    step = _step(height, width)
     half = math.hypot(height, width) / 2
 
     def hat(centre: float, side: slice) -> Tensor:
         place = torch.arange(side.start, side.stop, device=like.device, dtype=like.dtype) + 0.5
         return (1 - (place - centre).abs() / step).clamp_min(1e-6)
 
-    for y in range(0, height + step, step):
-        for x in range(0, width + step, step):
+    for y in _centres(height, step):
+        for x in _centres(width, step):
             rows, columns = (
                 slice(max(side.start, centre - step), min(side.stop, centre + step))
                 for side, centre in zip(piece, (y, x), strict=True)
             )
             if rows.start < rows.stop and columns.start < columns.stop:
-                at = (min(x, width) - width / 2) / half, (min(y, height) - height / 2) / half
+                at = (x - width / 2) / half, (y - height / 2) / half
                 yield _Tile((rows, columns), at, hat(y, rows)[:, None] * hat(x, columns)[None])
+
+
+def _centres(whole: int, step: int) -> list[int]:
+    """Places from 0 to ``whole``, no farther apart than ``step``, that lie alike from both ends."""
+    count = -(-whole // step)
+    near = [i * whole // count for i in range(count + 1)]
+    return [place if 2 * i <= count else whole - near[count - i] for i, place in enumerate(near)]
 
 
 class Painter:

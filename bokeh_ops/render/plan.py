@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -73,28 +74,78 @@ def aperture_scale(angle: np.ndarray, blades: int, rotation: float) -> np.ndarra
     return math.sin(math.pi / 2 - half) / np.sin(turned + math.pi / 2 - half)
 
 
-def build_rings(limit: float, pad: tuple[int, int], blades: int, rotation: float) -> list[Ring]:
-    """Every offset within ``limit`` pixels and within ``pad`` rows and columns, as rings of growing reach."""
-    high, wide = min(int(limit), pad[0]), min(int(limit), pad[1])
-    dy, dx = (grid.ravel() for grid in np.mgrid[-high : high + 1, -wide : wide + 1])
-    near = dy**2 + dx**2 <= limit**2
-    dy, dx = dy[near], dx[near]
-    distance = np.hypot(dy, dx)
-    # Rounded so that offsets which differ only by symmetry fall into one ring.
-    scale = np.round(aperture_scale(np.arctan2(dy, dx), blades, rotation), 9)
-    reach = np.round(distance / scale, 9)
-    order = np.lexsort((scale, reach))
-    reach, scale, dy, dx = reach[order], scale[order], dy[order], dx[order]
-    starts = np.flatnonzero(np.r_[True, (np.diff(reach) != 0) | (np.diff(scale) != 0)]).tolist()
-    return [
-        Ring(
-            float(reach[start]),
-            float(scale[start]),
-            int(dy[start] ** 2 + dx[start] ** 2),
-            list(zip(dy[start:end].tolist(), dx[start:end].tolist(), strict=True)),
+class Rings(Sequence[Ring]):
+    """Every offset within ``limit`` pixels and within ``pad`` rows and columns, as rings of growing reach.
+
+    Held as arrays, as there may be millions; a :class:`Ring` is made of them when it is asked for.
+
+    Args:
+        limit: pixels.
+        pad: rows and columns.
+        blades, rotation: as for :func:`aperture_scale`.
+
+    Attributes:
+        reach, scale, square: of each ring, as in :class:`Ring`.
+        start: number of the first offset of each ring, and last the number of all offsets.
+    """
+
+    def __init__(self, limit: float, pad: tuple[int, int], blades: int, rotation: float) -> None:
+        high, wide = min(int(limit), pad[0]), min(int(limit), pad[1])
+        dy, dx = np.ogrid[-high : high + 1, -wide : wide + 1]
+        dy, dx = (place.astype(np.int32) for place in (dy**2 + dx**2 <= limit**2).nonzero())
+        dy -= high
+        dx -= wide
+        distance = np.hypot(dy, dx)
+        # Rounded so that offsets which differ only by symmetry fall into one ring.
+        scale = np.round(aperture_scale(np.arctan2(dy, dx), blades, rotation), 9)
+        reach = np.round(distance / scale, 9)
+        order = np.lexsort((scale, reach))
+        reach, scale = reach[order], scale[order]
+        self._dy, self._dx = dy[order], dx[order]
+        starts = np.flatnonzero(np.r_[True, (np.diff(reach) != 0) | (np.diff(scale) != 0)])
+        self.reach, self.scale = reach[starts], scale[starts]
+        self.square = self._dy[starts].astype(np.int64) ** 2 + self._dx[starts].astype(np.int64) ** 2
+        self.start = np.r_[starts, len(reach)]
+
+    def __len__(self) -> int:
+        return len(self.reach)
+
+    @overload
+    def __getitem__(self, index: int) -> Ring: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Ring]: ...
+    def __getitem__(self, index: int | slice) -> Ring | list[Ring]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        dy, dx, _ = self.offsets(index, index + 1)
+        return Ring(
+            float(self.reach[index]),
+            float(self.scale[index]),
+            int(self.square[index]),
+            list(zip(dy.tolist(), dx.tolist(), strict=True)),
         )
-        for start, end in zip(starts, [*starts[1:], len(dy)], strict=True)
-    ]
+
+    def offsets(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``dy`` and ``dx`` of the offsets in the rings ``first <= i < last``, and the ring of each."""
+        part = slice(self.start[first], self.start[last])
+        ring = np.repeat(np.arange(first, last), np.diff(self.start[first : last + 1]))
+        return self._dy[part], self._dx[part], ring
+
+
+def _inscribed(blades: int) -> float:
+    """Radius of the disc that fits into an aperture of vertex radius 1."""
+    return math.cos(math.pi / blades) if blades else 1.0
+
+
+def covering(radius: np.ndarray, blades: int) -> np.ndarray:
+    """Which pixels' apertures cover the whole picture from wherever they lie.
+
+    Args:
+        radius: ``[H, W]`` blur radius in pixels.
+        blades: 0 or the number of aperture blades.
+    """
+    return radius * _inscribed(blades) - INNER >= math.hypot(radius.shape[0] - 1, radius.shape[1] - 1)
 
 
 class Plan:
@@ -105,8 +156,11 @@ class Plan:
         blades: 0 or the number of aperture blades.
         rotation: of the aperture, in degrees.
         tail: share of the most blurred pixel's own central weight below which a weight counts as 0.
-        tile: side of the tiles in pixels.
+        tile: side of the tiles in pixels, or their height and width.
         in_front: ``[H, W]``, for which pixels the opening is turned by 180 degrees; None for none.
+
+    Attributes:
+        covering: ``[H, W]``, from :func:`covering`: these pixels give the same to every pixel, and are in no group.
     """
 
     def __init__(
@@ -115,31 +169,34 @@ class Plan:
         blades: int,
         rotation: float,
         tail: float,
-        tile: int,
+        tile: int | tuple[int, int],
         in_front: np.ndarray | None = None,
     ) -> None:
         height, width = radius.shape
+        down, across = (tile, tile) if isinstance(tile, int) else tile
         self.sided = in_front is not None
-        upright = np.ones(radius.shape, bool) if in_front is None else ~in_front
-        sides = [(1, upright)] if in_front is None else [(1, upright), (-1, in_front)]
+        self._inscribed = _inscribed(blades)
+        self.covering = covering(radius, blades)
+        others = ~self.covering
+        sides = [(1, others)] if in_front is None else [(1, others & ~in_front), (-1, others & in_front)]
         self._tail = -math.log(tail)
         self._largest = float(radius.max())
+        self._widest = float(radius.max(where=others, initial=0.0))
         # radius + its own outer margin grows with the radius, so the largest decides.
-        limit = self._largest + self._outer(self._largest)
+        limit = self._widest + self._outer(self._widest)
         self.pad = (min(math.ceil(limit), height - 1), min(math.ceil(limit), width - 1))
-        self.rings = build_rings(limit, self.pad, blades, rotation)
-        self._inscribed = math.cos(math.pi / blades) if blades else 1.0
-        self._reaches = [ring.reach for ring in self.rings]
+        self.rings = Rings(limit, self.pad, blades, rotation)
+        self._reaches = self.rings.reach.tolist()
         # A ring costs its additions and one weighing, which is worth about three.
-        self._work = np.r_[0, np.cumsum([len(ring.offsets) + 3 for ring in self.rings])].tolist()
+        self._work = (self.rings.start + 3 * np.arange(len(self.rings) + 1)).tolist()
         self.groups = [
             group
-            for top in range(0, height, tile)
-            for left in range(0, width, tile)
+            for top in range(0, height, down)
+            for left in range(0, width, across)
             for turn, side in sides
             for group in self._split(
-                radius[top : top + tile, left : left + tile],
-                side[top : top + tile, left : left + tile],
+                radius[top : top + down, left : left + across],
+                side[top : top + down, left : left + across],
                 turn,
                 top,
                 left,
@@ -167,7 +224,7 @@ class Plan:
 
     def _split(self, radius: np.ndarray, side: np.ndarray, turn: int, top: int, left: int) -> list[Group]:
         """Cut one side of a tile's radii into groups where that saves additions (shortest path over a histogram)."""
-        bins = (radius / max(1.0, self._largest / 32)).astype(np.int64)
+        bins = (radius / max(1.0, self._widest / 32)).astype(np.int64)
         bins[~side] = -1
         used = np.unique(bins[side])
         lows = [float(radius[bins == b].min()) for b in used]

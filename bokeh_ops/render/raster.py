@@ -15,6 +15,7 @@ import numpy as np
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _NODES, _WEIGHTS = (np.asarray(_NODES) + 1) / 2, np.asarray(_WEIGHTS) / 2  # from -1..1 to 0..1
+_ROWS = 256  # of pixels that are integrated at once
 _BOX = 1 / 12  # second moment of a pixel
 _MARGIN = 0.02  # how much too small, in second moment, a shape is drawn at first
 
@@ -60,6 +61,11 @@ class Opening:
         self.centre = self.centre / fine
         self.spread = np.maximum((square - _BOX) / fine**2 - self.centre**2, 1e-6)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, about."""
+        return 1000 + (0 if self._table is None else self._table.nbytes)
+
     def raster(self, scale: tuple[float, float], offset: tuple[float, float], n: int) -> np.ndarray:
         """Shares of the pixels ``-n..n``, of sum 1, with radii ``scale`` and the axis at ``offset`` (y, x)."""
         if self._table is not None:
@@ -91,8 +97,15 @@ class Opening:
         y = (above[:, None] + height * _NODES - offset[0]) / scale[0]
         left, right = self._interval(y)
         edges = (np.arange(-n, n + 2) - 0.5 - offset[1]) / scale[1]
-        x = np.minimum(np.maximum(edges, left[..., None]), np.maximum(left, right)[..., None])
-        return np.diff(np.einsum("ysx,s->yx", self._integral(x, y[..., None]), _WEIGHTS)) * height
+        made = np.empty((len(rows), len(rows)))
+        for first in range(
+            0, len(rows), _ROWS
+        ):  # each row of pixels has as many scan lines as there are nodes
+            part = slice(first, first + _ROWS)
+            x = np.minimum(np.maximum(edges, left[part, :, None]), np.maximum(left, right)[part, :, None])
+            lines = self._integral(x, y[part, :, None])
+            made[part] = np.diff(np.einsum("ysx,s->yx", lines, _WEIGHTS))
+        return made * height
 
     def _integral(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Antiderivative in x of the spherical profile."""

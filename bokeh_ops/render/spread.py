@@ -8,16 +8,20 @@ for the visibility of :mod:`bokeh_ops.render.layered`: then each sector is a ker
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .aperture import Aperture
+from .cache import ByteCache
 from .surfaces import Box, Slice, Surface
 
 _DIRECT = 3.0  # radius up to which a convolution is quicker than its Fourier transform
+_UNSEEN = 5e-6  # share of an opening that is nothing but the error of the Fourier transform
+_GRAIN = 1 / 64  # pixels: kernels that differ by less cannot be told apart
+_MASKS: ByteCache[Tensor] = ByteCache(32_000_000)
+_SPECTRA = 256_000_000  # bytes of Fourier transforms of kernels that are kept while a picture is painted
 _STEP = 0.2  # neighbouring radii differ by this share, or by one and a half pixels
 
 
@@ -33,7 +37,7 @@ class Lattice:
     def __init__(self, aperture: Aperture, at: tuple[float, float], like: Tensor) -> None:
         self.aperture, self.at, self.like = aperture, at, like
         self._kernels: dict[tuple[float, bool], Tensor] = {}
-        self._spectra: dict[tuple, Tensor] = {}
+        self._spectra: ByteCache[Tensor] = ByteCache(_SPECTRA)
 
     def kernel(self, radius: float, in_front: bool) -> Tensor:
         """The whole aperture's kernel, as :meth:`Aperture.kernel` gives it."""
@@ -45,7 +49,7 @@ class Lattice:
 
     def reach(self, radius: float) -> int:
         """Pixels from its middle to which a kernel of this radius extends."""
-        return self.kernel(radius, False).shape[-1] // 2
+        return self.aperture.reach(radius, self.at)
 
     def shares(self, sectors: int) -> Tensor:
         """How much of the lens's light comes through each sector: ``[S, 1, 1, 1]``, of sum 1."""
@@ -55,25 +59,28 @@ class Lattice:
 
     def spectrum(self, radius: float, in_front: bool, sectors: int, size: tuple[int, int]) -> Tensor:
         """Transform of each sector's kernel, ``[S, h, w / 2 + 1]``; each of sum 1."""
-        key = (radius, in_front, sectors, size)
-        if key not in self._spectra:
+
+        def make() -> Tensor:
             kernel = self.kernel(radius, in_front)
             parts = kernel * _sector_masks(kernel.shape[-1], sectors, in_front).to(kernel)
             parts = parts / parts.sum((1, 2), keepdim=True).clamp_min(1e-12)
             reach = kernel.shape[-1] // 2
             canvas = kernel.new_zeros(sectors, *size)
             canvas[:, : 2 * reach + 1, : 2 * reach + 1] = parts
-            canvas = canvas.roll((-reach, -reach), (1, 2))
-            self._spectra[key] = torch.fft.rfft2(canvas)
-        return self._spectra[key]
+            return torch.fft.rfft2(canvas.roll((-reach, -reach), (1, 2)))
+
+        return self._spectra.get((radius, in_front, sectors, size), make)
 
 
-@lru_cache(64)
 def _sector_masks(size: int, sectors: int, in_front: bool) -> Tensor:
     """``[S, size, size]``: which share of each pixel's direction lies in which sector of the lens; sum 1.
 
     In front of the focal plane the same part of the lens lies on the opposite side.
     """
+    return _MASKS.get((size, sectors, in_front), lambda: _make_sector_masks(size, sectors, in_front))
+
+
+def _make_sector_masks(size: int, sectors: int, in_front: bool) -> Tensor:
     if sectors == 1:
         return torch.ones(1, size, size)
     reach = size // 2
@@ -87,9 +94,16 @@ def _sector_masks(size: int, sectors: int, in_front: bool) -> Tensor:
     return masks
 
 
-def radii(part: Slice) -> list[float]:
-    """The fixed radii of a slice, in pixels of the picture, from the sharpest it has to the most blurred."""
+def radii(part: Slice, grain: float = 0.0) -> list[float]:
+    """The fixed radii of a slice, in pixels of the picture, from the sharpest it has to the most blurred.
+
+    Args:
+        part: the slice.
+        grain: pixels, of which the ends are made multiples, outwards; 0 leaves them.
+    """
     low, high = part.sharpest, part.broadest
+    if grain:
+        low, high = math.floor(low / grain) * grain, math.ceil(high / grain) * grain
     count = 1 + math.ceil((high - low) / max(1.5 if high > 2 else 0.6, _STEP * high) - 1e-6)
     return [low + (high - low) * i / max(1, count - 1) for i in range(count)]
 
@@ -149,7 +163,8 @@ def spread(surface: Surface, lattice: Lattice, sectors: int, window: Box, nomina
         ``[S, C + 1, h, w]`` light and, last, opacity.
     """
     part = surface.slice
-    nodes = radii(part)
+    # A cat's eye has kernels of its own in every place: drawn once for all frames of a film that are blurred alike.
+    nodes = radii(part, _GRAIN if lattice.aperture.cats_eye > 0 else 0.0)
     own = [own_radius(radius, part.scale) for radius in nodes]
     reach = lattice.reach(own[-1])
     taken, kept = [], []
@@ -177,12 +192,28 @@ def spread(surface: Surface, lattice: Lattice, sectors: int, window: Box, nomina
         seen = _by_fourier(source, weights, lattice, in_front, sectors, (size[0], size[1]))
     seen = seen[..., kept[0], kept[1]].clamp_min(0)
     # Divided by what an opaque surface would give: 1, but for the frame and where the radius changes quickly.
-    whole = seen[:, -1:].clamp_min(1e-6)
+    whole = seen[:, -1:]
+    if bool((whole < _UNSEEN).any()):
+        seen = _beyond_the_frame(seen, source)
+        whole = seen[:, -1:]
+    whole = whole.clamp_min(1e-6)
     if opaque:
         return torch.cat([seen[:, :-1] / whole, torch.ones_like(whole)], 1)
     seen = seen[:, :-1] / whole
     over = seen[:, -1:]
     return seen / over.clamp_min(1) if bool((over > 1).any()) else seen
+
+
+def _beyond_the_frame(seen: Tensor, source: Tensor) -> Tensor:
+    """``seen``, where a part of the lens sees nothing of the picture: there, what the other parts see.
+
+    An opening with a hole in it, or one far longer than wide, looks past the picture where its blur is nearly as large.
+    Where all of the lens does, it is the mean of the surface that it most likely sees.
+    """
+    lost = seen[:, -1:] < _UNSEEN
+    rest = torch.where(lost, 0, seen).sum(0, keepdim=True)
+    rest = torch.where(rest[:, -1:] < _UNSEEN, source.mean((1, 2))[:, None, None], rest)
+    return torch.where(lost, rest, seen)
 
 
 def _directly(

@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import BokehError
 from .contract import Lens, Progress, Rendered
-from .plan import SHARPNESS, Ring, build_rings
+from .plan import SHARPNESS, Ring, Rings
 from .transfer import Gamma
 
 Quantity = float | Tensor
@@ -62,13 +62,16 @@ def circle_of_confusion(
     return _signed_coc(depth, focus_distance, focal_length, f_number, f_s).abs()
 
 
-def thin_lens_blur(image: Tensor, radius: Tensor, progress: Progress | None = None) -> Tensor:
+def thin_lens_blur(
+    image: Tensor, radius: Tensor, progress: Progress | None = None, tile: int | None = None
+) -> Tensor:
     """Convolve with a disc of sum 1 whose radius varies from pixel to pixel. Differentiable in both.
 
     Args:
         image: ``[B, C, H, W]``, light (linear), any C.
         radius: ``[B, 1, H, W]`` pixels, >= 0, of the disc over which the pixel takes the mean.
         progress: called as ``progress(done, total)``; may raise to stop.
+        tile: see :class:`~bokeh_ops.render.contract.LensModel`; for accelerators.
 
     Returns:
         ``[B, C, H, W]``, in fp32, or in fp64 if the image is.
@@ -89,13 +92,17 @@ def thin_lens_blur(image: Tensor, radius: Tensor, progress: Progress | None = No
             "Its work grows with the square of the radius; for more use another lens model."
         )
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
-    blurred = _Gather.apply(image.to(work), radius.to(image.device, work), progress)
+    blurred = _Gather.apply(image.to(work), radius.to(image.device, work), progress, tile)
     assert isinstance(blurred, Tensor)
     return blurred
 
 
 def render_thin_lens(
-    image: Tensor, disparity: Tensor, lens: Lens, progress: Progress | None = None
+    image: Tensor,
+    disparity: Tensor,
+    lens: Lens,
+    progress: Progress | None = None,
+    tile: int | None = None,
 ) -> Rendered:
     """The thin lens under the common contract: its radius is ``|K (disparity - focus)|``.
 
@@ -107,6 +114,7 @@ def render_thin_lens(
         disparity: ``[B, 1, H, W]``.
         lens: K, focus, gamma and highlights; a round aperture.
         progress: called as ``progress(done, total)``; may raise to stop.
+        tile: see :class:`~bokeh_ops.render.contract.LensModel`; for accelerators.
 
     Returns:
         :class:`~bokeh_ops.render.contract.Rendered`.
@@ -120,7 +128,7 @@ def render_thin_lens(
             "spherical aberration. Choose the lens model 'layered' for these ('classical' draws straight blades too)."
         )
     defocus = lens.defocus(disparity.to(image.device))
-    return Rendered(_rendered(image, defocus, lens, progress), defocus)
+    return Rendered(_rendered(image, defocus, lens, progress, tile), defocus)
 
 
 def render_thin_lens_camera(
@@ -201,7 +209,9 @@ def _above_zero(value: Quantity, what: str, unit: str, infinite: bool = False) -
         raise BokehError(f"The {what} is {float(bad):g}{' ' + unit if unit else ''}; it must be above 0.")
 
 
-def _rendered(image: Tensor, defocus: Tensor, lens: Lens, progress: Progress | None) -> Tensor:
+def _rendered(
+    image: Tensor, defocus: Tensor, lens: Lens, progress: Progress | None, tile: int | None = None
+) -> Tensor:
     """From a picture as displayed to light, through the lens, and back."""
     radius = defocus.abs()
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
@@ -213,13 +223,13 @@ def _rendered(image: Tensor, defocus: Tensor, lens: Lens, progress: Progress | N
     light = lens.to_light(colour)
     if image.shape[1] == 4:
         alpha = given[:, 3:].clamp_min(0)
-        blurred = thin_lens_blur(torch.cat([light * alpha, alpha], 1), radius, progress)
+        blurred = thin_lens_blur(torch.cat([light * alpha, alpha], 1), radius, progress, tile)
         cover = blurred[:, 3:]
         seen = cover > 0
         colour = lens.from_light(blurred[:, :3] / torch.where(seen, cover, 1))
         result = torch.cat([torch.where(seen, colour, given[:, :3]), cover], 1)
     else:
-        result = lens.from_light(thin_lens_blur(light, radius, progress))
+        result = lens.from_light(thin_lens_blur(light, radius, progress, tile))
     moved = (radius > 0).flatten(1).any(1).view(-1, 1, 1, 1)
     return torch.where(moved, result.to(image.dtype), image)
 
@@ -231,17 +241,24 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, radius: Tensor, progress: Progress | None) -> Tensor:
+    def forward(
+        ctx: Any, image: Tensor, radius: Tensor, progress: Progress | None, tile: int | None
+    ) -> Tensor:
         rings, pad = _rings(radius)
-        total, weight = torch.zeros_like(image), torch.zeros_like(radius)
-        padded, ones = _padded(image, pad), _padded(torch.ones_like(radius[:1]), pad)
-        for number, ring in enumerate(rings):
-            share = _share(radius, ring)
-            total.addcmul_(share, _ring_sum(padded, ring, pad))
-            weight.addcmul_(share, _ring_sum(ones, ring, pad))
-            if progress:
-                progress(number + 1, len(rings))
-        result = total / weight
+        height, width = radius.shape[-2:]
+        # What the sum of the weights needs is a picture that is 1 everywhere, which goes with the others.
+        padded = _padded(torch.cat([image, torch.ones_like(radius)], 1), pad)
+        sums = torch.zeros_like(padded[:, :, :height, :width])
+        strip = height if tile is None else max(1, min(height, tile * tile // width))
+        for top in range(0, height, strip):
+            rows = slice(top, min(height, top + strip))
+            for number, ring in enumerate(rings):
+                seen = _ring_sum(padded, ring, (pad[0] + top, pad[1], rows.stop - top, width))
+                sums[:, :, rows].addcmul_(_share(radius[:, :, rows], ring), seen)
+                if progress:
+                    progress(top * len(rings) + (number + 1) * (rows.stop - top), height * len(rings))
+        weight = sums[:, -1:]
+        result = sums[:, :-1] / weight
         ctx.save_for_backward(image, radius, result, weight)
         return result
 
@@ -249,32 +266,34 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  (the decorator's signature)
         ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         image, radius, result, weight = ctx.saved_tensors
         rings, pad = _rings(radius)
+        frame = (*pad, *radius.shape[-2:])
         to_image, to_radius = ctx.needs_input_grad[:2]
         gradient = grads[0] / weight
         for_image = torch.zeros_like(image) if to_image else None
         for_radius = torch.zeros_like(radius) if to_radius else None
-        padded, ones = _padded(image, pad), _padded(torch.ones_like(radius[:1]), pad)
+        padded = _padded(torch.cat([image, torch.ones_like(radius)], 1), pad)
         mean = (gradient * result).sum(1, keepdim=True)
         for ring in rings:
             share = _share(radius, ring)
             if for_image is not None:
-                for_image += _ring_sum(_padded(share * gradient, pad), ring, pad)
+                for_image += _ring_sum(_padded(share * gradient, pad), ring, frame)
             if for_radius is not None:
-                light = (_ring_sum(padded, ring, pad) * gradient).sum(1, keepdim=True)
+                seen = _ring_sum(padded, ring, frame)
+                light = (seen[:, :-1] * gradient).sum(1, keepdim=True)
                 slope = SHARPNESS * share * (1 - share)
-                for_radius += slope * (light - mean * _ring_sum(ones, ring, pad))
-        return for_image, for_radius, None
+                for_radius += slope * (light - mean * seen[:, -1:])
+        return for_image, for_radius, None, None
 
 
-def _rings(radius: Tensor) -> tuple[list[Ring], tuple[int, int]]:
+def _rings(radius: Tensor) -> tuple[Rings, tuple[int, int]]:
     """The offsets whose weight any pixel can tell from 0, and the margin they need."""
     height, width = radius.shape[-2:]
     limit = float(radius.max()) - math.log(torch.finfo(radius.dtype).eps) / SHARPNESS
     pad = min(math.ceil(limit), height - 1), min(math.ceil(limit), width - 1)
-    return build_rings(limit, pad, 0, 0.0), pad
+    return Rings(limit, pad, 0, 0.0), pad
 
 
 def _padded(x: Tensor, pad: tuple[int, int]) -> Tensor:
@@ -285,12 +304,12 @@ def _share(radius: Tensor, ring: Ring) -> Tensor:
     return torch.sigmoid(SHARPNESS * (radius - ring.reach))
 
 
-def _ring_sum(padded: Tensor, ring: Ring, pad: tuple[int, int]) -> Tensor:
-    height, width = padded.shape[-2] - 2 * pad[0], padded.shape[-1] - 2 * pad[1]
+def _ring_sum(padded: Tensor, ring: Ring, frame: tuple[int, int, int, int]) -> Tensor:
+    """The sum of what each offset sees of a picture; the offset (0, 0) sees ``(top, left, h, w)``."""
+    top, left, height, width = frame
     total: Tensor | None = None
     for dy, dx in ring.offsets:
-        y, x = pad[0] + dy, pad[1] + dx
-        part = padded[..., y : y + height, x : x + width]
+        part = padded[..., top + dy : top + dy + height, left + dx : left + dx + width]
         total = part.clone() if total is None else total.add_(part)
     assert total is not None
     return total
