@@ -30,10 +30,11 @@ _SHOULDER = 0.7  # any channel at least this, and not clipped: nearly white
 _BRIGHT = 0.5  # every channel at least this: part of a white thing
 _RIM = 2  # pixels around a clipped patch
 _AROUND = 6  # width of the window about a thing, in its own thickness
-_LENGTHS = 2.5, 3.5  # times its thickness: what goes on so far is not compact
-_ALONE = 0.35, 0.20  # share of that window that is white: of a line and more, of something compact
-_COMPANY = 16  # how far around there are other things, in its own thickness
-_AMONG = 0.35, 0.7  # share of those as thick as it that are lamps by all other signs
+_LENGTHS = 6, 4, 3  # times its thickness: what goes on so far is not compact
+_ALONE = 0.35, 0.20
+_ALL_ALONE = 0.14, 0.11  # share of that window that is white: of a line and more, of something compact
+_COMPANY = 10  # share of the picture's longer side, as one over: how far around there is company
+_AMONG = 0.4, 0.7  # share of the crisp white there that is lamps by all other signs
 _DARK = 0.65, 0.35  # mean of the least channel in the rest of that window
 _SMALL = 1 / 6, 1 / 12  # thickness beside the picture's longer side
 _SIZES = (4, 6)  # thickness in pixels of each level of a pyramid ...
@@ -61,8 +62,8 @@ def recover(light: Tensor, radius: Tensor, strength: float) -> Tensor:
     rim = F.max_pool2d(clipped[None], size, 1, _RIM)[0] - clipped
     levels = max(light.shape[-2:]).bit_length()
     share = pull_push(shoulder * rim, rim, levels) if bool(rim.any()) else torch.ones_like(rim)
-    lamp = (1 - share.clamp(0, 1)).square() * _stands_alone(least)
-    return light * (1 + strength * white * lamp * radius.clamp(max=1))
+    crisp = white * (1 - share.clamp(0, 1)).square()
+    return light * (1 + strength * crisp * _stands_alone(least, crisp) * radius.clamp(max=1))
 
 
 def _ramp(x: Tensor, ends: tuple[float, float]) -> Tensor:
@@ -70,11 +71,12 @@ def _ramp(x: Tensor, ends: tuple[float, float]) -> Tensor:
     return ((x - ends[0]) / (ends[1] - ends[0])).clamp(0, 1)
 
 
-def _stands_alone(least: Tensor) -> Tensor:
+def _stands_alone(least: Tensor, crisp: Tensor) -> Tensor:
     """How far each white thing is small, compact, and by itself in the dark.
 
     Args:
         least: ``[1, H, W]`` the least channel of linear light.
+        crisp: ``[1, H, W]`` how far each pixel is white without a shoulder, 0..1.
 
     Returns:
         ``[1, H, W]``, 0..1.
@@ -82,7 +84,7 @@ def _stands_alone(least: Tensor) -> Tensor:
     size = least.shape[-2:]
     bright = least[0] > _BRIGHT
     share_of, light_of = bright[None].to(least.dtype), least * ~bright
-    result, rest = torch.zeros_like(least), bright
+    lamp, may, rest = torch.zeros_like(least), torch.zeros_like(least), bright
     coarse, scale = [bright], 1
     while 2 * scale * _SIZES[0] < max(size):
         scale *= 2
@@ -105,15 +107,18 @@ def _stands_alone(least: Tensor) -> Tensor:
             reach = (_AROUND * width) // 2
             share = _box(share_of, reach)
             dark = _box(light_of, reach) / _box(1 - share_of, reach).clamp_min(1e-3)
-            compact = sum(
+            short, shorter, shortest = (
                 _grown(~_long(coarse[level], thickness, length), scale, size).to(least.dtype)
                 for length in _LENGTHS
-            ) / len(_LENGTHS)
-            lamp = thick * _ramp(share, _ALONE) * _ramp(dark, _DARK) * small * compact
-            wide = _COMPANY * width
-            among = _box(lamp, wide) / _box(thick[None].to(lamp.dtype), wide).clamp_min(1e-12)
-            result = result + lamp * _ramp(among, _AMONG)
-    return result
+            )
+            compact = (shorter + shortest) / 2 * _ramp(share, _ALONE)
+            fits = thick * _ramp(dark, _DARK) * small
+            lamp = lamp + fits * torch.maximum(compact, short * _ramp(share, _ALL_ALONE))
+            may = may + fits
+    # What is around decides: a full stop is no lamp, and a lamp that twigs cut to pieces is one.
+    reach = max(size) // _COMPANY
+    among = _box(lamp * crisp, reach) / _box(crisp, reach).clamp_min(1e-12)
+    return may * _ramp(among, _AMONG)
 
 
 def _shifted(mask: Tensor, down: int, right: int) -> Tensor:
