@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from bokeh_ops.render import Aperture, Lens, layered, render
@@ -218,6 +221,74 @@ def test_a_lamp_is_raised_and_a_wall_is_not() -> None:
     dark = light.amin(0) <= 0.97
     assert torch.equal(raised[:, dark], light[:, dark])
     assert torch.equal(recover(light, torch.zeros(80, 160), 3.0), light)  # in focus nothing changes
+
+
+def paper(kind: str) -> Tensor:
+    """Encoded ``[3, 160, 224]`` of something white that is no lamp."""
+    y, x = torch.meshgrid(torch.arange(160), torch.arange(224), indexing="ij")
+    name, _, number = kind.partition(" ")
+    if name == "chessboard":
+        value = (y // int(number) + x // int(number)) % 2.0
+    elif name == "stripes":
+        value = ((0.9 * x + 0.4359 * y) % (4 * int(number)) < int(number)).float()
+    elif name == "window":
+        value = torch.full((160, 224), 0.2)
+        for top in (30, 86):
+            for left in (40, 98):
+                value[top : top + 48, left : left + 50] = 1.0
+    else:
+        drawn = Image.new("L", (224, 160), 255)
+        write = ImageDraw.Draw(drawn)
+        for line in range(10):
+            write.text((10, 8 + 15 * line), "No lamp is here. i, o, e and all...", fill=0, font_size=12)
+        value = torch.from_numpy(np.asarray(drawn, dtype=np.float32) / 255)
+        if number == "inverted":
+            value = 1 - value
+        elif number == "shaded":
+            value = (value * torch.linspace(0.94, 1.03, 224)).clamp(0, 1)
+        elif number == "compressed":
+            file = BytesIO()
+            drawn.save(file, "JPEG", quality=60)
+            value = torch.from_numpy(np.asarray(Image.open(file), dtype=np.float32) / 255)
+    return value.expand(3, -1, -1)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    "chessboard 4,chessboard 8,chessboard 32,stripes 3,stripes 9,window,"
+    "page,page shaded,page compressed,page inverted".split(","),
+)
+def test_crisp_white_is_no_lamp(kind: str) -> None:
+    """Out of focus by 6 pixels, with the usual recovery: as much light comes out as went in, and in no patches."""
+    image, lens = paper(kind), Lens(6.0, 0.0, "srgb")
+    light = lens.to_light(image)
+    raised = recover(light, torch.full((160, 224), 6.0), lens.recovery)
+    assert float(raised.mean() / light.mean()) < 1.01
+    assert float((raised - light).max()) < 0.5
+    flat = torch.ones(1, 1, 160, 224)
+    plain = Lens(6.0, 0.0, "srgb", highlight_recovery=0.0)
+    one, other = (render(image[None], flat, each, "layered").image for each in (lens, plain))
+    assert float((one - other).abs().max()) < 0.05
+
+
+def test_lamps_are_known_before_a_page_and_after() -> None:
+    """Lamps of several sizes at night, one cut by a twig; brightening around them takes them back little by little."""
+    y, x = torch.meshgrid(torch.arange(200), torch.arange(300), indexing="ij")
+    at = [(40, 40, 3), (60, 150, 8), (140, 60, 2), (150, 170, 5), (60, 240, 11)]
+    lamp = torch.stack([(y - v) ** 2 + (x - u) ** 2 <= r * r for v, u, r in at]).any(0)
+    gains = []
+    for ambient in (0.02, 0.3, 0.45, 0.55, 0.65):
+        light = torch.full((3, 200, 300), ambient)
+        light[:, lamp] = 1.0
+        light[:, y + x == 210] = ambient  # through the second
+        raised = recover(light, torch.full((200, 300), 9.0), 3.0)[0]
+        gains.append([float(raised[v, u + 1]) for v, u, _ in at])
+    assert gains[0] == pytest.approx([4.0] * 5)
+    assert gains[1] == pytest.approx([4.0] * 5)
+    assert gains[-1] == pytest.approx([1.0] * 5)
+    assert all(1.2 < gain < 3.9 for gain in gains[2])
+    for before, after in itertools.pairwise(gains):
+        assert all(now <= then for then, now in zip(before, after, strict=True))
 
 
 def test_progress_ends_at_the_total_and_may_stop() -> None:

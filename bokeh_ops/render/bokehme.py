@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import BokehError
+from .alpha import straight
 from .checkpoint import fill, load_weights
 from .classical import _light, render_classical
 from .contract import Lens, LensModel, Progress, Rendered, drawn
@@ -101,12 +102,20 @@ class BokehMe:
         for row in range(batch):
             one = slice(row, row + 1)
             if bool(base.defocus[one].any()):
-                seen = image[one, :3].float()
+                seen = image[one].float()
+                if (
+                    image.shape[1] == 4
+                ):  # the networks know no alpha: where nothing is they see its neighbours
+                    alpha = seen[:, 3:].clamp(0, 1)
+                    near = straight(torch.cat([seen[:, :3].clamp_min(0) * alpha, alpha], 1))
+                    seen = torch.where(alpha > 0, seen, near)[:, :3]
                 neural, error = self.neural(
                     seen.expand(-1, 3, -1, -1), drawn(base.defocus[one]).float(), lens, tile
                 )
                 if image.shape[1] == 1:
                     neural = neural.mean(1, keepdim=True)
+                if image.shape[1] == 4:  # where nothing is, there is nothing to mend
+                    error = error * (base.image[one, 3:] > 0)
                 colour = base.image[one, :3].float()
                 result[one, :3] = (colour * (1 - error) + neural * error).to(image.dtype)
             report(_CLASSICAL + (1 - _CLASSICAL) * (row + 1) / batch)

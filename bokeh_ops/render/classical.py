@@ -33,6 +33,7 @@ from torch import Tensor
 
 from ..errors import BokehError
 from . import runs
+from .alpha import develop
 from .contract import Lens, Progress, Rendered, drawn
 from .plan import FLOOR, SHARPNESS, Group, Plan, covering
 
@@ -125,7 +126,7 @@ def render_classical(
         total_light = _accumulate(
             image[index], shown[index].to(work), lens, plan, numbers, together, work, progress, done, total
         )
-        rendered[index] = _develop(total_light, image[index], lens).to(image.dtype)
+        rendered[index] = develop(total_light[:-1] / total_light[-1:], lens, image[index]).to(image.dtype)
         done += plan.total
     if progress:
         progress(total, total)
@@ -151,17 +152,6 @@ def _light(image: Tensor, radius: Tensor, lens: Lens) -> Tensor:
         return torch.cat([colour, one])
     alpha = alpha.clamp_min(0)
     return torch.cat([colour * alpha, alpha, one])
-
-
-def _develop(total: Tensor, image: Tensor, lens: Lens) -> Tensor:
-    """From accumulated planes back to a picture ``[C, H, W]``."""
-    weight = total[-1:]
-    if image.shape[0] != 4:
-        return lens.from_light(total[:-1] / weight)
-    alpha = total[3:4]
-    seen = alpha > 0
-    colour = lens.from_light(total[:3] / torch.where(seen, alpha, 1))
-    return torch.cat([torch.where(seen, colour, image[:3].to(colour.dtype)), alpha / weight])
 
 
 def _accumulate(

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .alpha import develop
 from .contract import Lens, Progress, Rendered, drawn
 from .highlights import recover
 from .matte import take_apart
@@ -83,7 +84,7 @@ def render_layered(
 
         here = drawn(defocus[row, 0]).to(work)
         light = _light(image[row].to(work), here.abs(), lens)
-        rendered[row] = _developed(expose(light, here, lens, report, tile), image[row], lens).to(image.dtype)
+        rendered[row] = develop(expose(light, here, lens, report, tile), lens, image[row]).to(image.dtype)
     if progress is not None:
         progress(1000 * len(image), 1000 * len(image))
     return Rendered(rendered, defocus)
@@ -99,15 +100,6 @@ def _light(image: Tensor, radius: Tensor, lens: Lens) -> Tensor:
         colour = colour * (1 + lens.highlight_boost * above.clamp(0, 1) * radius.clamp(max=1))
     light = recover(lens.to_light(colour), radius, lens.recovery)
     return light if alpha is None else torch.cat([light * alpha, alpha])
-
-
-def _developed(light: Tensor, image: Tensor, lens: Lens) -> Tensor:
-    if len(light) != 4:
-        return lens.from_light(light)
-    alpha = light[3:4]
-    seen = alpha > 0
-    colour = lens.from_light(light[:3] / torch.where(seen, alpha, 1))
-    return torch.cat([torch.where(seen, colour, image[:3].to(colour.dtype)), alpha])
 
 
 class _Tile(NamedTuple):

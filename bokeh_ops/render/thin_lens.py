@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import BokehError
+from .alpha import develop
 from .contract import Lens, Progress, Rendered
 from .plan import SHARPNESS, Ring, Rings
 from .transfer import Gamma
@@ -223,13 +224,8 @@ def _rendered(
     light = lens.to_light(colour)
     if image.shape[1] == 4:
         alpha = given[:, 3:].clamp_min(0)
-        blurred = thin_lens_blur(torch.cat([light * alpha, alpha], 1), radius, progress, tile)
-        cover = blurred[:, 3:]
-        seen = cover > 0
-        colour = lens.from_light(blurred[:, :3] / torch.where(seen, cover, 1))
-        result = torch.cat([torch.where(seen, colour, given[:, :3]), cover], 1)
-    else:
-        result = lens.from_light(thin_lens_blur(light, radius, progress, tile))
+        light = torch.cat([light * alpha, alpha], 1)
+    result = develop(thin_lens_blur(light, radius, progress, tile), lens, given)
     moved = (radius > 0).flatten(1).any(1).view(-1, 1, 1, 1)
     return torch.where(moved, result.to(image.dtype), image)
 
