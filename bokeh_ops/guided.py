@@ -34,6 +34,8 @@ ALIKE = 0.06
 # slope has 1/2, and at the frame, which cuts both, up to 2/3.
 _CONTINUES = 0.7
 _LEAST = 0.05  # confidence of a pixel on an edge, against 1 far from it
+_STEP = 0.2
+_SPREAD = 0.5
 _CHUNK = 1 << 18  # pixels decided at once
 _STEPS = 100  # of the progress of one picture
 
@@ -88,19 +90,20 @@ def align_to_image(
         plane = aligned[row, 0].to(place)
         plane = plane if plane.dtype == torch.float64 else plane.float()
         colour = guide[row, :3].to(place, plane.dtype).clamp(0, 1)
+        soft = _soft(plane, JUMP * _range(plane), max(1, reach // 4) + 1)
         for count in range(ROUNDS):
 
             def report(share: float, before: float = row + count / ROUNDS) -> None:
                 if progress:
                     progress(round(_STEPS * (before + share / ROUNDS)), _STEPS * batch)
 
-            plane = _vote(plane, colour, reach, report)
+            plane = _vote(plane, colour, soft, reach, report)
             report(1.0)
         aligned[row, 0] = plane.to(aligned)
     return aligned
 
 
-def _vote(plane: Tensor, colour: Tensor, reach: int, report: Callable[[float], None]) -> Tensor:
+def _vote(plane: Tensor, colour: Tensor, soft: Tensor, reach: int, report: Callable[[float], None]) -> Tensor:
     """One round for disparity ``[H, W]`` and colours ``[C, H, W]``; ``report`` is told the share that is done."""
     jump = JUMP * _range(plane)
     if jump == 0:
@@ -109,7 +112,7 @@ def _vote(plane: Tensor, colour: Tensor, reach: int, report: Callable[[float], N
     far = -_largest(-plane, close + 1)
     gap = _largest(plane, close + 1) - far
     change, change_around = (_largest(plane, r) + _largest(-plane, r) for r in (reach, 2 * reach))
-    undecided = (gap > jump) & (change > _CONTINUES * change_around)
+    undecided = soft & (gap > jump) & (change > _CONTINUES * change_around)
     rows, columns = undecided.nonzero(as_tuple=True)
     if len(rows) == 0:
         return plane
@@ -154,6 +157,39 @@ def _decide(
     near, away = (total / weight.clamp_min(smallest) for total, weight in zip(sums, weights, strict=True))
     both = (weights[0] > 0) & (weights[1] > 0)
     return torch.where(both, torch.where(weights[0] > weights[1], near, away), own)
+
+
+def _soft(plane: Tensor, jump: float, close: int) -> Tensor:
+    """Where most of the change close by is spread over more pixels than an exact map's step takes, of ``[H, W]``."""
+    spread = [_spread(plane, close), _spread(plane.mT, close).mT]
+    gap = _largest(plane, close) + _largest(-plane, close)
+    soft = (gap > jump) & (torch.maximum(*spread) > _SPREAD * gap)
+    return _largest(soft.to(plane.dtype), close) > 0
+
+
+def _spread(plane: Tensor, close: int) -> Tensor:
+    """How much disparity changes along each row but for its steps, within ``close`` pixels."""
+    change = F.pad(plane, [3, 3], mode="replicate").diff(dim=1)  # of i to i + 1 at i + 3
+    size = change.abs()
+    crisp = torch.zeros_like(size, dtype=torch.bool)
+    width = plane.shape[1]
+    one = change[:, 1:-1]
+    before, after = change[:, :-2], change[:, 2:]
+    alone = torch.maximum(before * one.sign(), after * one.sign()) <= _STEP * one.abs()
+    crisp[:, 1:-1] |= alone
+    two = change[:, 1:-2] + change[:, 2:-1]
+    together = change[:, 1:-2] * change[:, 2:-1] > 0
+    before, after = change[:, :-3], change[:, 3:]
+    alone = together & (torch.maximum(before * two.sign(), after * two.sign()) <= _STEP * two.abs())
+    crisp[:, 1:-2] |= alone
+    crisp[:, 2:-1] |= alone
+    size[crisp] = 0
+    size = size[:, 2:]  # of i - 1 to i at i
+    total = F.pad(size, [close, close + 1]).cumsum(1)
+    total = F.pad(total, [1, 0])
+    n = 2 * close + 1
+    found = total[:, n:n + width] - total[:, :width]
+    return _largest(found, close)
 
 
 def _confidence(plane: Tensor, jump: float, close: int) -> Tensor:
