@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,9 @@ ALIKE = 0.06
 # slope has 1/2, and at the frame, which cuts both, up to 2/3.
 _CONTINUES = 0.7
 _LEAST = 0.05  # confidence of a pixel on an edge, against 1 far from it
+_FAINT = 1e-3
+_ENOUGH = 0.05
+_UNANIMOUS = 0.8
 _STEP = 0.2
 _SPREAD = 0.5
 _CHUNK = 1 << 18  # pixels decided at once
@@ -90,17 +94,142 @@ def align_to_image(
         plane = aligned[row, 0].to(place)
         plane = plane if plane.dtype == torch.float64 else plane.float()
         colour = guide[row, :3].to(place, plane.dtype).clamp(0, 1)
-        soft = _soft(plane, JUMP * _range(plane), max(1, reach // 4) + 1)
+        jump = JUMP * _range(plane)
+        soft = _soft(plane, jump, max(1, reach // 4) + 1)
+
+        def report(share: float, before: float = row) -> None:
+            if progress:
+                progress(round(_STEPS * (before + share)), _STEPS * batch)
+
+        plane = _walk(plane, colour, ~soft, reach, lambda share: report(share / 2))
         for count in range(ROUNDS):
-
-            def report(share: float, before: float = row + count / ROUNDS) -> None:
-                if progress:
-                    progress(round(_STEPS * (before + share / ROUNDS)), _STEPS * batch)
-
-            plane = _vote(plane, colour, soft, reach, report)
-            report(1.0)
+            plane = _vote(plane, colour, soft, reach, lambda share, n=count: report((1 + (n + share) / ROUNDS) / 2))
+        report(1.0)
         aligned[row, 0] = plane.to(aligned)
     return aligned
+
+
+class _Band(NamedTuple):
+    """What is known of every pixel ``[H, W]``."""
+
+    edge: Tensor
+    """Whether it lies by an edge, not on a slope."""
+    far: Tensor
+    """The least disparity close by."""
+    gap: Tensor
+    """How much more the largest is."""
+
+
+def _band(plane: Tensor, jump: float, reach: int) -> _Band:
+    close = max(1, reach // 4)
+    far = -_largest(-plane, close + 1)
+    gap = _largest(plane, close + 1) - far
+    change, change_around = (_largest(plane, r) + _largest(-plane, r) for r in (reach, 2 * reach))
+    return _Band((gap > jump) & (change > _CONTINUES * change_around), far, gap)
+
+
+class _Side(NamedTuple):
+    """What the neighbourhood of each of n pixels has of one side."""
+
+    like: Tensor
+    """Weight of what is of the pixel's colour."""
+    all: Tensor
+    """Weight of all colours."""
+    value: Tensor
+    """Mean disparity of what is of its colour."""
+
+    @property
+    def share(self) -> Tensor:
+        return self.like / self.all.clamp_min(torch.finfo(self.all.dtype).tiny)
+
+
+class _Neighbourhood:
+    """Looks around pixels for colours ``[C, H, W]`` and disparity ``[H, W]``, each weighed by its trust ``[H, W]``."""
+
+    def __init__(self, colour: Tensor, plane: Tensor, trust: Tensor, reach: int) -> None:
+        planes = F.pad(torch.cat([colour, plane[None], trust[None]]), [reach] * 4)  # no trust outside the frame
+        self.stride, self.reach, self.planes = planes.shape[-1], reach, planes.flatten(1)
+
+    def sides(self, y: Tensor, x: Tensor, band: _Band) -> tuple[_Side, _Side]:
+        """The near and the far side as the pixels of a list see them."""
+        reach, far, gap = self.reach, band.far[y, x], band.gap[y, x]
+        centre = (y + reach) * self.stride + x + reach
+        colour = self.planes[:-2, centre]
+        like, total, sums = ([torch.zeros_like(far) for _ in range(2)] for _ in range(3))
+        step = max(1, reach // 4)
+        for dy in range(-reach, reach + 1, step):
+            for dx in range(-reach, reach + 1, step):
+                square = dy * dy + dx * dx
+                if square > reach * reach:
+                    continue
+                seen = self.planes.index_select(1, centre + (dy * self.stride + dx))
+                unlike = 3 * (seen[:-2] - colour).square().mean(0)  # as of three channels, however many there are
+                alike = torch.exp(-unlike / (2 * ALIKE**2)) + 1e-9  # where nothing is alike, nearness alone decides
+                trust = seen[-1] * math.exp(-2 * square / reach**2)
+                side = (2 * (seen[-2] - far) / gap - 1).clamp(-1, 1)  # 1 as near as the nearest, -1 as far
+                for index, sign in enumerate((1, -1)):
+                    one = trust * (sign * side).clamp_min(0).square()
+                    total[index] += one
+                    one = one * alike
+                    like[index] += one
+                    sums[index].addcmul_(one, seen[-2])
+        smallest = torch.finfo(far.dtype).tiny
+        means = [part / weight.clamp_min(smallest) for part, weight in zip(sums, like, strict=True)]
+        near, away = (_Side(*parts) for parts in zip(like, total, means, strict=True))
+        return near, away
+
+
+def _walk(
+    plane: Tensor, colour: Tensor, crisp: Tensor, reach: int, report: Callable[[float], None]
+) -> Tensor:
+    """Move crisp edges, pixel by pixel, across what all along them has the colours of the other side only."""
+    jump = JUMP * _range(plane)
+    if jump == 0:
+        return plane
+    close = max(1, reach // 4)
+    band = _band(plane, jump, reach)
+    zone = band.edge & crisp
+    if not bool(zone.any()):
+        return plane
+    trust = (_confidence(plane, jump, close) == 1).to(plane.dtype)
+    around = _Neighbourhood(colour, plane, trust, reach)
+    near = plane > band.far + band.gap / 2
+    made = plane.clone()
+    evidence = torch.zeros_like(plane)
+    asked = torch.zeros_like(zone)
+    fresh = zone
+    for count in range(close):
+        report(count / close)
+        beside = [zone & own & (_largest((zone & ~own).to(plane.dtype), 1) > 0) for own in (near, ~near)]
+        ring = (beside[0] | beside[1]) & fresh
+        rows, columns = (ring & ~asked).nonzero(as_tuple=True)
+        values = torch.empty(2, len(rows)).to(plane)
+        for part in torch.arange(len(rows), device=plane.device).split(_CHUNK):
+            y, x = rows[part], columns[part]
+            one, other = around.sides(y, x, band)
+            found = (one.share - other.share) / (one.share + other.share + _FAINT)
+            enough = torch.minimum(one.all, other.all) > _ENOUGH
+            evidence[y, x] = torch.where(enough, found, 0)
+        asked |= ring
+        moved = torch.zeros_like(zone)
+        for own, sign in zip(beside, (-1, 1), strict=True):
+            member = own.to(plane.dtype)
+            count, total = (_box(each, reach) for each in (member, member * evidence))
+            moved |= own & (sign * total > _UNANIMOUS * count) & (sign * evidence > 0)
+        if not bool(moved.any()):
+            break
+        y, x = moved.nonzero(as_tuple=True)
+        one, other = around.sides(y, x, band)
+        made[y, x] = torch.where(near[y, x], other.value, one.value)
+        near = near ^ moved
+        fresh = _largest(moved.to(plane.dtype), reach) > 0
+    return made
+
+
+def _box(plane: Tensor, radius: int) -> Tensor:
+    size = 2 * radius + 1
+    plane = F.pad(plane, [radius] * 4)[None, None]
+    return F.avg_pool2d(F.avg_pool2d(plane, (1, size), 1), (size, 1), 1)[0, 0]
 
 
 def _vote(plane: Tensor, colour: Tensor, soft: Tensor, reach: int, report: Callable[[float], None]) -> Tensor:
@@ -108,55 +237,45 @@ def _vote(plane: Tensor, colour: Tensor, soft: Tensor, reach: int, report: Calla
     jump = JUMP * _range(plane)
     if jump == 0:
         return plane
-    close = max(1, reach // 4)
-    far = -_largest(-plane, close + 1)
-    gap = _largest(plane, close + 1) - far
-    change, change_around = (_largest(plane, r) + _largest(-plane, r) for r in (reach, 2 * reach))
-    undecided = soft & (gap > jump) & (change > _CONTINUES * change_around)
-    rows, columns = undecided.nonzero(as_tuple=True)
+    band = _band(plane, jump, reach)
+    rows, columns = (band.edge & soft).nonzero(as_tuple=True)
     if len(rows) == 0:
         return plane
-    planes = torch.cat([colour, plane[None], _confidence(plane, jump, close)[None]])
-    planes = F.pad(planes, [reach] * 4)  # no confidence outside the frame
-    stride = planes.shape[-1]
-    planes = planes.flatten(1)
-    made = plane.clone()
+    around = _Neighbourhood(colour, plane, _confidence(plane, jump, max(1, reach // 4)), reach)
+    middle = band.far + band.gap / 2
+    made, other = plane.clone(), plane.clone()
     for part in torch.arange(len(rows), device=plane.device).split(_CHUNK):
         report(float(part[0]) / len(rows))
         y, x = rows[part], columns[part]
-        centre = (y + reach) * stride + x + reach
-        made[y, x] = _decide(planes, centre, far[y, x], gap[y, x], plane[y, x], stride, reach)
+        near, away = around.sides(y, x, band)
+        both = (near.like > 0) & (away.like > 0)
+        wins = near.like > away.like
+        made[y, x] = torch.where(both, torch.where(wins, near.value, away.value), plane[y, x])
+        other[y, x] = torch.where(both, torch.where(wins, away.value, near.value), plane[y, x])
+    _connect(plane, made, other, middle, reach)
     return made
 
 
-def _decide(
-    planes: Tensor, centre: Tensor, far: Tensor, gap: Tensor, own: Tensor, stride: int, reach: int
-) -> Tensor:
-    """The disparity of the side for which most of the neighbourhood's weight votes, for each pixel of a list."""
-    colour = planes[:-2, centre]
-    weights = [torch.zeros_like(own) for _ in range(2)]
-    sums = [torch.zeros_like(own) for _ in range(2)]
-    step = max(1, reach // 4)
-    for dy in range(-reach, reach + 1, step):
-        for dx in range(-reach, reach + 1, step):
-            square = dy * dy + dx * dx
-            if square > reach * reach:
-                continue
-            seen = planes.index_select(1, centre + (dy * stride + dx))
-            unlike = 3 * (seen[:-2] - colour).square().mean(0)  # as of three channels, however many there are
-            weight = torch.exp(-unlike / (2 * ALIKE**2) - 2 * square / reach**2)
-            weight = (weight + 1e-9) * seen[-1]  # where nothing is alike, nearness alone decides too
-            side = (2 * (seen[-2] - far) / gap - 1).clamp(
-                -1, 1
-            )  # 1 as near as the nearest close by, -1 as far
-            for index, sign in enumerate((1, -1)):
-                vote = weight * (sign * side).clamp_min(0).square()
-                weights[index] += vote
-                sums[index].addcmul_(vote, seen[-2])
-    smallest = torch.finfo(own.dtype).tiny
-    near, away = (total / weight.clamp_min(smallest) for total, weight in zip(sums, weights, strict=True))
-    both = (weights[0] > 0) & (weights[1] > 0)
-    return torch.where(both, torch.where(weights[0] > weights[1], near, away), own)
+def _connect(plane: Tensor, made: Tensor, other: Tensor, middle: Tensor, reach: int) -> None:
+    changed = (plane > middle) != (made > middle)
+    settled = F.pad(~changed, [1] * 4, value=False)
+    stride = settled.shape[1]
+    rows, columns = changed.nonzero(as_tuple=True)
+    place = (rows + 1) * stride + columns + 1
+    values = F.pad(made, [1] * 4).flatten()
+    settled = settled.flatten()
+    mid, near = middle[rows, columns], made[rows, columns] > middle[rows, columns]
+    for _ in range(reach):
+        held = torch.zeros_like(near)
+        for dy in (-stride, 0, stride):
+            for dx in (-1, 0, 1):
+                beside = place + (dy + dx)
+                held |= settled[beside] & ((values[beside] > mid) == near)
+        if not bool(held.any()):
+            break
+        settled[place[held]] = True
+        rows, columns, place, mid, near = (each[~held] for each in (rows, columns, place, mid, near))
+    made[rows, columns] = other[rows, columns]
 
 
 def _soft(plane: Tensor, jump: float, close: int) -> Tensor:
