@@ -94,16 +94,21 @@ def align_to_image(
         plane = aligned[row, 0].to(place)
         plane = plane if plane.dtype == torch.float64 else plane.float()
         colour = guide[row, :3].to(place, plane.dtype).clamp(0, 1)
-        jump = JUMP * _range(plane)
-        soft = _soft(plane, jump, max(1, reach // 4) + 1)
+        given, soft = plane, _soft(plane, reach)
 
         def report(share: float, before: float = row) -> None:
             if progress:
                 progress(round(_STEPS * (before + share)), _STEPS * batch)
 
+        report(0.0)
         plane = _walk(plane, colour, ~soft, reach, lambda share: report(share / 2))
+        report(0.5)
+        passed = plane
         for count in range(ROUNDS):
-            plane = _vote(plane, colour, soft, reach, lambda share, n=count: report((1 + (n + share) / ROUNDS) / 2))
+            plane, passed = _vote(
+                plane, passed, colour, soft, reach, lambda share, n=count: report((1 + (n + share) / ROUNDS) / 2)
+            )
+        plane = _connected(given, plane, passed, soft, reach)
         report(1.0)
         aligned[row, 0] = plane.to(aligned)
     return aligned
@@ -120,8 +125,17 @@ class _Band(NamedTuple):
     """How much more the largest is."""
 
 
-def _band(plane: Tensor, jump: float, reach: int) -> _Band:
-    close = max(1, reach // 4)
+def _close(reach: int) -> int:
+    return max(1, reach // 4)
+
+
+def _jump(plane: Tensor) -> float:
+    """Change of disparity above which it is an edge."""
+    return JUMP * _range(plane)
+
+
+def _band(plane: Tensor, reach: int) -> _Band:
+    close, jump = _close(reach), _jump(plane)
     far = -_largest(-plane, close + 1)
     gap = _largest(plane, close + 1) - far
     change, change_around = (_largest(plane, r) + _largest(-plane, r) for r in (reach, 2 * reach))
@@ -156,7 +170,7 @@ class _Neighbourhood:
         centre = (y + reach) * self.stride + x + reach
         colour = self.planes[:-2, centre]
         like, total, sums = ([torch.zeros_like(far) for _ in range(2)] for _ in range(3))
-        step = max(1, reach // 4)
+        step = _close(reach)
         for dy in range(-reach, reach + 1, step):
             for dx in range(-reach, reach + 1, step):
                 square = dy * dy + dx * dx
@@ -183,15 +197,12 @@ def _walk(
     plane: Tensor, colour: Tensor, crisp: Tensor, reach: int, report: Callable[[float], None]
 ) -> Tensor:
     """Move crisp edges, pixel by pixel, across what all along them has the colours of the other side only."""
-    jump = JUMP * _range(plane)
-    if jump == 0:
-        return plane
-    close = max(1, reach // 4)
-    band = _band(plane, jump, reach)
+    close = _close(reach)
+    band = _band(plane, reach)
     zone = band.edge & crisp
     if not bool(zone.any()):
         return plane
-    trust = (_confidence(plane, jump, close) == 1).to(plane.dtype)
+    trust = (_confidence(plane, reach) == 1).to(plane.dtype)
     around = _Neighbourhood(colour, plane, trust, reach)
     near = plane > band.far + band.gap / 2
     made = plane.clone()
@@ -232,54 +243,63 @@ def _box(plane: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(F.avg_pool2d(plane, (1, size), 1), (size, 1), 1)[0, 0]
 
 
-def _vote(plane: Tensor, colour: Tensor, soft: Tensor, reach: int, report: Callable[[float], None]) -> Tensor:
-    """One round for disparity ``[H, W]`` and colours ``[C, H, W]``; ``report`` is told the share that is done."""
-    jump = JUMP * _range(plane)
-    if jump == 0:
-        return plane
-    band = _band(plane, jump, reach)
+def _vote(
+    plane: Tensor, passed: Tensor, colour: Tensor, soft: Tensor, reach: int, report: Callable[[float], None]
+) -> tuple[Tensor, Tensor]:
+    """One round: every pixel by a soft edge takes the side for which most of the neighbourhood's weight votes.
+
+    Returns:
+        The disparity of the side that won, and that of the side that lost (``passed`` where there was no vote).
+    """
+    band = _band(plane, reach)
     rows, columns = (band.edge & soft).nonzero(as_tuple=True)
     if len(rows) == 0:
-        return plane
-    around = _Neighbourhood(colour, plane, _confidence(plane, jump, max(1, reach // 4)), reach)
-    middle = band.far + band.gap / 2
-    made, other = plane.clone(), plane.clone()
+        return plane, passed
+    around = _Neighbourhood(colour, plane, _confidence(plane, reach), reach)
+    made, passed = plane.clone(), passed.clone()
     for part in torch.arange(len(rows), device=plane.device).split(_CHUNK):
         report(float(part[0]) / len(rows))
         y, x = rows[part], columns[part]
         near, away = around.sides(y, x, band)
-        both = (near.like > 0) & (away.like > 0)
-        wins = near.like > away.like
-        made[y, x] = torch.where(both, torch.where(wins, near.value, away.value), plane[y, x])
-        other[y, x] = torch.where(both, torch.where(wins, away.value, near.value), plane[y, x])
-    _connect(plane, made, other, middle, reach)
+        both, wins = (near.like > 0) & (away.like > 0), near.like > away.like
+        for result, won in ((made, wins), (passed, ~wins)):
+            result[y, x] = torch.where(both, torch.where(won, near.value, away.value), plane[y, x])
+    return made, passed
+
+
+def _connected(given: Tensor, made: Tensor, passed: Tensor, soft: Tensor, reach: int) -> Tensor:
+    """What was made of a map, but for pixels that no way within their side connects to what was surely there before.
+
+    These take the disparity of the other side, ``passed``.
+    """
+    band = _band(given, reach)
+    middle = band.far + band.gap / 2
+    near = made > middle
+    sure = torch.where(near, given > middle + band.gap / 4, given < middle - band.gap / 4)
+    alone = soft & (made != given) & ~sure
+    rows, columns = alone.nonzero(as_tuple=True)
+    if len(rows) == 0:
+        return made
+    held, values = (F.pad(each, [1] * 4).flatten() for each in (~alone, made))
+    stride = given.shape[1] + 2
+    left = torch.stack([rows, columns, (rows + 1) * stride + columns + 1])
+    for _ in range(2 * reach):
+        y, x, place = left
+        found = torch.zeros_like(place, dtype=torch.bool)
+        for beside in (place + dy * stride + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
+            found |= held[beside] & ((values[beside] > middle[y, x]) == near[y, x])
+        if not bool(found.any()):
+            break
+        held[place[found]] = True
+        left = left[:, ~found]
+    made = made.clone()
+    made[left[0], left[1]] = passed[left[0], left[1]]
     return made
 
 
-def _connect(plane: Tensor, made: Tensor, other: Tensor, middle: Tensor, reach: int) -> None:
-    changed = (plane > middle) != (made > middle)
-    settled = F.pad(~changed, [1] * 4, value=False)
-    stride = settled.shape[1]
-    rows, columns = changed.nonzero(as_tuple=True)
-    place = (rows + 1) * stride + columns + 1
-    values = F.pad(made, [1] * 4).flatten()
-    settled = settled.flatten()
-    mid, near = middle[rows, columns], made[rows, columns] > middle[rows, columns]
-    for _ in range(reach):
-        held = torch.zeros_like(near)
-        for dy in (-stride, 0, stride):
-            for dx in (-1, 0, 1):
-                beside = place + (dy + dx)
-                held |= settled[beside] & ((values[beside] > mid) == near)
-        if not bool(held.any()):
-            break
-        settled[place[held]] = True
-        rows, columns, place, mid, near = (each[~held] for each in (rows, columns, place, mid, near))
-    made[rows, columns] = other[rows, columns]
-
-
-def _soft(plane: Tensor, jump: float, close: int) -> Tensor:
+def _soft(plane: Tensor, reach: int) -> Tensor:
     """Where most of the change close by is spread over more pixels than an exact map's step takes, of ``[H, W]``."""
+    close, jump = _close(reach) + 1, _jump(plane)
     spread = [_spread(plane, close), _spread(plane.mT, close).mT]
     gap = _largest(plane, close) + _largest(-plane, close)
     soft = (gap > jump) & (torch.maximum(*spread) > _SPREAD * gap)
@@ -311,8 +331,9 @@ def _spread(plane: Tensor, close: int) -> Tensor:
     return _largest(found, close)
 
 
-def _confidence(plane: Tensor, jump: float, close: int) -> Tensor:
-    """From nearly 0 on an edge to 1 at ``close`` pixels from it."""
+def _confidence(plane: Tensor, reach: int) -> Tensor:
+    """From nearly 0 on an edge to 1 at a quarter of the reach from it."""
+    close, jump = _close(reach), _jump(plane)
     edge = (_largest(plane, 1) + _largest(-plane, 1) > jump / 2).to(plane.dtype)
     total = torch.full_like(plane, _LEAST)
     for _ in range(close):
