@@ -39,7 +39,7 @@ _FAINT = 1e-3
 _ENOUGH = 0.05
 _UNANIMOUS = 0.8
 _STEP = 0.2
-_SPREAD = 0.5
+_SPREAD = 0.75
 _CHUNK = 1 << 18  # pixels decided at once
 _STEPS = 100  # of the progress of one picture
 
@@ -130,8 +130,13 @@ def _close(reach: int) -> int:
 
 
 def _jump(plane: Tensor) -> float:
-    """Change of disparity above which it is an edge."""
-    return JUMP * _range(plane)
+    """Change of disparity above which it is an edge: more than the step of a map of few levels."""
+    step = max(1, round((plane.numel() / 262144) ** 0.5))
+    values = plane[::step, ::step].flatten().sort().values
+    low, high = (float(values[round(share * (len(values) - 1))]) for share in (0.02, 0.98))
+    steps, whole = values.diff(), float(values[-1] - values[0])
+    level = float(steps[steps > 0].min()) if whole else 0.0
+    return max(JUMP * ((high - low) or float(plane.max() - plane.min())), min(1.5 * level, whole / 10))
 
 
 def _band(plane: Tensor, reach: int) -> _Band:
@@ -340,14 +345,6 @@ def _confidence(plane: Tensor, reach: int) -> Tensor:
         total += (1 - edge) * ((1 - _LEAST) / close)
         edge = _largest(edge, 1)
     return total
-
-
-def _range(plane: Tensor) -> float:
-    """Between the 2nd and the 98th percentile; between the extremes where these two are the same."""
-    step = max(1, round((plane.numel() / 262144) ** 0.5))
-    values = plane[::step, ::step].flatten().sort().values
-    low, high = (values[round(share * (len(values) - 1))] for share in (0.02, 0.98))
-    return float(high - low) or float(plane.max() - plane.min())
 
 
 def _largest(plane: Tensor, radius: int) -> Tensor:
