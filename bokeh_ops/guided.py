@@ -94,29 +94,38 @@ def align_to_image(
         plane = aligned[row, 0].to(place)
         plane = plane if plane.dtype == torch.float64 else plane.float()
         colour = guide[row, :3].to(place, plane.dtype).clamp(0, 1)
-        given, soft = plane, _soft(plane, reach)
+        given, band = plane, _band(plane, reach)
+        soft = _soft(plane, band, reach)
 
         def report(share: float, before: float = row) -> None:
             if progress:
                 progress(round(_STEPS * (before + share)), _STEPS * batch)
 
         report(0.0)
-        plane = _walk(plane, colour, ~soft, reach, lambda share: report(share / 2))
+        plane = _walk(plane, colour, ~soft, band, reach, lambda share: report(share / 2))
         report(0.5)
         passed = plane
-        for count in range(ROUNDS):
+        for count in range(ROUNDS if bool((soft & band.edge).any()) else 0):
             plane, passed = _vote(
-                plane, passed, colour, soft, reach, lambda share, n=count: report((1 + (n + share) / ROUNDS) / 2)
+                plane,
+                passed,
+                colour,
+                soft,
+                band if plane is given else _band(plane, reach),
+                reach,
+                lambda share, n=count: report((1 + (n + share) / ROUNDS) / 2),
             )
-        plane = _connected(given, plane, passed, soft, reach)
+        plane = _connected(given, plane, passed, soft, band, reach)
         report(1.0)
         aligned[row, 0] = plane.to(aligned)
     return aligned
 
 
 class _Band(NamedTuple):
-    """What is known of every pixel ``[H, W]``."""
+    """Where the edges of a map are, of every pixel ``[H, W]``."""
 
+    jump: float
+    """Change of disparity above which it is an edge."""
     edge: Tensor
     """Whether it lies by an edge, not on a slope."""
     far: Tensor
@@ -144,7 +153,7 @@ def _band(plane: Tensor, reach: int) -> _Band:
     far = -_largest(-plane, close + 1)
     gap = _largest(plane, close + 1) - far
     change, change_around = (_largest(plane, r) + _largest(-plane, r) for r in (reach, 2 * reach))
-    return _Band((gap > jump) & (change > _CONTINUES * change_around), far, gap)
+    return _Band(jump, (gap > jump) & (change > _CONTINUES * change_around), far, gap)
 
 
 class _Side(NamedTuple):
@@ -166,32 +175,34 @@ class _Neighbourhood:
     """Looks around pixels for colours ``[C, H, W]`` and disparity ``[H, W]``, each weighed by its trust ``[H, W]``."""
 
     def __init__(self, colour: Tensor, plane: Tensor, trust: Tensor, reach: int) -> None:
-        planes = F.pad(torch.cat([colour, plane[None], trust[None]]), [reach] * 4)  # no trust outside the frame
+        planes = torch.cat([colour, plane[None], trust[None]])
+        planes = F.pad(planes, [reach] * 4)  # no trust outside the frame
         self.stride, self.reach, self.planes = planes.shape[-1], reach, planes.flatten(1)
 
-    def sides(self, y: Tensor, x: Tensor, band: _Band) -> tuple[_Side, _Side]:
-        """The near and the far side as the pixels of a list see them."""
-        reach, far, gap = self.reach, band.far[y, x], band.gap[y, x]
+    def sides(self, y: Tensor, x: Tensor, band: _Band, shares: bool) -> tuple[_Side, _Side]:
+        """The near and the far side as the pixels of a list see them, with ``all`` if shares are wanted."""
+        reach, far, scale = self.reach, band.far[y, x], 2 / band.gap[y, x]
         centre = (y + reach) * self.stride + x + reach
         colour = self.planes[:-2, centre]
         like, total, sums = ([torch.zeros_like(far) for _ in range(2)] for _ in range(3))
         step = _close(reach)
+        channels = 3 / len(colour)  # as of three, however many there are
         for dy in range(-reach, reach + 1, step):
             for dx in range(-reach, reach + 1, step):
                 square = dy * dy + dx * dx
                 if square > reach * reach:
                     continue
                 seen = self.planes.index_select(1, centre + (dy * self.stride + dx))
-                unlike = 3 * (seen[:-2] - colour).square().mean(0)  # as of three channels, however many there are
-                alike = torch.exp(-unlike / (2 * ALIKE**2)) + 1e-9  # where nothing is alike, nearness alone decides
-                trust = seen[-1] * math.exp(-2 * square / reach**2)
-                side = (2 * (seen[-2] - far) / gap - 1).clamp(-1, 1)  # 1 as near as the nearest, -1 as far
-                for index, sign in enumerate((1, -1)):
-                    one = trust * (sign * side).clamp_min(0).square()
-                    total[index] += one
-                    one = one * alike
-                    like[index] += one
-                    sums[index].addcmul_(one, seen[-2])
+                alike = (seen[:-2] - colour).square_().sum(0).mul_(channels).mul_(-1 / (2 * ALIKE**2)).exp_()
+                alike += 1e-9  # where nothing is alike, nearness alone decides
+                side = ((seen[-2] - far) * scale).sub_(1).clamp_(-1, 1)  # 1 as near as the nearest, -1 as far
+                side = (side * side.abs()).mul_(seen[-1]).mul_(math.exp(-2 * square / reach**2))
+                for index, part in enumerate((side.clamp_min(0), side.neg_().clamp_min_(0))):
+                    if shares:
+                        total[index] += part
+                    part *= alike
+                    like[index] += part
+                    sums[index].addcmul_(part, seen[-2])
         smallest = torch.finfo(far.dtype).tiny
         means = [part / weight.clamp_min(smallest) for part, weight in zip(sums, like, strict=True)]
         near, away = (_Side(*parts) for parts in zip(like, total, means, strict=True))
@@ -199,85 +210,86 @@ class _Neighbourhood:
 
 
 def _walk(
-    plane: Tensor, colour: Tensor, crisp: Tensor, reach: int, report: Callable[[float], None]
+    plane: Tensor, colour: Tensor, crisp: Tensor, band: _Band, reach: int, report: Callable[[float], None]
 ) -> Tensor:
-    """Move crisp edges, pixel by pixel, across what all along them has the colours of the other side only."""
-    close = _close(reach)
-    band = _band(plane, reach)
+    """Move crisp edges, pixel by pixel, across what all along them has the colours of the other side only.
+
+    Only what lies well inside a thing, or well behind its edge, says which colours it has: a thing too thin to have
+    an inside stays as it is.
+    """
     zone = band.edge & crisp
     if not bool(zone.any()):
         return plane
-    trust = (_confidence(plane, reach) == 1).to(plane.dtype)
-    around = _Neighbourhood(colour, plane, trust, reach)
+    around = _Neighbourhood(colour, plane, (_confidence(plane, band.jump, reach) == 1).to(plane.dtype), reach)
     near = plane > band.far + band.gap / 2
-    made = plane.clone()
-    evidence = torch.zeros_like(plane)
+    made, beyond, evidence = plane.clone(), plane.clone(), torch.zeros_like(plane)
     asked = torch.zeros_like(zone)
-    fresh = zone
-    for count in range(close):
-        report(count / close)
-        beside = [zone & own & (_largest((zone & ~own).to(plane.dtype), 1) > 0) for own in (near, ~near)]
-        ring = (beside[0] | beside[1]) & fresh
-        rows, columns = (ring & ~asked).nonzero(as_tuple=True)
-        values = torch.empty(2, len(rows)).to(plane)
+    for count in range(_close(reach)):
+        sides = [zone & own & (_largest((zone & ~own).to(plane.dtype), 1) > 0) for own in (near, ~near)]
+        rows, columns = ((sides[0] | sides[1]) & ~asked).nonzero(as_tuple=True)
+        asked[rows, columns] = True
         for part in torch.arange(len(rows), device=plane.device).split(_CHUNK):
+            report((count + float(part[0]) / len(rows)) / _close(reach))
             y, x = rows[part], columns[part]
-            one, other = around.sides(y, x, band)
+            one, other = around.sides(y, x, band, shares=True)
             found = (one.share - other.share) / (one.share + other.share + _FAINT)
-            enough = torch.minimum(one.all, other.all) > _ENOUGH
-            evidence[y, x] = torch.where(enough, found, 0)
-        asked |= ring
+            evidence[y, x] = torch.where(torch.minimum(one.all, other.all) > _ENOUGH, found, 0)
+            beyond[y, x] = torch.where(near[y, x], other.value, one.value)
         moved = torch.zeros_like(zone)
-        for own, sign in zip(beside, (-1, 1), strict=True):
+        for own, sign in zip(sides, (-1, 1), strict=True):
+            wrong = own & (sign * evidence > 0)
+            if not bool(wrong.any()):
+                continue
             member = own.to(plane.dtype)
-            count, total = (_box(each, reach) for each in (member, member * evidence))
-            moved |= own & (sign * total > _UNANIMOUS * count) & (sign * evidence > 0)
+            moved |= wrong & (_sum(member * (sign * evidence - _UNANIMOUS), reach) > 0)
         if not bool(moved.any()):
             break
-        y, x = moved.nonzero(as_tuple=True)
-        one, other = around.sides(y, x, band)
-        made[y, x] = torch.where(near[y, x], other.value, one.value)
-        near = near ^ moved
-        fresh = _largest(moved.to(plane.dtype), reach) > 0
+        made, near = torch.where(moved, beyond, made), near ^ moved
     return made
 
 
-def _box(plane: Tensor, radius: int) -> Tensor:
-    size = 2 * radius + 1
-    plane = F.pad(plane, [radius] * 4)[None, None]
-    return F.avg_pool2d(F.avg_pool2d(plane, (1, size), 1), (size, 1), 1)[0, 0]
+def _sum(plane: Tensor, radius: int) -> Tensor:
+    """The sum of the square that reaches ``radius`` pixels each way, of ``[H, W]``."""
+    for _ in range(2):
+        total = F.pad(plane, [radius + 1, radius]).cumsum(1)
+        plane = (total[:, 2 * radius + 1 :] - total[:, : -2 * radius - 1]).mT
+    return plane
 
 
 def _vote(
-    plane: Tensor, passed: Tensor, colour: Tensor, soft: Tensor, reach: int, report: Callable[[float], None]
+    plane: Tensor,
+    passed: Tensor,
+    colour: Tensor,
+    soft: Tensor,
+    band: _Band,
+    reach: int,
+    report: Callable[[float], None],
 ) -> tuple[Tensor, Tensor]:
     """One round: every pixel by a soft edge takes the side for which most of the neighbourhood's weight votes.
 
     Returns:
         The disparity of the side that won, and that of the side that lost (``passed`` where there was no vote).
     """
-    band = _band(plane, reach)
     rows, columns = (band.edge & soft).nonzero(as_tuple=True)
     if len(rows) == 0:
         return plane, passed
-    around = _Neighbourhood(colour, plane, _confidence(plane, reach), reach)
+    around = _Neighbourhood(colour, plane, _confidence(plane, band.jump, reach), reach)
     made, passed = plane.clone(), passed.clone()
     for part in torch.arange(len(rows), device=plane.device).split(_CHUNK):
         report(float(part[0]) / len(rows))
         y, x = rows[part], columns[part]
-        near, away = around.sides(y, x, band)
+        near, away = around.sides(y, x, band, shares=False)
         both, wins = (near.like > 0) & (away.like > 0), near.like > away.like
         for result, won in ((made, wins), (passed, ~wins)):
             result[y, x] = torch.where(both, torch.where(won, near.value, away.value), plane[y, x])
     return made, passed
 
 
-def _connected(given: Tensor, made: Tensor, passed: Tensor, soft: Tensor, reach: int) -> Tensor:
+def _connected(given: Tensor, made: Tensor, passed: Tensor, soft: Tensor, band: _Band, reach: int) -> Tensor:
     """What was made of a map, but for pixels that no way within their side connects to what was surely there before.
 
     These take the disparity of the other side, ``passed``.
     """
-    band = _band(given, reach)
     middle = band.far + band.gap / 2
     near = made > middle
     sure = torch.where(near, given > middle + band.gap / 4, given < middle - band.gap / 4)
@@ -302,43 +314,41 @@ def _connected(given: Tensor, made: Tensor, passed: Tensor, soft: Tensor, reach:
     return made
 
 
-def _soft(plane: Tensor, reach: int) -> Tensor:
-    """Where most of the change close by is spread over more pixels than an exact map's step takes, of ``[H, W]``."""
-    close, jump = _close(reach) + 1, _jump(plane)
-    spread = [_spread(plane, close), _spread(plane.mT, close).mT]
-    gap = _largest(plane, close) + _largest(-plane, close)
-    soft = (gap > jump) & (torch.maximum(*spread) > _SPREAD * gap)
+def _soft(plane: Tensor, band: _Band, reach: int) -> Tensor:
+    """Where, within twice what is close, most of the change is spread over more pixels than an exact map's step."""
+    close = _close(reach) + 1
+    spread = _largest(torch.maximum(_spread(plane, close), _spread(plane.mT, close).mT), close)
+    soft = (band.gap > band.jump) & (spread > _SPREAD * band.gap)
     return _largest(soft.to(plane.dtype), close) > 0
 
 
 def _spread(plane: Tensor, close: int) -> Tensor:
-    """How much disparity changes along each row but for its steps, within ``close`` pixels."""
-    change = F.pad(plane, [3, 3], mode="replicate").diff(dim=1)  # of i to i + 1 at i + 3
-    size = change.abs()
-    crisp = torch.zeros_like(size, dtype=torch.bool)
-    width = plane.shape[1]
-    one = change[:, 1:-1]
-    before, after = change[:, :-2], change[:, 2:]
-    alone = torch.maximum(before * one.sign(), after * one.sign()) <= _STEP * one.abs()
-    crisp[:, 1:-1] |= alone
-    two = change[:, 1:-2] + change[:, 2:-1]
-    together = change[:, 1:-2] * change[:, 2:-1] > 0
-    before, after = change[:, :-3], change[:, 3:]
-    alone = together & (torch.maximum(before * two.sign(), after * two.sign()) <= _STEP * two.abs())
-    crisp[:, 1:-2] |= alone
-    crisp[:, 2:-1] |= alone
-    size[crisp] = 0
-    size = size[:, 2:]  # of i - 1 to i at i
-    total = F.pad(size, [close, close + 1]).cumsum(1)
-    total = F.pad(total, [1, 0])
-    n = 2 * close + 1
-    found = total[:, n:n + width] - total[:, :width]
-    return _largest(found, close)
+    """How much disparity changes along the rows close by, but for steps, of ``[H, W]``.
+
+    A step is a change from one pixel to the next, or to the next but one as where an edge is antialiased, on either
+    side of which disparity does not go on changing the same way.
+    """
+    change = F.pad(plane, [3, 3], mode="replicate").diff(dim=1)
+    step = torch.zeros_like(change, dtype=torch.bool)
+    for length in (1, 2):
+        first, last = change[:, 1:-length], change[:, length : change.shape[1] - 1]
+        whole = first if length == 1 else first + last
+        goes_on = torch.maximum(
+            change[:, : -length - 1] * whole.sign(), change[:, length + 1 :] * whole.sign()
+        )
+        found = (goes_on <= _STEP * whole.abs()) & (first * last >= 0)
+        step[:, 1:-length] |= found
+        step[:, length : change.shape[1] - 1] |= found
+    rest = torch.where(step, 0, change.abs())[
+        :, 2:-2
+    ]  # of a pixel to its left at the pixel, one more to the right
+    total = F.pad(rest, [close + 1, close]).cumsum(1)
+    return (total[:, 2 * close + 1 :] - total[:, : -2 * close - 1])[:, : plane.shape[1]]
 
 
-def _confidence(plane: Tensor, reach: int) -> Tensor:
+def _confidence(plane: Tensor, jump: float, reach: int) -> Tensor:
     """From nearly 0 on an edge to 1 at a quarter of the reach from it."""
-    close, jump = _close(reach), _jump(plane)
+    close = _close(reach)
     edge = (_largest(plane, 1) + _largest(-plane, 1) > jump / 2).to(plane.dtype)
     total = torch.full_like(plane, _LEAST)
     for _ in range(close):
