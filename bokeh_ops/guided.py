@@ -6,12 +6,21 @@ edge decides for one of the two sides: its neighbours vote, each for its own sid
 are, how near they lie, how clearly they belong to their side, and how far they are from the edge themselves (the
 weights of a joint bilateral filter: Kopf et al., "Joint Bilateral Upsampling", SIGGRAPH 2007, eq. 3). The pixel takes
 the weighted mean disparity of the side that wins, so no disparity between the two is left. Two rounds, because the
-first moves the edge that the second looks at.
+first moves the edge that the second looks at. A pixel that changed sides and is not connected, within its new side, to
+what was surely there before takes the other side after all.
+
+Where the map has a step from one pixel to the next (or to the next but one, as where it is antialiased), it knows where
+its edge is, and a vote would do harm: what lies behind may well have the thing's colours. Such an edge stays, bit for
+bit, unless all along a stretch of it the pixels beside it have colours that are found on the other side only, as when
+a map was grown or shrunk. Then it moves on by a pixel and is asked again. A thing too thin to have an inside is not
+asked.
 
 Slopes are not edges: where disparity goes on changing beyond the neighbourhood, nothing is touched. Neither is
 anything farther from an edge than a few pixels.
 
 A guided filter (He et al. 2013) was tried in its place: it follows the picture too, but leaves the mixtures in between.
+So were votes as shares of what each side has of the colour, which were worse in soft maps: a thing's rim is often of
+a colour of its own.
 """
 
 from __future__ import annotations
@@ -35,11 +44,15 @@ ALIKE = 0.06
 # slope has 1/2, and at the frame, which cuts both, up to 2/3.
 _CONTINUES = 0.7
 _LEAST = 0.05  # confidence of a pixel on an edge, against 1 far from it
-_FAINT = 1e-3
-_ENOUGH = 0.05
-_UNANIMOUS = 0.8
+# How much disparity may go on changing beside a step of a map, as a share of the step.
 _STEP = 0.2
+# Share of the change close by that is spread, not stepped, from which the map is soft there: a soft map has all of it,
+# a ball's silhouette a little.
 _SPREAD = 0.75
+# Mean evidence along a crisp edge, from 1 for the other side's colours alone to -1 for its own, above which it moves.
+_UNANIMOUS = 0.8
+_FAINT = 1e-3  # share of a side that has to have a pixel's colour for it to be evidence
+_ENOUGH = 0.05  # weight that each side has to have at all: a pixel next to the centre has nearly 1
 _CHUNK = 1 << 18  # pixels decided at once
 _STEPS = 100  # of the progress of one picture
 
@@ -74,7 +87,8 @@ def align_to_image(
             raise to stop.
 
     Returns:
-        ``[B, 1, H, W]`` in the disparity's type and on its device. Maps without edges come back bit for bit.
+        ``[B, 1, H, W]`` in the disparity's type and on its device. Maps without edges come back bit for bit, and so
+            do crisp ones whose edges the picture does not contradict.
 
     Raises:
         BokehError: shapes that do not belong together, or a reach below 1.
@@ -228,9 +242,9 @@ def _walk(
         sides = [zone & own & (_largest((zone & ~own).to(plane.dtype), 1) > 0) for own in (near, ~near)]
         rows, columns = ((sides[0] | sides[1]) & ~asked).nonzero(as_tuple=True)
         asked[rows, columns] = True
-        for part in torch.arange(len(rows), device=plane.device).split(_CHUNK):
-            report((count + float(part[0]) / len(rows)) / _close(reach))
-            y, x = rows[part], columns[part]
+        for start in range(0, len(rows), _CHUNK):
+            report((count + start / len(rows)) / _close(reach))
+            y, x = (each[start : start + _CHUNK] for each in (rows, columns))
             one, other = around.sides(y, x, band, shares=True)
             found = (one.share - other.share) / (one.share + other.share + _FAINT)
             evidence[y, x] = torch.where(torch.minimum(one.all, other.all) > _ENOUGH, found, 0)
@@ -275,9 +289,9 @@ def _vote(
         return plane, passed
     around = _Neighbourhood(colour, plane, _confidence(plane, band.jump, reach), reach)
     made, passed = plane.clone(), passed.clone()
-    for part in torch.arange(len(rows), device=plane.device).split(_CHUNK):
-        report(float(part[0]) / len(rows))
-        y, x = rows[part], columns[part]
+    for start in range(0, len(rows), _CHUNK):
+        report(start / len(rows))
+        y, x = (each[start : start + _CHUNK] for each in (rows, columns))
         near, away = around.sides(y, x, band, shares=False)
         both, wins = (near.like > 0) & (away.like > 0), near.like > away.like
         for result, won in ((made, wins), (passed, ~wins)):
