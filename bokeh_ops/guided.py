@@ -239,7 +239,7 @@ def _walk(
     made, beyond, evidence = plane.clone(), plane.clone(), torch.zeros_like(plane)
     asked = torch.zeros_like(zone)
     for count in range(_close(reach)):
-        sides = [zone & own & (_largest((zone & ~own).to(plane.dtype), 1) > 0) for own in (near, ~near)]
+        sides = [zone & own & _largest(zone & ~own, 1) for own in (near, ~near)]
         rows, columns = ((sides[0] | sides[1]) & ~asked).nonzero(as_tuple=True)
         asked[rows, columns] = True
         for start in range(0, len(rows), _CHUNK):
@@ -333,7 +333,7 @@ def _soft(plane: Tensor, band: _Band, reach: int) -> Tensor:
     close = _close(reach) + 1
     spread = _largest(torch.maximum(_spread(plane, close), _spread(plane.mT, close).mT), close)
     soft = (band.gap > band.jump) & (spread > _SPREAD * band.gap)
-    return _largest(soft.to(plane.dtype), close) > 0
+    return _largest(soft, close)
 
 
 def _spread(plane: Tensor, close: int) -> Tensor:
@@ -363,19 +363,19 @@ def _spread(plane: Tensor, close: int) -> Tensor:
 def _confidence(plane: Tensor, jump: float, reach: int) -> Tensor:
     """From nearly 0 on an edge to 1 at a quarter of the reach from it."""
     close = _close(reach)
-    edge = (_largest(plane, 1) + _largest(-plane, 1) > jump / 2).to(plane.dtype)
+    edge = _largest(plane, 1) + _largest(-plane, 1) > jump / 2
     total = torch.full_like(plane, _LEAST)
     for _ in range(close):
-        total += (1 - edge) * ((1 - _LEAST) / close)
+        total += ~edge * ((1 - _LEAST) / close)
         edge = _largest(edge, 1)
     return total
 
 
 def _largest(plane: Tensor, radius: int) -> Tensor:
-    """The largest value of the square that reaches ``radius`` pixels each way, of ``[H, W]``."""
+    """The largest value of the square that reaches ``radius`` pixels each way, numbers or truths ``[H, W]``."""
     for dim in (0, 1):
         size, pad = plane.shape[dim], [0, 0, radius, radius] if dim == 0 else [radius, radius]
-        plane = F.pad(plane, pad, value=-math.inf)
+        plane = F.pad(plane, pad, value=-math.inf if plane.is_floating_point() else False)
         reached = 0
         while (
             reached < radius
