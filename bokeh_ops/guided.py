@@ -256,6 +256,9 @@ def _walk(
                 continue
             member = own.to(plane.dtype)
             moved |= wrong & (_sum(member * (sign * evidence - _UNANIMOUS), reach) > 0)
+        moved &= (
+            _sum(moved.to(plane.dtype), reach) > reach / 2
+        )  # an edge moves in stretches, it gets no dents
         if not bool(moved.any()):
             break
         made, near = torch.where(moved, beyond, made), near ^ moved
@@ -331,33 +334,46 @@ def _connected(given: Tensor, made: Tensor, passed: Tensor, soft: Tensor, band: 
 def _soft(plane: Tensor, band: _Band, reach: int) -> Tensor:
     """Where, within twice what is close, most of the change is spread over more pixels than an exact map's step."""
     close = _close(reach) + 1
-    spread = _largest(torch.maximum(_spread(plane, close), _spread(plane.mT, close).mT), close)
-    soft = (band.gap > band.jump) & (spread > _SPREAD * band.gap)
-    return _largest(soft, close)
+    across, along = _steps(plane), _steps(plane.mT).mT
+    spread = torch.maximum(
+        _spread(plane, across, along, close), _spread(plane.mT, along.mT, across.mT, close).mT
+    )
+    return _largest((band.gap > band.jump) & (_largest(spread, close) > _SPREAD * band.gap), close)
 
 
-def _spread(plane: Tensor, close: int) -> Tensor:
-    """How much disparity changes along the rows close by, but for steps, of ``[H, W]``.
+def _steps(plane: Tensor) -> Tensor:
+    """Height of the steps along the rows at each pixel on either side of one or within it, of ``[H, W]``.
 
     A step is a change from one pixel to the next, or to the next but one as where an edge is antialiased, on either
     side of which disparity does not go on changing the same way.
     """
     change = F.pad(plane, [3, 3], mode="replicate").diff(dim=1)
-    step = torch.zeros_like(change, dtype=torch.bool)
+    steps = F.pad(torch.zeros_like(plane), [3, 3])
     for length in (1, 2):
         first, last = change[:, 1:-length], change[:, length : change.shape[1] - 1]
         whole = first if length == 1 else first + last
         goes_on = torch.maximum(
             change[:, : -length - 1] * whole.sign(), change[:, length + 1 :] * whole.sign()
         )
-        found = (goes_on <= _STEP * whole.abs()) & (first * last >= 0)
-        step[:, 1:-length] |= found
-        step[:, length : change.shape[1] - 1] |= found
-    rest = torch.where(step, 0, change.abs())[
-        :, 2:-2
-    ]  # of a pixel to its left at the pixel, one more to the right
-    total = F.pad(rest, [close + 1, close]).cumsum(1)
-    return (total[:, 2 * close + 1 :] - total[:, : -2 * close - 1])[:, : plane.shape[1]]
+        found = torch.where((goes_on <= _STEP * whole.abs()) & (first * last >= 0), whole.abs(), 0)
+        for start in range(1, length + 2):
+            part = steps[:, start : start + found.shape[1]]
+            torch.maximum(part, found, out=part)
+    return steps[:, 3:-3]
+
+
+def _spread(plane: Tensor, across: Tensor, along: Tensor, close: int) -> Tensor:
+    """How much disparity changes along the rows close by, but for steps, of ``[H, W]``.
+
+    Args:
+        across: the steps along the rows themselves.
+        along: the steps along the columns: where a steep edge has one, it may take long to cross the other way.
+    """
+    change = plane.diff(dim=1).abs()
+    step = torch.minimum(across[:, :-1], across[:, 1:])
+    step = torch.maximum(step, torch.maximum(along[:, :-1], along[:, 1:]))
+    total = F.pad(torch.where(change <= step, 0, change), [close + 1, close + 1]).cumsum(1)
+    return total[:, 2 * close + 1 :] - total[:, : plane.shape[1]]
 
 
 def _confidence(plane: Tensor, jump: float, reach: int) -> Tensor:
