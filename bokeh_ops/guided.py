@@ -129,7 +129,7 @@ def align_to_image(
                 reach,
                 lambda share, n=count: report((1 + (n + share) / ROUNDS) / 2),
             )
-        plane = _connected(given, plane, passed, soft, band, reach)
+        plane = _connected(given, plane, passed, reach)
         report(1.0)
         aligned[row, 0] = plane.to(aligned)
     return aligned
@@ -302,15 +302,13 @@ def _vote(
     return made, passed
 
 
-def _connected(given: Tensor, made: Tensor, passed: Tensor, soft: Tensor, band: _Band, reach: int) -> Tensor:
+def _connected(given: Tensor, made: Tensor, passed: Tensor, reach: int) -> Tensor:
     """What was made of a map, but for pixels that no way within their side connects to what was surely there before.
 
-    These take the disparity of the other side, ``passed``.
+    These take the disparity of the other side, ``passed``. Sure is what was nearer to one side than to their mean.
     """
-    middle = band.far + band.gap / 2
-    near = made > middle
-    sure = torch.where(near, given > middle + band.gap / 4, given < middle - band.gap / 4)
-    alone = soft & (made != given) & ~sure
+    middle, half = (made + passed) / 2, (made - passed) / 2
+    alone = (made != passed) & (made != given) & ((given - middle) * half < half.square() / 2)
     rows, columns = alone.nonzero(as_tuple=True)
     if len(rows) == 0:
         return made
@@ -321,7 +319,7 @@ def _connected(given: Tensor, made: Tensor, passed: Tensor, soft: Tensor, band: 
         y, x, place = left
         found = torch.zeros_like(place, dtype=torch.bool)
         for beside in (place + dy * stride + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
-            found |= held[beside] & ((values[beside] > middle[y, x]) == near[y, x])
+            found |= held[beside] & ((values[beside] - middle[y, x]) * half[y, x] > 0)
         if not bool(found.any()):
             break
         held[place[found]] = True
