@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -173,3 +174,102 @@ def test_ray_traced_scenes(shared: Path) -> None:
         soft = enlarged(truth, 4)
         assert wrong(align_to_image(soft, image)) < 0.55 * wrong(soft)
         assert wrong(align_to_image(truth, image)) < 0.03
+
+
+def thing(shape: str, height: int, width: int) -> Tensor:
+    """Where a thing is in the middle of a picture, of ``[H, W]``."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    x, y = x - width / 2, y - height / 2
+    angle, length = torch.atan2(y, x), torch.hypot(x, y)
+    return {
+        "bar": x.abs() < width / 16,
+        "slanted bar": (x + 0.37 * y).abs() < width / 12,
+        "disc": length < 0.3 * height,
+        "leaves": length < height * (0.25 + 0.12 * torch.sin(7 * angle) + 0.05 * torch.sin(17 * angle + 1)),
+        "wire": (x + 0.2 * y + 4 * torch.sin(y / 12)).abs() < 1.2,
+        "hair": (length < 0.15 * height) | ((torch.sin(12 * angle + length / 20) * length).abs() < 12),
+    }[shape]
+
+
+PATTERNS = ("stripes", "fine stripes", "upright stripes", "chessboard", "salt and pepper", "noise")
+
+
+def pattern(kind: str, height: int, width: int, shared: Tensor, other: Tensor) -> Tensor:
+    """Two colours ``[3]``, or noise that holds them among others, ``[3, H, W]``."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    noise = torch.rand(3, height, width, generator=torch.Generator().manual_seed(3))
+    first = {
+        "stripes": y // 12 % 2 == 0,
+        "upright stripes": x // 11 % 2 == 0,
+        "fine stripes": y // 2 % 2 == 0,
+        "chessboard": (y // 12 + x // 12) % 2 == 0,
+        "salt and pepper": noise[0] < 0.5,
+        "noise": None,
+    }[kind]
+    return noise if first is None else torch.where(first, shared.view(3, 1, 1), other.view(3, 1, 1))
+
+
+def before(
+    shape: str, kind: str, inverse: bool = False, size: tuple[int, int] = (192, 256)
+) -> tuple[Tensor, Tensor]:
+    """A plain thing before a pattern that shares its colour, or a patterned one before plain ground; what is near."""
+    shared, other, near = torch.tensor([0.8, 0.7, 0.55]), torch.tensor([0.2, 0.25, 0.4]), thing(shape, *size)
+    plain, patterned = shared.view(3, 1, 1).expand(3, *size), pattern(kind, *size, shared, other)
+    image = torch.where(near != inverse, plain, patterned)
+    image = image + 0.02 * torch.randn(image.shape, generator=torch.Generator().manual_seed(4))
+    return image.clamp(0, 1)[None], near
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("shape", ["bar", "slanted bar", "disc", "leaves", "wire", "hair"])
+def test_an_exact_map_is_left_alone(shape: str, inverse: bool) -> None:
+    """Its things stand on sloping ground, and it is as exact as its file allows."""
+    for number, kind in enumerate(PATTERNS):
+        image, near = before(shape, kind, inverse, (144, 192))
+        truth = torch.where(near, NEAR, FAR + torch.linspace(0, 0.05, len(near))[:, None])[None, None]
+        levels = (255, 65535)[number % 2]
+        given = (truth * levels).round() / levels
+        assert int((align_to_image(given, image) != given).sum()) == 0, kind
+
+
+@pytest.mark.parametrize("shape", ["slanted bar", "disc", "leaves"])
+def test_an_antialiased_exact_map_is_left_alone(shape: str) -> None:
+    image, _ = before(shape, "chessboard")
+    given = FAR + (NEAR - FAR) * F.avg_pool2d(thing(shape, 4 * 192, 4 * 256).float()[None, None], 4)
+    assert int(((given > FAR + 0.01) & (given < NEAR - 0.01)).sum()) > 200  # mixed it is
+    assert torch.equal(align_to_image(given, image), given)
+
+
+@pytest.mark.parametrize("kind", ["stripes", "noise"])
+def test_a_bar_before_a_pattern_of_its_colour_has_no_whiskers(kind: str) -> None:
+    """At the width at which they were up to ten pixels long."""
+    image, near = before("slanted bar", kind, size=(240, 1280))
+    truth = torch.where(near, NEAR, FAR)[None, None]
+    assert torch.equal(align_to_image(truth, image), truth)
+
+
+@pytest.mark.parametrize("kind", ["fine stripes", "salt and pepper", "chessboard"])
+def test_what_moves_is_connected_to_its_thing(kind: str) -> None:
+    """In a soft map: from every pixel that came near a way within what is near leads to what was near before."""
+    image, near = before("leaves", kind)
+    given = enlarged(torch.where(near, NEAR, FAR)[None, None], 4)
+    middle = (NEAR + FAR) / 2
+    aligned = align_to_image(given, image) > middle
+    assert int((aligned & (given < middle)).sum()) > 50  # it does move
+    reached = aligned & (given > middle)
+    for _ in range(40):
+        reached = (grown(reached.float(), 1) > 0) & aligned
+    assert int((aligned & ~reached).sum()) == 0
+
+
+@pytest.mark.host
+def test_at_default_settings_an_exact_map_gives_the_picture_that_as_is_gives(pack: ModuleType) -> None:
+    image, near = before("disc", "salt and pepper", size=(96, 128))
+    settings = [each.default for each in pack.nodes.render.BokehMeRender.define_schema().inputs[2:13]]
+    made = []
+    for edges in ("aligned to the image", "as is"):
+        settings[3] = edges
+        picture = image.movedim(1, -1)
+        made.append(pack.nodes.render.BokehMeRender.execute(picture, near[None].float(), *settings).result[0])
+    assert torch.equal(*made)
+    assert not torch.equal(made[0], image.movedim(1, -1))
