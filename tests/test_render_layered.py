@@ -255,8 +255,18 @@ def paper(kind: str) -> Tensor:
 
 @pytest.mark.parametrize(
     "kind",
-    "chessboard 4,chessboard 8,chessboard 32,stripes 3,stripes 9,window,"
-    "page,page shaded,page compressed,page inverted".split(","),
+    [
+        "chessboard 4",
+        "chessboard 8",
+        "chessboard 32",
+        "stripes 3",
+        "stripes 9",
+        "window",
+        "page",
+        "page shaded",
+        "page compressed",
+        "page inverted",
+    ],
 )
 def test_crisp_white_is_no_lamp(kind: str) -> None:
     """Out of focus by 6 pixels, with the usual recovery: as much light comes out as went in, and in no patches."""

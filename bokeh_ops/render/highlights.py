@@ -90,8 +90,8 @@ def _stands_alone(least: Tensor, crisp: Tensor) -> Tensor:
     levels, scale = [(1, bright, least * (1 - bright), rest)], 1
     while 2 * scale * _SIZES[0] < max(size) * _SMALL[0]:
         scale *= 2
-        shrunk = (F.avg_pool2d(x, scale, ceil_mode=True) for x in (bright, levels[0][2], rest))
-        levels.append((scale, *shrunk))
+        white, other, lit = (F.avg_pool2d(x, scale, ceil_mode=True) for x in levels[0][1:])
+        levels.append((scale, white, other, lit))
     for scale, white, other, lit in reversed(levels):
         mask = white[0] >= 0.5
         for thickness in (*reversed(_SIZES), *(reversed(_FINE) if scale == 1 else ())):
