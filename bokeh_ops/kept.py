@@ -21,7 +21,7 @@ def content_digest(*parts: Part) -> bytes:
         if isinstance(part, Tensor):
             plain = part.detach().cpu().contiguous()
             digest.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
-            digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
         else:
             digest.update(f"{part!r}\0".encode())
     return digest.digest()
