@@ -50,7 +50,7 @@ _STEP = 0.2
 # a ball's silhouette a little.
 _SPREAD = 0.75
 # Mean evidence along a crisp edge, from 1 for the other side's colours alone to -1 for its own, above which it moves.
-_UNANIMOUS = 0.8
+_UNANIMOUS = 0.9
 _FAINT = 1e-3  # share of a side that has to have a pixel's colour for it to be evidence
 _ENOUGH = 0.05  # weight that each side has to have at all: a pixel next to the centre has nearly 1
 _CHUNK = 1 << 18  # pixels decided at once
@@ -129,7 +129,7 @@ def align_to_image(
                 reach,
                 lambda share, n=count: report((1 + (n + share) / ROUNDS) / 2),
             )
-        plane = _connected(given, plane, passed, reach)
+        plane = _connected(given, plane, passed, soft, band, reach)
         report(1.0)
         aligned[row, 0] = plane.to(aligned)
     return aligned
@@ -149,6 +149,7 @@ class _Band(NamedTuple):
 
 
 def _close(reach: int) -> int:
+    """How far an edge may move in one round, and how far apart a pixel's samples lie, in pixels."""
     return max(1, reach // 4)
 
 
@@ -234,7 +235,8 @@ def _walk(
     zone = band.edge & crisp
     if not bool(zone.any()):
         return plane
-    around = _Neighbourhood(colour, plane, (_confidence(plane, band.jump, reach) == 1).to(plane.dtype), reach)
+    inside = _confidence(plane, band.jump, reach) > 1 - 0.5 / _close(reach)
+    around = _Neighbourhood(colour, plane, inside.to(plane.dtype), reach)
     near = plane > band.far + band.gap / 2
     made, beyond, evidence = plane.clone(), plane.clone(), torch.zeros_like(plane)
     asked = torch.zeros_like(zone)
@@ -256,9 +258,8 @@ def _walk(
                 continue
             member = own.to(plane.dtype)
             moved |= wrong & (_sum(member * (sign * evidence - _UNANIMOUS), reach) > 0)
-        moved &= (
-            _sum(moved.to(plane.dtype), reach) > reach / 2
-        )  # an edge moves in stretches, it gets no dents
+        # An edge moves in stretches, it gets no dents.
+        moved &= _sum(moved.to(plane.dtype), reach) > reach / 2
         if not bool(moved.any()):
             break
         made, near = torch.where(moved, beyond, made), near ^ moved
@@ -302,13 +303,15 @@ def _vote(
     return made, passed
 
 
-def _connected(given: Tensor, made: Tensor, passed: Tensor, reach: int) -> Tensor:
+def _connected(given: Tensor, made: Tensor, passed: Tensor, soft: Tensor, band: _Band, reach: int) -> Tensor:
     """What was made of a map, but for pixels that no way within their side connects to what was surely there before.
 
-    These take the disparity of the other side, ``passed``. Sure is what was nearer to one side than to their mean.
+    These take the disparity of the other side, ``passed``.
     """
-    middle, half = (made + passed) / 2, (made - passed) / 2
-    alone = (made != passed) & (made != given) & ((given - middle) * half < half.square() / 2)
+    middle = band.far + band.gap / 2
+    near = made > middle
+    sure = torch.where(near, given > middle + band.gap / 4, given < middle - band.gap / 4)
+    alone = soft & (made != given) & ~sure
     rows, columns = alone.nonzero(as_tuple=True)
     if len(rows) == 0:
         return made
@@ -319,7 +322,7 @@ def _connected(given: Tensor, made: Tensor, passed: Tensor, reach: int) -> Tenso
         y, x, place = left
         found = torch.zeros_like(place, dtype=torch.bool)
         for beside in (place + dy * stride + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
-            found |= held[beside] & ((values[beside] - middle[y, x]) * half[y, x] > 0)
+            found |= held[beside] & ((values[beside] > middle[y, x]) == near[y, x])
         if not bool(found.any()):
             break
         held[place[found]] = True
