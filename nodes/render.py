@@ -191,6 +191,17 @@ class BokehMeRender(io.ComfyNode):
                     tooltip="What should be sharp: the median disparity inside it is the focus. With a focus linked "
                     "that has no mask of its own, this is its mask.",
                 ),
+                io.Float.Input(
+                    "grain",
+                    default=0.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    round=False,
+                    optional=True,
+                    tooltip="Gives what is blurred the picture's own grain back, as strong as it was at 1, so that a "
+                    "grainy subject does not look pasted. 0 is what a lens does. Pictures without grain get none.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -232,6 +243,7 @@ class BokehMeRender(io.ComfyNode):
         aperture: Aperture | None = None,
         focus: Focus | None = None,
         focus_mask: torch.Tensor | None = None,
+        grain: float = 0.0,
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
 
@@ -296,7 +308,7 @@ class BokehMeRender(io.ComfyNode):
             for at in steps
         ]
         progress = shown_on(comfy.utils.ProgressBar(1000 * len(lenses) * batch))
-        made, defocus = render_series(pictures, maps, lenses, renderer, device, progress)
+        made, defocus = render_series(pictures, maps, lenses, renderer, device, progress, grain)
         low, high = defocus.aminmax()
         _remark(ks, float(max(-low, high)), height, width, notice)
         if gamma != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from .aperture import Aperture
 from .classical import render_classical
 from .contract import Lens, LensModel, Progress, Rendered, check_inputs
 from .defocus import blur_amount, colour_defocus, in_focus, overlay
+from .grain import add_grain
 from .layered import render_layered
 from .thin_lens import render_thin_lens
 
@@ -138,6 +140,7 @@ def render_series(
     model: str | LensModel = DEFAULT_MODEL,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    grain: float = 0.0,
 ) -> Rendered:
     """Render a batch through several lenses, one picture at a time, so that only one is on the device at once.
 
@@ -148,16 +151,22 @@ def render_series(
         model: a key of :data:`MODELS`, or a lens model itself.
         device: where to compute; by default where the image is.
         progress: called as ``progress(done, total)``; may raise to stop.
+        grain: how much of the picture's own grain what is blurred is given back (:mod:`bokeh_ops.render.grain`); 1 is
+            all, 0 none.
 
     Returns:
         :class:`Rendered` with ``len(lenses) * B`` rows on the image's device, lens by lens: all pictures through the
         first, then all through the second. The pictures' channels lie together in memory, as ``[B, H, W, C]`` has them.
 
     Raises:
-        BokehError: no lenses, or what :func:`render` raises.
+        BokehError: no lenses, grain below 0, or what :func:`render` raises.
     """
     if not lenses:
         raise BokehError("No lens was given; give at least one.")
+    if not (math.isfinite(grain) and grain >= 0):
+        raise BokehError(
+            f"The grain is {grain}; it must be 0 (none), 1 (the picture's own) or another number above 0."
+        )
     batch, maps = image.shape[0], [plane[None, None] for plane in planes(disparity)]
     if isinstance(disparity, Tensor):
         check_inputs(image, disparity)
@@ -181,7 +190,10 @@ def render_series(
         lens = each[job // batch][row]
         own = maps[row].to(device, copy=True)
         result = render(image[row : row + 1].to(device), own, lens, model, report)
-        images[job], defocus[job] = result.image[0].to(image.device), result.defocus[0].to(image.device)
+        made = result.image[0]
+        if grain > 0:
+            made = add_grain(made, image[row].to(device), result.defocus[0], lens, grain, row)
+        images[job], defocus[job] = made.to(image.device), result.defocus[0].to(image.device)
     return Rendered(images, defocus)
 
 

@@ -1,0 +1,87 @@
+"""The picture's own grain, given back to what was blurred."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bokeh_ops.errors import BokehError
+from bokeh_ops.render import Lens, render_series
+from tests.models import generator, one_thread  # noqa: F401
+
+
+def wall(sigma: float = 0.02, coarse: bool = False, colour: bool = False) -> tuple[Tensor, Tensor]:
+    """A slightly shaded wall, its right half far away, with grain of this standard deviation: picture, disparity."""
+    size = (256, 256)
+    shade = torch.linspace(0.35, 0.55, size[1]).expand(3, *size)
+    white = torch.randn(3, *size, generator=generator(3))
+    if not colour:
+        white = white[:1].expand(3, -1, -1)
+    if coarse:
+        white = F.avg_pool2d(white[None], 3, 1, 1)[0] * 3
+    disparity = torch.ones(1, 1, *size)
+    disparity[..., 128:] = 0
+    return (shade + sigma * white)[None], disparity
+
+
+def rendered(image: Tensor, disparity: Tensor, grain: float, model: str = "layered") -> Tensor:
+    return render_series(image, disparity, [Lens(8.0, 1.0, "srgb")], model, grain=grain).image
+
+
+def deviation(image: Tensor) -> Tensor:
+    """Of what is finer than a blur of 15 pixels, in the blurred half away from its edges, per channel."""
+    part = image[0, :, 32:-32, 160:-24]
+    return (part - F.avg_pool2d(part[None], 15, 1, 7, count_include_pad=False)[0])[:, 8:-8, 8:-8].std((1, 2))
+
+
+@pytest.mark.parametrize("model", ["layered", "classical", "thin_lens"])
+@pytest.mark.parametrize("settings", [{}, {"coarse": True}, {"colour": True}], ids=str)
+def test_what_is_blurred_has_the_grain_it_had(settings: Any, model: str) -> None:
+    image, disparity = wall(**settings)
+    before, without = deviation(image), deviation(rendered(image, disparity, 0.0, model))
+    after = deviation(rendered(image, disparity, 1.0, model))
+    assert (without < 0.3 * before).all()
+    assert ((after / before - 1).abs() < 0.1).all(), (after / before).tolist()
+    own = rendered(image, disparity, 1.0, model) - rendered(image, disparity, 0.0, model)
+    assert own[..., :100].abs().max() == 0  # sharp: not a bit
+    assert own[..., 160:].mean().abs() < 1e-3
+    if not settings.get("colour"):  # grey grain stays grey
+        assert (own[0, 0] - own[0, 1]).abs().mean() < 0.1 * own[0, 0].abs().mean()
+
+
+def test_half_and_double() -> None:
+    image, disparity = wall()
+    before = deviation(image)
+    for amount in (0.5, 2.0):
+        ratio = deviation(rendered(image, disparity, amount)) / before
+        assert ((ratio / amount - 1).abs() < 0.12).all()
+
+
+def test_a_clean_picture_gets_none() -> None:
+    image, disparity = wall(sigma=0.0)
+    smooth = torch.rand(1, 3, 33, 33, generator=generator(5))
+    texture = F.interpolate(smooth, (256, 256), mode="bicubic").clamp(0, 1)
+    for clean in (image, texture):
+        assert torch.equal(rendered(clean, disparity, 1.0), rendered(clean, disparity, 0.0))
+
+
+def test_alpha_and_other_frames() -> None:
+    image, disparity = wall()
+    alpha = torch.ones(1, 1, 256, 256)
+    two = torch.cat([image, alpha], 1).repeat(2, 1, 1, 1)
+    lenses = [Lens(8.0, 1.0, "srgb")]
+    out = render_series(two, disparity.repeat(2, 1, 1, 1), lenses, grain=1.0).image
+    assert torch.equal(out[:, 3], render_series(two, disparity.repeat(2, 1, 1, 1), lenses).image[:, 3])
+    assert (out[0, :3] - out[1, :3]).abs().max() > 0.02  # grain that stood still would stick to the screen
+    again = render_series(two, disparity.repeat(2, 1, 1, 1), lenses, grain=1.0).image
+    assert torch.equal(out, again)
+
+
+def test_grain_below_nothing() -> None:
+    image, disparity = wall()
+    with pytest.raises(BokehError, match=r"grain is -1"):
+        rendered(image, disparity, -1.0)
