@@ -21,6 +21,10 @@ PIVOT_KEY = "bokeh_pivot"
 SUBJECT_KEY = "bokeh_subject"
 SUBJECT_K_KEY = "bokeh_subject_k"
 
+PER_ROW_KEY = "bokeh_per_row"
+"""In the settings of a CONDITIONING: its prompts are one for each row of a sweep, the pivots' first, and not one for
+each picture. For comparisons with sweeps by words."""
+
 NEGATIVE_MODES = ("released (-30)", "same K", "none")
 """What the negative branch is told: the released code's K = -30, the same K, or no bokeh at all."""
 

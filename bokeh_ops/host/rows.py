@@ -19,6 +19,7 @@ from ..adapter import K_RELEASED_NEGATIVE
 from ..sweep import SweepRows
 from .conditioning import (
     K_KEY,
+    PER_ROW_KEY,
     PIVOT_KEY,
     SUBJECT_K_KEY,
     SUBJECT_KEY,
@@ -69,8 +70,9 @@ class Rows:
             grounded: whether that branch is.
         """
         made = dict(cond)
+        per_row = made.pop(PER_ROW_KEY, False)
         for key, fit in _INPUTS.items():
-            if key in made:
+            if key in made and not per_row:
                 made[key] = self._spread(made[key], fit)
         if isinstance(made.get("mask"), Tensor):
             made["mask"] = self._mask(made["mask"])

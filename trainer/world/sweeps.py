@@ -176,10 +176,12 @@ def _read(folder: Path, ks: Sequence[float]) -> tuple[Tensor, Tensor]:
 
 
 def _conditioning(model: Any, texts: Sequence[str]) -> list[Any]:
+    from bokeh_ops.host.conditioning import PER_ROW_KEY
+
     found = [model.words.encode(text) for text in texts]
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {PER_ROW_KEY: True}
     if model.architecture == "flux":
-        settings = {"pooled_output": torch.stack([pooled for _, pooled in found]), "guidance": 1.0}
+        settings |= {"pooled_output": torch.stack([pooled for _, pooled in found]), "guidance": 1.0}
     return [[torch.stack([rows for rows, _ in found]), settings]]
 
 
