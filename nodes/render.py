@@ -91,8 +91,9 @@ class BokehMeRender(io.ComfyNode):
                     "edges",
                     options=[edges.value for edges in depths.DepthEdges],
                     default=depths.DepthEdges.ALIGNED.value,
-                    tooltip="aligned: moves soft or misplaced edges of the map to those of the picture, best for "
-                    "estimated and for small maps. as is: for maps that are exact, such as rendered ones.",
+                    tooltip="aligned: moves soft edges of the map to those of the picture, best for estimated and for "
+                    "small maps; crisp edges stay unless the picture plainly contradicts them. as is: never touches "
+                    "the map.",
                 ),
                 io.Float.Input(
                     "k",
