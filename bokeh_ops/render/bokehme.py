@@ -103,9 +103,8 @@ class BokehMe:
             one = slice(row, row + 1)
             if bool(base.defocus[one].any()):
                 seen = image[one].float()
-                if (
-                    image.shape[1] == 4
-                ):  # the networks know no alpha: where nothing is they see its neighbours
+                if image.shape[1] == 4:
+                    # The networks know no alpha: where nothing is they see its neighbours.
                     alpha = seen[:, 3:].clamp(0, 1)
                     near = straight(torch.cat([seen[:, :3].clamp_min(0) * alpha, alpha], 1))
                     seen = torch.where(alpha > 0, seen, near)[:, :3]
