@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -61,12 +62,56 @@ def test_half_and_double() -> None:
         assert ((ratio / amount - 1).abs() < 0.12).all()
 
 
-def test_a_clean_picture_gets_none() -> None:
-    image, disparity = wall(sigma=0.0)
-    smooth = torch.rand(1, 3, 33, 33, generator=generator(5))
-    texture = F.interpolate(smooth, (256, 256), mode="bicubic").clamp(0, 1)
-    for clean in (image, texture):
-        assert torch.equal(rendered(clean, disparity, 1.0), rendered(clean, disparity, 0.0))
+def falling(exponent: float) -> Tensor:
+    """A texture whose power falls with the frequency by this exponent, grey."""
+    white = torch.fft.rfft2(torch.randn(256, 256, generator=generator(5)))
+    frequency = torch.hypot(torch.fft.fftfreq(256)[:, None], torch.fft.rfftfreq(256)).clamp_min(1 / 256)
+    texture = torch.fft.irfft2(white * frequency ** (-exponent / 2), s=(256, 256))
+    return (0.5 + 0.12 * texture / texture.std()).clamp(0.02, 0.98).expand(3, -1, -1)
+
+
+def leaves(blade: bool = False) -> Tensor:
+    """Discs, or blades of grass, of all sizes over one another: crisp and everywhere, as a meadow is."""
+    down, across = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
+    image, draw = torch.full((3, 256, 256), 0.5), generator(7)
+    for _ in range(3000):
+        y, x, size, turn, *colour = torch.rand(7, generator=draw).tolist()
+        along = (down - 256 * y) * math.cos(3 * turn) + (across - 256 * x) * math.sin(3 * turn)
+        aside = (across - 256 * x) * math.cos(3 * turn) - (down - 256 * y) * math.sin(3 * turn)
+        radius = 1.5 / (size + 0.05)
+        cover = (radius + 0.5 - torch.hypot(along / (6 if blade else 1), aside)).clamp(0, 1)
+        image = torch.lerp(image, 0.1 + 0.8 * torch.tensor(colour)[:, None, None], cover)
+    return image
+
+
+CLEAN = {
+    "wall": lambda: wall(sigma=0.0)[0][0],
+    "smooth": lambda: F.interpolate(
+        torch.rand(1, 3, 33, 33, generator=generator(5)), (256, 256), mode="bicubic"
+    )[0].clamp(0, 1),
+    "falling by 1.8": lambda: falling(1.8),
+    "falling by 2": lambda: falling(2.0),
+    "leaves": leaves,
+    "grass": lambda: leaves(blade=True),
+}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+@pytest.mark.parametrize("eight_bits", [False, True])
+def test_a_clean_picture_gets_none(name: str, eight_bits: bool) -> None:
+    image, disparity = CLEAN[name]()[None], wall()[1]
+    if eight_bits:
+        image = (image * 255).round() / 255
+    added = rendered(image, disparity, 1.0, "classical") - rendered(image, disparity, 0.0, "classical")
+    assert added.abs().max() < 1e-3 if eight_bits else added.abs().max() == 0, added.std().item() * 255
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.03])
+def test_grain_beside_texture_is_the_grain(sigma: float) -> None:
+    image = leaves()
+    image[:, :, 128:] = wall(sigma=0.0)[0][0, :, :, 128:]
+    image += sigma * torch.randn(3, 256, 256, generator=generator(9))
+    assert deviation(rendered(image[None], wall()[1], 1.0, "classical")).div(sigma).sub(1).abs().max() < 0.15
 
 
 def test_alpha_and_other_frames() -> None:

@@ -1,66 +1,53 @@
 """The picture's own grain, given back to what was blurred.
 
 Blur takes the grain of film and sensors with it, and a grainy subject before a background without any looks pasted.
-The grain is measured in the flattest blocks of the picture that was given: how strong it is at each brightness, how
-the channels go together, and its spectrum, which is its size. New grain of the same kind is laid over the rendering,
-as much as the blur took: where a disc of radius r leaves the share s(r) of grain's variance,
+The grain is measured in the picture that was given, and new grain of the same strength at each brightness, of the
+same colours and of the same size is laid over the rendering, as much as the blur took: where a disc of radius r leaves
+the share s(r) of grain's variance,
 
     rendered + sqrt(1 - s(r)) * grain
 
-Nothing is added where nothing was blurred, or to a picture without grain. All of this is in display values: grain
-lives in the picture as it is shown.
+Grain is told from texture by two things. It is everywhere: its power at a frequency is what the quietest blocks of the
+picture still have there, each frequency by itself. And it has a size: below the frequency of that size its spectrum is
+flat, where that of texture rises towards coarse structures. Nothing is added where nothing was blurred, to a picture
+without grain, or where texture leaves no place to measure it. All of this is in display values: grain lives in the
+picture as it is shown.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .aperture import Aperture
 from .contract import Lens
 from .spread import fast_size
 
+_SIDE = 32  # pixels of a block
+_MOST = 4096  # blocks that are looked at
+_FEWEST = 24  # blocks that say something
+_QUIET = 0.2  # of the blocks: the quietest, at each frequency
+_BANDS = (2.0, 2.8, 4.0, 5.6, 8.0, 11.3, 16.0, 23.0)  # half octaves, in cycles a block
+_FLAT = 1.1, 1.5  # the power's exponent over an octave: of grain, and of texture
 _BINS = 12  # steps of brightness
-_FEWEST = 4  # blocks that say something about a step of brightness
-_FLATTEST = 0.1  # of the blocks of a step of brightness; and all that are hardly rougher
-_ROUGHER = 1.5  # times the variance of the flattest: as flat
-_OUTLIER = 4.0  # times the variance of the usual step of brightness: texture, where nothing is flat
-_FINE = 0.004, 0.01  # share of a diagonal difference in the variance: of smooth texture, and of grain
+_CLIPPED = 0.004  # from black or white: what is cut off there is no grain
 _ROUNDING = 1 / 255**2 / 6  # variance that rounding to 8 bits makes, twice
-_RADII = (
-    0.0,
-    0.25,
-    0.5,
-    0.75,
-    1.0,
-    1.4,
-    2.0,
-    2.8,
-    4.0,
-    5.6,
-    8.0,
-    11.0,
-)  # where s is reckoned; beyond it is 1 / area
+_RADII = tuple(
+    0.25 * 2 ** (step / 4) for step in range(25)
+)  # pixels, where s is reckoned; beyond, it goes by 1 / area
 
 
 @dataclass(frozen=True, eq=False)
 class Grain:
     """What :func:`measure` found in a picture of C channels."""
 
+    power: Tensor
+    """``[bands, C, C]`` covariance of the channels a pixel and cycle, of each of ``_BANDS``' intervals."""
     strength: Tensor
-    """``[bins]`` standard deviation at each brightness from 0 to 1, against the mean over the picture's blocks."""
-    mix: Tensor
-    """``[C, C]`` from independent components of variance 1 to the channels."""
-    kernels: Tensor
-    """``[C, n, n]`` of energy 1: what white noise is filtered with, by component; the middle is at 0, 0."""
-    left: Tensor
-    """Share of the variance that is left after a blur of each of ``_RADII``."""
-    area: float
-    """Pixels over which the grain goes together: a blur over a larger area leaves this by that area."""
+    """``[bins]`` standard deviation at each brightness from 0 to 1, against that of ``power``."""
 
 
 def add_grain(image: Tensor, given: Tensor, defocus: Tensor, lens: Lens, amount: float, frame: int) -> Tensor:
@@ -86,16 +73,16 @@ def add_grain(image: Tensor, given: Tensor, defocus: Tensor, lens: Lens, amount:
         colour = picture[:planes].to(work).clamp_min(0)
         return display.from_light(colour) if linear else colour
 
-    before = shown(given)
-    grain = measure(before, given[3] if len(given) == 4 else None)
-    if amount == 0 or grain is None or not bool(defocus.any()):
+    if amount == 0 or not bool(defocus.any()):
+        return image
+    grain = measure(shown(given), given[3] if len(given) == 4 else None)
+    if grain is None:
         return image
     colour = shown(image)
     radius = defocus[0].abs().to(work)
-    size = radius.shape
-    noise = synthesise(grain, (size[0], size[1]), frame).to(colour)
-    level = colour.mean(0).clamp(0, 1) * (len(grain.strength) - 1)
-    low = level.floor().long().clamp_max(len(grain.strength) - 2)
+    noise = synthesise(grain, (radius.shape[0], radius.shape[1]), frame).to(colour)
+    level = colour.mean(0).clamp(0, 1) * (_BINS - 1)
+    low = level.floor().long().clamp_max(_BINS - 2)
     strength = torch.lerp(grain.strength[low], grain.strength[low + 1], level - low)
     made = colour + noise * (amount * strength * (1 - survives(grain, radius)).clamp_min(0).sqrt())
     made = made.clamp_min(0)
@@ -106,138 +93,136 @@ def add_grain(image: Tensor, given: Tensor, defocus: Tensor, lens: Lens, amount:
 
 
 def measure(picture: Tensor, alpha: Tensor | None = None) -> Grain | None:
-    """The grain of a picture, from its flattest blocks.
+    """The grain of a picture.
 
     Args:
         picture: ``[C, H, W]`` display values.
         alpha: ``[H, W]``; what is not opaque is not looked at.
 
     Returns:
-        What was found; None if there is none, or nothing to measure it on.
+        What was found; None if there is none, or no place to measure it.
     """
-    height, width = picture.shape[1:]
-    side = 32 if min(height, width) >= 192 else 16
-    if min(height, width) < side:
+    if min(picture.shape[1:]) < _SIDE:
         return None
-    blocks = _blocks(picture, side)
+    blocks = _blocks(picture)
     if alpha is not None:
-        blocks = blocks[_blocks(alpha[None].to(picture), side).amin((1, 2, 3)) >= 1]
-    mean = blocks.mean((2, 3), keepdim=True)
-    inside = (blocks.amin((1, 2, 3)) > 0.004) & (blocks.amax((1, 2, 3)) < 0.996)  # clipped grain is no grain
-    blocks, mean = blocks[inside], mean[inside]
+        blocks = blocks[_blocks(alpha[None].to(picture)).amin((1, 2, 3)) >= 1]
+    inside = (blocks.amin((2, 3)) > _CLIPPED) & (blocks.amax((2, 3)) < 1 - _CLIPPED)
+    whole = inside.all(1)
+    blocks = blocks[
+        whole if int(whole.sum()) >= _FEWEST else inside.any(1)
+    ]  # a yellow flower has no blue anywhere
     if len(blocks) < _FEWEST:
         return None
-    rest = _levelled(blocks)
-    rough = rest.square().mean((1, 2, 3))
-    step = (mean.mean((1, 2, 3)) * _BINS).long().clamp(0, _BINS - 1)
-    flat = torch.zeros_like(step, dtype=torch.bool)
+    powers = _powers(blocks)
+    rounding = _ROUNDING * torch.eye(len(picture)).to(powers)
+    seen = _quietest(powers) - rounding
+    if not bool((_total(seen) > 0).all()):
+        return None
+    # The quietest blocks have less than grain has on the whole: how much less is seen on grain that is known.
+    trial = Grain(seen, seen.new_ones(_BINS))
+    known = _powers(_blocks(synthesise(trial, (16 * _SIDE, 16 * _SIDE), 0).to(picture)))
+    short = _total(seen) / _total(_quietest(known)).clamp_min(1e-12)
+    power = seen * short.clamp(1, 3)[:, None, None]
+    totals = _total(power)
+    exponents = (totals[:-2] / totals[2:]).log2()
+    knee = int(exponents.argmin())
+    texture = min(1.0, max(0.0, (float(exponents[knee]) - _FLAT[0]) / (_FLAT[1] - _FLAT[0])))
+    if texture == 1:
+        return None
+    # What is coarser than where the spectrum turns flat, and above it, is the picture's.
+    most = torch.where(torch.arange(len(totals), device=totals.device) < knee, totals[knee], totals)
+    power = power * (totals.minimum(most) / totals * (1 - texture) ** 2)[:, None, None]
+    # Brightness by brightness, by what is not coarser than that.
+    bins = (blocks.mean((1, 2, 3)) * _BINS).long().clamp(0, _BINS - 1)
+    strength = seen.new_full((_BINS,), math.nan)
     for number in range(_BINS):
-        here = step == number
-        if int(here.sum()) >= _FEWEST:
-            least = torch.quantile(rough[here], _FLATTEST)
-            flat |= here & (rough <= _ROUGHER * least + 1e-9)
-    if not bool(flat.any()):
-        return None
-    rest, rough, step = rest[flat], rough[flat], step[flat]
-    usual = rough.median()
-    kept = rough <= _OUTLIER * usual + 1e-9
-    rest, rough, step = rest[kept], rough[kept], step[kept]
-    # Texture is smooth from pixel to pixel where grain is not.
-    diagonal = (rest[..., 1:, 1:] - rest[..., 1:, :-1] - rest[..., :-1, 1:] + rest[..., :-1, :-1]) / 2
-    variance = float(rough.mean()) - _ROUNDING
-    if variance <= 0:
-        return None
-    fine = max(0.0, float(diagonal.square().mean()) - _ROUNDING) / variance
-    trust = min(1.0, max(0.0, (fine - _FINE[0]) / (_FINE[1] - _FINE[0])))
-    if trust == 0:
-        return None
-    covariance = torch.einsum("ncyx,ndyx->cd", rest, rest) / (len(rest) * side * side)
-    values, axes = torch.linalg.eigh(covariance)
-    values = values.clamp_min(0)
-    window = torch.hann_window(side, periodic=False, dtype=rest.dtype, device=rest.device)
-    parts = torch.einsum("ncyx,ck->nkyx", rest, axes) * (window[:, None] * window)
-    power = torch.fft.rfft2(parts).abs().square().mean(0)
-    kernels = torch.fft.irfft2(power.sqrt(), s=(side, side))
-    kernels = kernels / kernels.square().sum((1, 2), keepdim=True).sqrt().clamp_min(1e-12)
-    share = (values / values.sum())[:, None, None]
-    spectrum = torch.fft.rfft2(kernels).abs().square()
-    together = (torch.fft.irfft2(spectrum, s=(side, side)) * share).sum(0)
-    near = torch.fft.fftfreq(side, 1 / side, device=rest.device).abs() <= side // 4
-    area = max(1.0, float(together[near][:, near].sum()))
-    # The plane that was taken from each block took grain with it, as many degrees of freedom as it has.
-    lost = max(0.5, 1 - 3 * area / side**2)
-    strengths = torch.stack(
-        [
-            rough[step == n].mean() if bool((step == n).any()) else rough.new_tensor(math.nan)
-            for n in range(_BINS)
-        ]
-    )
-    strengths = (strengths - _ROUNDING).clamp_min(0) / (variance + _ROUNDING)
-    strengths = _filled(strengths.sqrt())
-    edges = F.interpolate(strengths[None, None], _BINS + 1, mode="linear", align_corners=True)[0, 0]
-    mix = axes * (values / lost).sqrt() * trust
-    left = torch.stack([_left(together, radius) for radius in _RADII])
-    return Grain(edges, mix, kernels, left, area)
+        here = powers[bins == number]
+        if len(here) >= _FEWEST:
+            ratio = _total(_quietest(here) - rounding)[knee:].sum() / _total(seen)[knee:].sum()
+            strength[number] = ratio.clamp(0, 4).sqrt()
+    return Grain(power, _filled(strength))
 
 
 def synthesise(grain: Grain, size: tuple[int, int], frame: int) -> Tensor:
     """New grain of mean 0: ``[C, H, W]``. Equal for equal arguments, on every device."""
-    count, side = len(grain.mix), grain.kernels.shape[-1]
-    sides = [fast_size(max(length + side, side)) for length in size]
+    sides = [fast_size(length + _SIDE) for length in size]  # grain at one end is not to go on at the other
     generator = torch.Generator().manual_seed(0x6772_6169 + frame)
-    white = torch.randn(count, *sides, generator=generator).to(grain.kernels)
-    canvas = white.new_zeros(count, *sides)
-    half = side // 2
-    canvas[:, :side, :side] = grain.kernels.roll((half, half), (1, 2))
-    spectrum = torch.fft.rfft2(white) * torch.fft.rfft2(canvas)
-    made = torch.fft.irfft2(spectrum, s=sides)[:, side : side + size[0], side : side + size[1]]
-    made = torch.einsum("ck,kyx->cyx", grain.mix, made)
-    return made - made.mean((1, 2), keepdim=True)
+    white = torch.fft.rfft2(torch.randn(len(grain.power[0]), *sides, generator=generator).to(grain.power))
+    across = torch.fft.rfftfreq(sides[1], device=white.device).to(grain.power)
+    down = torch.fft.fftfreq(sides[0], device=white.device).to(grain.power)
+    low, mix = _between(torch.hypot(down[:, None], across))
+    values, axes = torch.linalg.eigh(grain.power)
+    roots = (axes * values.clamp_min(0).sqrt()[:, None]) @ axes.mT  # [bands, C, C]
+    made = torch.zeros_like(white)
+    for channel, spectrum in enumerate(made):
+        for source, part in enumerate(white):
+            gain = roots[:, channel, source]
+            spectrum += part * torch.lerp(gain[low], gain[low + 1], mix)
+    made[:, 0, 0] = 0
+    return torch.fft.irfft2(made, s=sides)[:, : size[0], : size[1]]
 
 
 def survives(grain: Grain, radius: Tensor) -> Tensor:
     """Share of the grain's variance that a blur leaves; ``radius`` and the result of any shape."""
-    known = radius.new_tensor(_RADII)
+    line = torch.fft.fftfreq(4 * _SIDE, dtype=torch.float64)
+    frequency = torch.hypot(line[:, None], line).flatten()
+    low, mix = _between(frequency)
+    power = _total(grain.power).cpu().double()
+    power = torch.lerp(power[low], power[low + 1], mix)
+    phase = 2 * math.pi * frequency * torch.tensor(_RADII, dtype=torch.float64)[:, None]
+    disc = torch.where(
+        phase > 0, 2 * torch.special.bessel_j1(phase) / phase, 1.0
+    )  # a disc's transfer function
+    left = ((disc.square() * power).sum(1) / power.sum()).to(radius)
+    left, known = torch.cat([left.new_ones(1), left]), torch.cat([left.new_zeros(1), left.new_tensor(_RADII)])
     upper = torch.bucketize(radius.contiguous(), known).clamp(1, len(known) - 1)
-    left = grain.left.to(radius)
     mix = ((radius - known[upper - 1]) / (known[upper] - known[upper - 1])).clamp(0, 1)
-    within = torch.lerp(left[upper - 1], left[upper], mix)
-    return within * (known[-1] / radius.clamp_min(known[-1])).square()
+    return torch.lerp(left[upper - 1], left[upper], mix) * (known[-1] / radius.clamp_min(known[-1])).square()
 
 
-def _left(together: Tensor, radius: float) -> Tensor:
-    """What a disc leaves of the variance of grain whose autocorrelation is ``[n, n]``, from distance 0 on."""
-    if radius == 0:
-        return together.new_ones(())
-    kernel = Aperture().kernel(radius, dtype=together.dtype, device=together.device)
-    kernel = kernel / kernel.sum()
-    size = 2 * max(len(kernel), len(together))
-    near = torch.fft.irfft2(torch.fft.rfft2(kernel, s=(size, size)).abs().square(), s=(size, size))
-    at = torch.fft.fftfreq(len(together), 1 / len(together), device=together.device).long() % size
-    return (near[at][:, at] * together).sum().clamp(0, 1)
+def _between(frequency: Tensor) -> tuple[Tensor, Tensor]:
+    """Bands between whose middles frequencies (cycles a pixel) lie: number of the lower one, way to the next."""
+    middles = [math.sqrt(low * high) for low, high in pairwise(_BANDS)]
+    at = 2 * (frequency * _SIDE).clamp_min(1).div(middles[0]).log2().clamp(0, (len(middles) - 1) / 2)
+    low = at.long().clamp_max(len(middles) - 2)
+    return low, at - low
 
 
-def _blocks(picture: Tensor, side: int) -> Tensor:
-    """Half overlapping blocks ``[N, C, side, side]``."""
-    cut = picture.unfold(1, side, side // 2).unfold(2, side, side // 2)
-    return cut.movedim(0, 2).flatten(0, 1)
+def _blocks(picture: Tensor) -> Tensor:
+    """Blocks ``[N, C, side, side]``: half overlapping, or as many as are enough."""
+    height, width = picture.shape[1:]
+    step = max(_SIDE // 2, math.ceil(math.sqrt(height * width / _MOST)))
+    return picture.unfold(1, _SIDE, step).unfold(2, _SIDE, step).movedim(0, 2).flatten(0, 1)
 
 
-def _levelled(blocks: Tensor) -> Tensor:
-    """Blocks without the plane that fits them best."""
-    side = blocks.shape[-1]
-    line = torch.linspace(-1, 1, side, dtype=blocks.dtype, device=blocks.device)
-    line = line / line.square().sum().sqrt() / math.sqrt(side)
-    down, across = line[:, None].expand(side, side), line.expand(side, side)
-    rest = blocks - blocks.mean((2, 3), keepdim=True)
-    for tilt in (down, across):
-        rest = rest - (rest * tilt).sum((2, 3), keepdim=True) * tilt
-    return rest
+def _powers(blocks: Tensor) -> Tensor:
+    """``[N, bands, C, C]`` of ``[N, C, side, side]``: the channels' covariance in each band."""
+    window = torch.hann_window(_SIDE, dtype=blocks.dtype, device=blocks.device)
+    window = window[:, None] * window
+    line = torch.fft.fftfreq(_SIDE, 1 / _SIDE, device=blocks.device)
+    frequency = torch.hypot(line[:, None], line)
+    waves = torch.fft.fft2((blocks - blocks.mean((2, 3), keepdim=True)) * window) / window.norm()
+    rings = [waves[..., (frequency >= low) & (frequency < high)] for low, high in pairwise(_BANDS)]
+    return torch.stack([(ring @ ring.mH).real / ring.shape[-1] for ring in rings], 1)
+
+
+def _quietest(powers: Tensor) -> Tensor:
+    """``[bands, C, C]``: in each band the mean of the blocks that have least."""
+    least = _total(powers).argsort(0)[: max(1, round(_QUIET * len(powers)))]
+    return torch.stack([powers[least[:, band], band].mean(0) for band in range(powers.shape[1])])
+
+
+def _total(powers: Tensor) -> Tensor:
+    """Trace of matrices."""
+    return powers.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def _filled(values: Tensor) -> Tensor:
-    """NaN replaced by what lies between the neighbours that are known, of a line."""
+    """NaN replaced by what lies between the neighbours that are known, of a line; 1 if none is."""
     known = (~values.isnan()).nonzero()[:, 0]
+    if len(known) == 0:
+        return torch.ones_like(values)
     at = torch.arange(len(values), device=values.device)
     upper = torch.searchsorted(known, at).clamp_max(len(known) - 1)
     lower = (torch.searchsorted(known, at, right=True) - 1).clamp_min(0)
