@@ -4,21 +4,20 @@
 
 Needs PyTorch, NumPy, einops and this repository alone. Prints Markdown tables: for every lens model the largest
 difference to the CPU; and at every size the seconds, the kernels launched, the peak of memory and, of a cat's eye,
-how often a kernel that was made before is found again. ``--tiny`` runs all of it at thumbnail sizes on a CPU, with
-the way of computing that accelerators use. A run that takes longer than ``--guard`` seconds is stopped and said.
+how often a kernel that was made before is found again. ``--tiny`` runs all of it at thumbnail sizes on a CPU.
+A run that takes longer than ``--guard`` seconds is stopped and said.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from bokeh_ops.render import Aperture, Lens, LensModel, render, runs
+from bokeh_ops.render import Aperture, Lens, LensModel, render
 from bokeh_ops.render import aperture as apertures
 from bokeh_ops.render.bokehme import BokehMe
 from bokeh_ops.render.networks import ARNet, IUNet
@@ -45,16 +44,6 @@ def guarded(seconds: float) -> Callable[[int, int], None]:
             raise TooLong(f"{100 * done / max(1, total):.0f} % after {seconds:.0f} s")
 
     return progress
-
-
-@contextmanager
-def accelerated(on: bool) -> Iterator[None]:
-    """With ``on``, a CPU computes as an accelerator would."""
-    before, runs.FORCED = runs.FORCED, on
-    try:
-        yield
-    finally:
-        runs.FORCED = before
 
 
 def cases() -> dict[str, tuple[str | LensModel, Lens, int]]:
@@ -86,26 +75,23 @@ def picture(width: int, height: int, channels: int, hdr: bool) -> tuple[Tensor, 
     return image, disparity
 
 
-def agreement(device: torch.device, width: int, height: int, tiny: bool) -> None:
+def agreement(device: torch.device, width: int, height: int) -> None:
     """Every model against the CPU: largest difference relative to the value, and to the picture's white."""
     print(f"\n{width} x {height}, {device} against CPU\n")
     print("| model | largest difference | relative, where above 1e-3 |\n|---|---|---|")
     for name, (model, lens, channels) in cases().items():
         image, disparity = picture(width, height, channels, "HDR" in name)
-        with accelerated(False):
-            expected = render(image, disparity, lens, model).image
-        with accelerated(tiny):
-            found = render(image.to(device), disparity.to(device), lens, model).image.cpu()
+        expected = render(image, disparity, lens, model).image
+        found = render(image.to(device), disparity.to(device), lens, model).image.cpu()
         off = (found - expected).abs()
         share = (off / expected.abs().clamp_min(1e-3)).max()
         print(f"| {name} | {float(off.max()):.2e} | {float(share):.2e} |", flush=True)
     image, disparity = picture(min(width, 240), min(height, 135), 3, False)
     gradients = []
-    for where, forced in ((torch.device("cpu"), False), (device, tiny)):
+    for where in (torch.device("cpu"), device):
         x = image.to(where).clone().requires_grad_()
         k = torch.tensor(12.0, requires_grad=True)
-        with accelerated(forced):
-            render(x, disparity.to(where), Lens(k, 0.9, 2.2), "thin_lens").image.square().sum().backward()
+        render(x, disparity.to(where), Lens(k, 0.9, 2.2), "thin_lens").image.square().sum().backward()
         assert x.grad is not None
         assert k.grad is not None
         gradients.append((x.grad.cpu(), k.grad))
@@ -115,7 +101,7 @@ def agreement(device: torch.device, width: int, height: int, tiny: bool) -> None
     print(f"| thin_lens, gradient of K | {float((b - d).abs()):.2e} of {float(b.abs()):.2e} | |", flush=True)
 
 
-def cost(device: torch.device, width: int, height: int, radius: float, guard: float, tiny: bool) -> None:
+def cost(device: torch.device, width: int, height: int, radius: float, guard: float) -> None:
     """Seconds, launches and memory of each model; ``radius`` is K, about the largest blur in pixels."""
     cuda = device.type == "cuda"
     print(f"\n{width} x {height}, K = {radius:g} px\n")
@@ -138,8 +124,7 @@ def cost(device: torch.device, width: int, height: int, radius: float, guard: fl
     for name, (model, lens, tile) in models.items():
 
         def run(lens: Lens = lens, model: str | LensModel = model, tile: int | None = tile) -> None:
-            with accelerated(tiny):
-                render(image, disparity, lens, model, guarded(guard), tile)
+            render(image, disparity, lens, model, guarded(guard), tile)
             if cuda:
                 torch.cuda.synchronize()
 
@@ -202,10 +187,10 @@ def main() -> None:
     print(f"{device}, {about}, PyTorch {torch.__version__}")
     # As precise as a CPU's; PyTorch's convolutions take TF32 otherwise.
     torch.backends.cudnn.allow_tf32 = False
-    agreement(device, *((96, 64) if words.tiny else (480, 270)), words.tiny)
+    agreement(device, *((96, 64) if words.tiny else (480, 270)))
     for size in sizes.split(","):
         width, height = (int(part) for part in size.split("x"))
-        cost(device, width, height, 30.0 * width / 1920 if not words.tiny else 6.0, words.guard, words.tiny)
+        cost(device, width, height, 30.0 * width / 1920 if not words.tiny else 6.0, words.guard)
 
 
 if __name__ == "__main__":

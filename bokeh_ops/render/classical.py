@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 from ..errors import BokehError
-from . import runs
 from .alpha import develop
 from .contract import Lens, Progress, Rendered, drawn
 from .plan import FLOOR, SHARPNESS, Group, Plan, covering
@@ -67,7 +66,7 @@ def render_classical(
         disparity: ``[B, 1, H, W]``.
         lens: K, focus, gamma, highlights, and an aperture that is round or a polygon with straight edges.
         progress: called as ``progress(done, total)`` many times a second or so; may raise to stop.
-        tile: see :class:`~bokeh_ops.render.contract.LensModel`; for accelerators, as a CPU's tiles are small.
+        tile: see :class:`~bokeh_ops.render.contract.LensModel`.
 
     Returns:
         :class:`~bokeh_ops.render.contract.Rendered`.
@@ -85,16 +84,9 @@ def render_classical(
     defocus = lens.defocus(disparity.to(image.device))
     shown = drawn(defocus[:, 0], _FARTHEST)
     work = torch.float64 if image.dtype == torch.float64 else torch.float32
-    together = False
-    if image.device.type != "cpu" or runs.FORCED:
-        side = tile or TILE
-        height, width = (_even(whole, side) for whole in image.shape[2:])
-        together = runs.worth_it((image.shape[1] + 1) * height * width)
-        numbers = min(runs.NUMBERS, 64 * side * side) if together else 4 * side * side
-        height, width = (height, width) if together else (side, side)
-    else:
-        numbers = CPU_NUMBERS
-        height = width = max(8, math.isqrt(numbers // (image.shape[1] + 1)) // 8 * 8)
+    cpu = image.device.type == "cpu"
+    side = tile or (max(8, math.isqrt(CPU_NUMBERS // (image.shape[1] + 1)) // 8 * 8) if cpu else TILE)
+    numbers = CPU_NUMBERS if cpu else 4 * side * side
     # Near black a power lifts light by its root, and the sRGB curve by 12.92.
     tail = min(1e-6, 0.001 / 12.92 if lens.gamma == "srgb" else 0.001**lens.gamma)
     radii = [row.abs().float().cpu().numpy() for row in shown]
@@ -110,7 +102,7 @@ def render_classical(
             blades,
             aperture.rotation,
             tail,
-            (height, width),
+            side,
             (row > 0).cpu().numpy() if aperture.sided else None,
         )
         if radius.any()
@@ -124,18 +116,13 @@ def render_classical(
         if plan is None:
             continue
         total_light = _accumulate(
-            image[index], shown[index].to(work), lens, plan, numbers, together, work, progress, done, total
+            image[index], shown[index].to(work), lens, plan, numbers, work, progress, done, total
         )
         rendered[index] = develop(total_light[:-1] / total_light[-1:], lens, image[index]).to(image.dtype)
         done += plan.total
     if progress:
         progress(total, total)
     return Rendered(rendered, defocus)
-
-
-def _even(whole: int, side: int) -> int:
-    """Length of the parts, none much smaller than another and none above ``side``, that a length is cut into."""
-    return math.ceil(whole / math.ceil(whole / side))
 
 
 def _light(image: Tensor, radius: Tensor, lens: Lens) -> Tensor:
@@ -160,7 +147,6 @@ def _accumulate(
     lens: Lens,
     plan: Plan,
     numbers: int,
-    together: bool,
     work: torch.dtype,
     progress: Progress | None,
     done: int,
@@ -181,11 +167,7 @@ def _accumulate(
         light = _light(image[:, box[0], box[1]].to(work), r, lens) * (member / (r * r + FLOOR))
         _add_inner(sums, light, group, plan.pad, numbers)
         y, x = group.top + pad_y, group.left + pad_x
-        if together:
-            steps = _add_edge_in_runs(sums, light, r, group, plan, (y, x), numbers)
-        else:
-            steps = _add_edge(sums, light, r, group, plan, (y, x))
-        for share in steps:
+        for share in _add_edge(sums, light, r, group, plan, (y, x)):
             if progress:
                 progress(done + int(share * group.cost), total)
         done += group.cost
@@ -218,20 +200,6 @@ def _add_edge(
             sums[:, v : v + h, u : u + w].add_(edge)
         if (number - group.first) % 64 == 0:
             yield spent + (number - group.first) * step
-
-
-def _add_edge_in_runs(
-    sums: Tensor, light: Tensor, r: Tensor, group: Group, plan: Plan, at: tuple[int, int], numbers: int
-) -> Iterator[float]:
-    """:func:`_add_edge` in few large steps."""
-    (y, x), (h, w) = at, r.shape
-    most = max(1, numbers // (len(light) * h * w))
-    offsets, done = plan.rings.start[group.last] - plan.rings.start[group.first], 0
-    for run in runs.runs(plan.rings, group.first, group.last, group.inner, group.turn, most, r):
-        seen = runs.scattered(light, run.edge(r[:, None]))
-        sums[:, y + run.dy : y + run.dy + h, x + run.dx : x + run.dx + seen.shape[-1]].add_(seen)
-        done += len(run.reach)
-        yield done / offsets
 
 
 def _add_inner(sums: Tensor, light: Tensor, group: Group, pad: tuple[int, int], numbers: int) -> None:

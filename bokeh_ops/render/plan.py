@@ -156,7 +156,7 @@ class Plan:
         blades: 0 or the number of aperture blades.
         rotation: of the aperture, in degrees.
         tail: share of the most blurred pixel's own central weight below which a weight counts as 0.
-        tile: side of the tiles in pixels, or their height and width.
+        tile: side of the tiles in pixels.
         in_front: ``[H, W]``, for which pixels the opening is turned by 180 degrees; None for none.
 
     Attributes:
@@ -169,11 +169,10 @@ class Plan:
         blades: int,
         rotation: float,
         tail: float,
-        tile: int | tuple[int, int],
+        tile: int,
         in_front: np.ndarray | None = None,
     ) -> None:
         height, width = radius.shape
-        down, across = (tile, tile) if isinstance(tile, int) else tile
         self.sided = in_front is not None
         self._inscribed = _inscribed(blades)
         self.covering = covering(radius, blades)
@@ -191,12 +190,12 @@ class Plan:
         self._work = (self.rings.start + 3 * np.arange(len(self.rings) + 1)).tolist()
         self.groups = [
             group
-            for top in range(0, height, down)
-            for left in range(0, width, across)
+            for top in range(0, height, tile)
+            for left in range(0, width, tile)
             for turn, side in sides
             for group in self._split(
-                radius[top : top + down, left : left + across],
-                side[top : top + down, left : left + across],
+                radius[top : top + tile, left : left + tile],
+                side[top : top + tile, left : left + tile],
                 turn,
                 top,
                 left,
