@@ -20,7 +20,7 @@ from trainer.cli import main
 from trainer.evaluate.blb import find_scenes
 from trainer.evaluate.exr import read_colour, read_plane
 from trainer.evaluate.lens import make_lens
-from trainer.evaluate.measure import encode_8bit, given_as, shift_edges
+from trainer.evaluate.measure import Depth, encode_8bit, given_as, shift_edges
 from trainer.evaluate.pictures import error_map
 from trainer.evaluate.report import table, write_json
 from trainer.metrics import depth_edge_band, display_encode, psnr, ssim
@@ -134,6 +134,22 @@ def test_depth_that_is_wrong(scene: Path, tmp_path: Path) -> None:
     assert len({run["mean"]["psnr"] for run in runs}) == 3
 
 
+def test_depth_of_a_network_and_its_edges_aligned(scene: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    assert evaluate(scene, "--reduce", "1,4", "--dilate", "0", "--align", "--json", file) == 0
+    runs = {run["settings"]["depth"]: run["mean"]["psnr"] for run in json.loads(file.read_text())["runs"]}
+    assert list(runs) == ["as it is", "as it is, aligned", "reduced by 4", "reduced by 4, aligned"]
+    assert (
+        runs["as it is, aligned"] == runs["as it is"] != runs["reduced by 4"] != runs["reduced by 4, aligned"]
+    )
+    # What is told: a bar before a wall of another colour.
+    truth = torch.zeros(48, 64)
+    truth[:, 21:42] = 1
+    picture = torch.stack([0.2 + 0.5 * truth] * 3)
+    off = [(Depth(1, 4, aligned).of(truth, picture) - truth).abs().mean() for aligned in (False, True)]
+    assert off[1] < 0.3 * off[0]
+
+
 def test_k_scale_scales_k(scene: Path, tmp_path: Path) -> None:
     figures = []
     for words in (["--k-scale", "0"], []):
@@ -198,7 +214,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     [
         (["--model", "nothing"], 2, "no lens model named 'nothing'; there are:"),
         (["--input", "sdr"], 2, "input 'sdr' is none of hdr, ldr, linear"),
-        (["--erode", "1.5"], 2, "whole numbers of pixels"),
+        (["--erode", "1.5"], 2, "expected whole numbers"),
         (["--k-scale", "-1"], 2, "K is -1.0"),
         (["--highlights", "much"], 2, "highlight recovery is 'much'"),
         (["--highlights", "-1"], 2, "highlight"),

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from bokeh_ops.depth import fit_to_image
 from bokeh_ops.errors import BokehError
 from trainer.cli import UsageError
 from trainer.evaluate.blb import Case, Scene
@@ -41,31 +42,56 @@ MEANS = {"model": "", "input": "", "depth": "", **_FIGURES}
 
 
 @dataclass(frozen=True)
+class Depth:
+    """How wrong the disparity that a model is told is made."""
+
+    shift: int = 0
+    """Pixels by which near things grow; negative: shrink."""
+    reduced: int = 1
+    """The map is made smaller by this and enlarged again, as maps of networks are."""
+    aligned: bool = False
+    """Its edges are moved to those of the picture then (:func:`bokeh_ops.depth.fit_to_image`)."""
+
+    def __str__(self) -> str:
+        moved = f"{'dilated' if self.shift > 0 else 'eroded'} by {abs(self.shift)}" if self.shift else ""
+        reduced = f"reduced by {self.reduced}" if self.reduced > 1 else ""
+        wrong = " and ".join(word for word in (moved, reduced) if word) or "as it is"
+        return wrong + ", aligned" * self.aligned
+
+    def of(self, disparity: Tensor, picture: Tensor) -> Tensor:
+        """What is told of disparity ``[H, W]`` to a picture ``[3, H, W]`` in linear light."""
+        height, width = disparity.shape
+        told = shift_edges(disparity, self.shift)[None, None]
+        if self.reduced > 1:
+            size = max(1, height // self.reduced), max(1, width // self.reduced)
+            told = F.interpolate(told, size, mode="area")
+        guide = encode_8bit(picture)[None] if self.aligned else None
+        return fit_to_image(told, 1, height, width, guide=guide)[0, 0]
+
+
+@dataclass(frozen=True)
 class Setting:
-    """What is measured: a model, what it is given, and how wrong its depth is made."""
+    """What is measured: a model, what it is given, and what it is told of depth."""
 
     model: str
     kind: str
-    shift: int = 0
-    """Pixels by which near things grow in the disparity map; negative: shrink."""
+    depth: Depth = Depth()
     k_scale: float = 1.0
     highlights: str | None = None
 
     @property
     def words(self) -> dict[str, Any]:
-        way = "dilated" if self.shift > 0 else "eroded"
-        depth = f"{way} by {abs(self.shift)}" if self.shift else "as it is"
         return {
             "model": self.model,
             "input": self.kind,
-            "depth": depth,
+            "depth": str(self.depth),
             "k_scale": self.k_scale,
             "highlights": self.highlights,
         }
 
     @property
     def title(self) -> str:
-        return f"{self.model}, {self.kind}, depth {self.words['depth']}"
+        return f"{self.model}, {self.kind}, depth {self.depth}"
 
 
 @dataclass
@@ -139,7 +165,7 @@ def measure(
             picture, disparity = (each.to(device) for each in scene.load())
             band = depth_edge_band(disparity)
             given = given_as(picture, setting.kind)
-            told = shift_edges(disparity, setting.shift)
+            told = setting.depth.of(disparity, picture)
             for case in cases:
                 truth = display_encode(case.truth((picture.shape[1], picture.shape[2])).to(device))
                 shown, noted = _render(given, told, case, setting, truth)

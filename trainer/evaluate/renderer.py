@@ -61,6 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--erode", metavar="N[,N]", help="shrink near things in the depth map by N pixels; 0 is the right map"
     )
     parser.add_argument("--dilate", metavar="N[,N]", help="grow near things in the depth map by N pixels")
+    parser.add_argument(
+        "--reduce",
+        metavar="N[,N]",
+        help="make the depth map N times smaller, as those of networks are; 1 is its size",
+    )
+    parser.add_argument(
+        "--align",
+        action="store_true",
+        help="also with its edges moved to those of the picture, as the node does",
+    )
     parser.add_argument("--device", default="cpu", help="where to render and compare (default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads that the CPU may use")
     parser.add_argument(
@@ -74,17 +84,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     from trainer.evaluate.blb import find_scenes
     from trainer.evaluate.device import find_device
-    from trainer.evaluate.measure import COLUMNS, MEANS, Run, Setting, check_setting, measure
+    from trainer.evaluate.measure import COLUMNS, MEANS, Depth, Run, Setting, check_setting, measure
     from trainer.evaluate.report import surroundings, table, write_json
     from trainer.metrics.weights import HOW_TO_GET, load_lpips
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     settings = [
-        Setting(model, kind, shift, arguments.k_scale, arguments.highlights)
+        Setting(model, kind, Depth(shift, reduced, aligned), arguments.k_scale, arguments.highlights)
         for model in _listed(arguments.model)
         for kind in _listed(arguments.input)
         for shift in _shifts(arguments.erode, arguments.dilate)
+        for reduced in _whole(arguments.reduce, "--reduce") or [1]
+        for aligned in ((False, True) if arguments.align else (False,))
     ]
     try:
         for setting in settings:
@@ -130,10 +142,14 @@ def _listed(text: str) -> list[str]:
 
 def _shifts(erode: str | None, dilate: str | None) -> list[int]:
     """Pixels by which depth is dilated, negative where it is eroded; ``[0]`` unless asked."""
-    shifts: list[int] = []
-    for text, sign, name in ((erode, -1, "--erode"), (dilate, 1, "--dilate")):
-        for word in _listed(text or ""):
-            if not word.isdecimal():
-                raise UsageError(f"{name} {word}: expected whole numbers of pixels, such as 1,2,4.")
-            shifts.append(sign * int(word))
+    shifts = [-pixels for pixels in _whole(erode, "--erode")] + _whole(dilate, "--dilate")
     return list(dict.fromkeys(shifts)) or [0]
+
+
+def _whole(text: str | None, name: str) -> list[int]:
+    """The numbers of an option."""
+    words = _listed(text or "")
+    for word in words:
+        if not word.isdecimal():
+            raise UsageError(f"{name} {word}: expected whole numbers, such as 1,2,4.")
+    return [int(word) for word in words]
