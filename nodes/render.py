@@ -156,7 +156,8 @@ class BokehMeRender(io.ComfyNode):
                     step=0.1,
                     round=False,
                     tooltip="Lamps that the picture's white cut off get this much light back, in units of white, "
-                    "before they are blurred. 0 is off. For the model layered, and not for linear pictures.",
+                    "before they are blurred. Lamps are small and alone in the dark; paper, snow and windows stay as "
+                    "they are. 0 is off. For the model layered, and not for linear pictures.",
                 ),
                 io.String.Input(
                     "k_values",

@@ -7,13 +7,15 @@
 What the node BokehMe Render costs beyond that: memory for each frame of a video over the frame's own size (Linux
 only), and seconds for a picture whose depth edges are aligned, at first and after K was changed.
 
-The picture is a plane that recedes, with a few hundred discs at all depths in front of it. Rounds take turns, so
-that a busy machine is busy for all; the table gives the median wall time of each and its ratio to the 32-step stack.
+The picture is a plane that recedes, with 60 discs at all depths in front of it. Rounds take turns, so that a busy
+machine is busy for all; the table gives the median wall time of each and its ratio to the 32-step stack, the operators
+it would call on a GPU (each is a launch) and, on Linux and a CPU, the memory it takes beyond picture and depth.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import statistics
@@ -24,7 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bokeh_ops.render import Lens, render
+from bokeh_ops.render import Aperture, Lens, render
+from bokeh_ops.render.classical import TILE
+
+from .launches import operators
+
+STACK = "32-step Gaussian stack"
 
 
 def scene(width: int, height: int) -> tuple[Tensor, Tensor]:
@@ -83,9 +90,31 @@ def peak(width: int, height: int, k: float, edges: str, count: int, threads: int
     return resident("VmHWM") - before
 
 
+def draw(name: str, image: Tensor, disparity: Tensor, k: float, tile: int | None = None) -> None:
+    """What a row of the table is about: :data:`STACK`, or a lens model of linear light with or without a cat's eye."""
+    if name == STACK:
+        from trainer.evaluate.peers import find_peer  # here, as the others are drawn without it
+
+        defocus = Lens(k, 0.9, 1.0).defocus(disparity)[0, 0]
+        find_peer("peer:gaussian-stack-32")(image[0], defocus, 0.5)
+    else:
+        model, _, eye = name.partition(", ")
+        render(image, disparity, Lens(k, 0.9, 1.0, Aperture(cats_eye=0.8 * bool(eye))), model, tile=tile)
+
+
+def peak_of(name: str, width: int, height: int, k: float, threads: int) -> int:
+    """Bytes that drawing takes beyond picture and depth; to be asked once a process."""
+    torch.set_num_threads(threads)
+    draw(name, *scene(64, 48), 2.0)
+    image, disparity = scene(width, height)
+    forget()
+    before = resident("VmRSS")
+    draw(name, image, disparity, k)
+    return resident("VmHWM") - before
+
+
 def run_node(sizes: list[tuple[int, int]], frames: int, threads: int) -> None:
     """The two tables of the node."""
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed goes back to the system at once
     print("| size | K | edges | MB a frame, beyond the input | / frame |\n|---|---|---|---|---|")
     for width, height in sizes:
         for k, edges in ((0.0, "as is"), (2.0, "as is"), (0.0, "aligned to the image")):
@@ -125,42 +154,38 @@ def main() -> None:
     parser.add_argument("--node", action="store_true")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--k", type=float, default=30.0)
+    parser.add_argument("--models", default=f"{STACK}+classical+layered+layered, cat's eye+thin_lens")
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = (
+        "65536"  # what is freed goes back to the system at once, where it is measured
+    )
     if words.node:
         run_node(pairs(words.sizes or "1920x1080"), words.frames, words.threads)
         return
-    from trainer.evaluate.peers import find_peer  # here, as the picture above is made without it
-
-    stack = find_peer("peer:gaussian-stack-32")
+    cpu = words.device == "cpu"
     print(f"{words.device}, {words.threads} threads, PyTorch {torch.__version__}, K = {words.k:g} pixels")
-    print("| size | model | s | / stack |\n|---|---|---|---|")
+    print("| size | model | s | / stack | operators | MB |\n|---|---|---|---|---|---|")
     for width, height in pairs(words.sizes or "512x384,2048x1536"):
-        size = f"{width}x{height}"
         image, disparity = (plane.to(words.device) for plane in scene(width, height))
-        lens = Lens(words.k, 0.9, 1.0)
-        defocus = lens.defocus(disparity)[0, 0]
-        runs = {
-            "32-step Gaussian stack": lambda image=image, defocus=defocus: stack(image[0], defocus, 0.5),
-            "classical": lambda image=image, disparity=disparity, lens=lens: render(
-                image, disparity, lens, "classical"
-            ),
-            "layered": lambda image=image, disparity=disparity, lens=lens: render(
-                image, disparity, lens, "layered"
-            ),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        seconds: dict[str, list[float]] = {name: [] for name in words.models.split("+")}
         for _ in range(words.rounds):
-            for name, run in runs.items():
+            for name, taken in seconds.items():
                 start = time.perf_counter()
-                run()
-                if words.device.startswith("cuda"):
+                draw(name, image, disparity, words.k)
+                if not cpu:
                     torch.cuda.synchronize()
-                seconds[name].append(time.perf_counter() - start)
-        base = statistics.median(seconds["32-step Gaussian stack"])
+                taken.append(time.perf_counter() - start)
+        base = statistics.median(seconds.get(STACK, [math.nan]))
         for name, taken in seconds.items():
             middle = statistics.median(taken)
-            print(f"| {size} | {name} | {middle:.2f} | {middle / base:.2f} |", flush=True)
+            called = operators(lambda name=name: draw(name, image, disparity, words.k, TILE)).total()  # noqa: B023
+            memory = "-"
+            if cpu:
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    memory = f"{pool.apply(peak_of, (name, width, height, words.k, words.threads)) / 1e6:.0f}"
+            row = f"{width}x{height}", name, f"{middle:.2f}", f"{middle / base:.2f}", str(called), memory
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
