@@ -6,8 +6,9 @@ edge decides for one of the two sides: its neighbours vote, each for its own sid
 are, how near they lie, how clearly they belong to their side, and how far they are from the edge themselves (the
 weights of a joint bilateral filter: Kopf et al., "Joint Bilateral Upsampling", SIGGRAPH 2007, eq. 3). The pixel takes
 the weighted mean disparity of the side that wins, so no disparity between the two is left. Two rounds, because the
-first moves the edge that the second looks at. A pixel that changed sides and is not connected, within its new side, to
-what was surely there before takes the other side after all.
+first moves the edge that the second looks at. A pixel that became part of a near thing and is not connected, within
+it, to what surely was before takes the other side after all. (What was opened to the background needs no connection:
+a map often closes small gaps.)
 
 Where the map has a step from one pixel to the next (or to the next but one, as where it is antialiased), it knows where
 its edge is, and a vote would do harm: what lies behind may well have the thing's colours. Such an edge stays, bit for
@@ -304,14 +305,12 @@ def _vote(
 
 
 def _connected(given: Tensor, made: Tensor, passed: Tensor, soft: Tensor, band: _Band, reach: int) -> Tensor:
-    """What was made of a map, but for pixels that no way within their side connects to what was surely there before.
+    """What was made of a map, but for near pixels that nothing connects to what surely was of their thing.
 
     These take the disparity of the other side, ``passed``.
     """
     middle = band.far + band.gap / 2
-    near = made > middle
-    sure = torch.where(near, given > middle + band.gap / 4, given < middle - band.gap / 4)
-    alone = soft & (made != given) & ~sure
+    alone = soft & (made != given) & (made > middle) & (given <= middle + band.gap / 4)
     rows, columns = alone.nonzero(as_tuple=True)
     if len(rows) == 0:
         return made
@@ -322,7 +321,7 @@ def _connected(given: Tensor, made: Tensor, passed: Tensor, soft: Tensor, band: 
         y, x, place = left
         found = torch.zeros_like(place, dtype=torch.bool)
         for beside in (place + dy * stride + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
-            found |= held[beside] & ((values[beside] > middle[y, x]) == near[y, x])
+            found |= held[beside] & (values[beside] > middle[y, x])
         if not bool(found.any()):
             break
         held[place[found]] = True
