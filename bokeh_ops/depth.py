@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -22,6 +23,30 @@ from .guided import align_to_image, edge_reach
 
 Notice = Callable[[str], None]
 """Takes a sentence or two that the user should read, though nothing is wrong enough to stop."""
+
+
+class DepthUnit(str, Enum):
+    """What one unit of disparity is."""
+
+    DIOPTRES = "dioptres"
+    """1/metre."""
+    RELATIVE = "relative"
+    """Unknown: some scale and some offset away from dioptres."""
+
+
+@dataclass(frozen=True, eq=False)
+class DepthMap:
+    """Disparity that knows its unit.
+
+    Attributes:
+        disparity: ``[B, 1, H, W]`` fp32, finite, larger is nearer.
+        unit: what one unit of it is.
+        focal_pixels: the focal length of the picture, in pixels of the map's width, where it was estimated; else None.
+    """
+
+    disparity: Tensor
+    unit: DepthUnit
+    focal_pixels: float | None = None
 
 
 class DepthKind(str, Enum):

@@ -13,6 +13,7 @@ from ..bokeh_ops.render import Aperture
 from ..bokeh_ops.values import parse_values
 
 ApertureType = io.Custom("BOKEH_APERTURE")
+DepthType = io.Custom("BOKEH_DEPTH")
 FocusType = io.Custom("BOKEH_FOCUS")
 
 _SHOWN = 96.0  # blur radius in pixels at which the shape is drawn
