@@ -7,18 +7,17 @@ model here takes disparity.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import BokehError
+from .fill import pull_push
 from .guided import align_to_image, edge_reach
 
 Notice = Callable[[str], None]
@@ -55,6 +54,7 @@ class DepthKind(str, Enum):
     DISPARITY = "disparity (near is bright)"
     INVERTED = "inverted (far is bright)"
     METRIC = "metric (metres)"
+    MILLIMETRES = "metric (millimetres)"
     CANONICAL = "canonical (Depth Pro)"
 
 
@@ -65,10 +65,13 @@ class DepthRange(str, Enum):
     NORMALISE = "normalise to 0..1"
     NORMALISE_BATCH = "normalise over the batch"
     SCALE = "multiply by scale"
+    BETWEEN = "between two distances"
 
 
 NORMALISED = (DepthRange.NORMALISE, DepthRange.NORMALISE_BATCH)
 """Ranges that forget the units."""
+
+_IN_METRES = {DepthKind.METRIC: 1.0, DepthKind.MILLIMETRES: 0.001}
 
 
 class DepthEdges(str, Enum):
@@ -86,114 +89,222 @@ _FLATTENED = (
 )
 
 
-def to_disparity(
-    depth: Tensor,
+def to_depth_map(
+    depth: Tensor | DepthMap,
     kind: DepthKind | str = DepthKind.DISPARITY,
     scaling: DepthRange | str = DepthRange.AS_IS,
     scale: float = 1.0,
     notice: Notice | None = None,
     focal_pixels: float = 0.0,
-) -> Tensor:
-    """Disparity from a depth map.
+    distances: tuple[float, float] = (0.0, 1.0),
+) -> DepthMap:
+    """Disparity and its unit, from a depth map of any convention.
 
-    ========= ============== ====================== =====================================
-    kind      as is          multiply by scale      normalise to 0..1 (each map by itself)
-    ========= ============== ====================== =====================================
-    disparity ``v``          ``v * scale``          ``v`` from its least to its largest
-    inverted  ``1 - v``      ``(1 - v) * scale``    ``-v`` from its least to its largest
-    metric    ``1 / v``      ``1 / (v * scale)``    ``1 / v`` from its least to its largest
-    canonical ``v w / f``    ``v w / f * scale``    ``v`` from its least to its largest
-    ========= ============== ====================== =====================================
+    ========= ============== ====================== ====================================== =========================
+    kind      as is          multiply by scale      normalise to 0..1 (each map by itself) between two distances
+    ========= ============== ====================== ====================================== =========================
+    disparity ``v``          ``v * scale``          ``v`` from its least to its largest    ``1/a + v (1/b - 1/a)``
+    inverted  ``1 - v``      ``(1 - v) * scale``    ``-v`` from its least to its largest   the same
+    metric    ``1 / v``      ``1 / (v * scale)``    ``1 / v`` from its least to its largest ``1 / (a + v (b - a))``
+    canonical ``v w / f``    ``v w / f * scale``    ``v`` from its least to its largest    refused
+    ========= ============== ====================== ====================================== =========================
 
-    So ``scale`` is dioptres at the brightest value for the first two kinds, and metres at value 1.0 for
-    metric depth. Normalising is BokehMe's convention and forgets the units: K then counts pixels between the
-    farthest and the nearest point. Over the batch, the least and largest are those of all maps together, so that
-    the frames of a video keep one measure.
+    So ``scale`` is dioptres at the brightest value for the first two kinds, and metres at value 1.0 for metric depth
+    (millimetres are divided by 1000 first). ``a`` and ``b`` are the distances in metres that the values 0 and 1 stand
+    for; the first two rows then are what photographs with a depth of RangeInverse hold and every other affine map, the
+    third is RangeLinear, and maps of 1 - normalised distance, whose nearest is bright.
+
+    Normalising is BokehMe's convention and forgets the units: K then counts pixels between the farthest and the nearest
+    point. Over the batch, the least and largest are those of all maps together, so that the frames of a video keep one
+    measure. A few values far outside what the others span (by more than half of it) do not count, and are cut off.
 
     Canonical inverse depth is what Depth Pro (Bochkovskii et al. 2024) predicts before it knows the camera:
     metres are ``f / (w v)``, with ``f`` the focal length in pixels and ``w`` the width in pixels of the picture it
     saw, which is the map's. (Most programs hand its metres on; these are the kind *metric*.)
 
+    Where a value says nothing (NaN; 0 or less of a metric map, as sensors write where they saw nothing; infinity of
+    another) it is filled in from around it. Infinitely far metric depth is sky: disparity 0.
+
     Args:
-        depth: ``[B, H, W]``, or a picture ``[B, H, W, C]`` with C = 1, 3 or 4 whose colours are equal.
-            Any floating type. Metric depth may be +infinity (the sky): its disparity is 0.
+        depth: ``[B, H, W]``, or a picture ``[B, H, W, C]`` with C = 1, 3 or 4 whose colours are equal, of any floating
+            type; or a map that knows its unit, of which only ``scaling`` is asked: whether it is normalised.
         kind: what the values mean.
         scaling: what they are measured in.
         scale: > 0, used with ``DepthRange.SCALE`` only.
-        notice: called with a sentence when the result is legitimate but of little use.
+        notice: called with a sentence when the result is legitimate but of little use, or something was filled in.
         focal_pixels: ``f`` above, > 0; used for canonical maps only, and not where these are normalised.
+        distances: ``a`` and ``b`` above, metres, different, 0 for infinitely far; ``DepthRange.BETWEEN`` only.
 
     Returns:
-        ``[B, 1, H, W]`` fp32 (fp64 from fp64), larger is nearer, finite.
+        Disparity in fp32 (fp64 from fp64); its unit is dioptres unless it was normalised.
 
     Raises:
-        BokehError: not a depth map (rank, channels, colours, empty); NaN or infinite values; metric depth of
-            0 or below; inverted values outside 0..1 unless normalised; nothing to normalise; ``scale`` not
-            above 0; a canonical map without its focal length.
+        BokehError: not a depth map (rank, channels, colours, empty); a map of which nothing is known; inverted values
+            outside 0..1 unless normalised; nothing to normalise; ``scale`` not above 0; a canonical map without its
+            focal length; distances that are alike, or both infinite for a metric map.
     """
-    kind, scaling = _option(DepthKind, kind), _option(DepthRange, scaling)
+    kind, scaling = DepthKind(_option(DepthKind, kind)), DepthRange(_option(DepthRange, scaling))
+    if isinstance(depth, DepthMap):
+        if scaling not in NORMALISED:
+            return depth
+        return replace(
+            depth, disparity=_normalised(depth.disparity, scaling, notice), unit=DepthUnit.RELATIVE
+        )
     if scaling is DepthRange.SCALE and not (np.isfinite(scale) and scale > 0):
         raise BokehError(f"The depth scale is {scale}; it must be above 0.")
-    normalised = scaling in NORMALISED
-    canonical = kind is DepthKind.CANONICAL and not normalised
+    between = _ends(kind, distances) if scaling is DepthRange.BETWEEN else None
+    canonical = kind is DepthKind.CANONICAL and scaling not in NORMALISED
     if canonical and not (np.isfinite(focal_pixels) and focal_pixels > 0):
         raise BokehError(
             f"The kind {DepthKind.CANONICAL.value!r} needs the focal length in pixels that came with the depth map, "
             f"but it is {focal_pixels:g}. Give it, or choose {DepthRange.NORMALISE.value!r}."
         )
-    value = _one_channel(depth)
+    value = one_channel(depth)
     value = value if value.dtype == torch.float64 else value.float()
-    _refuse(torch.isnan(value), value, "are NaN", "Mend the depth map first.")
-    factor = scale if scaling is DepthRange.SCALE else 1.0
-    if kind is DepthKind.METRIC:
+    if notice:
+        _remark_white(value, notice)
+    metric = kind in _IN_METRES
+    far = torch.isposinf(value) if metric else torch.zeros_like(value, dtype=torch.bool)
+    holes = ~(torch.isfinite(value) | far)
+    if metric and between is None:
+        holes |= value <= 0
+    usable = torch.where(holes | far, 1.0, value)
+    if between is not None:
+        low, high = between
+        disparity = low + usable * (high - low)
+        disparity = 1 / disparity if metric else disparity
         _refuse(
-            value <= 0, value, "are 0 or negative metres", "Depth must be above 0; set the sky to +infinity."
+            ~torch.isfinite(disparity), value, "are at distance 0", "Check the distances of black and white."
         )
-        disparity = 1 / (value * factor)
+    elif metric:
+        factor = _IN_METRES[kind] * (scale if scaling is DepthRange.SCALE else 1.0)
+        disparity = 1 / (usable * factor)
         _refuse(torch.isinf(disparity), value, "are so near that 1/depth overflows", "Check the units.")
     else:
-        _refuse(
-            torch.isinf(value),
-            value,
-            "are infinite",
-            f"Only the kind {DepthKind.METRIC.value!r} may have them.",
+        factor = scale if scaling is DepthRange.SCALE else 1.0
+        if kind is DepthKind.INVERTED:
+            if scaling not in NORMALISED:
+                _refuse(
+                    (usable < -1e-3) | (usable > 1 + 1e-3),
+                    value,
+                    "lie outside 0..1, so 1 - value is no disparity",
+                    f"Choose {DepthRange.NORMALISE.value!r}, or the kind {DepthKind.METRIC.value!r} for metres.",
+                )
+            usable = 1 - usable
+        disparity = usable * (factor * value.shape[2] / focal_pixels if canonical else factor)
+    disparity = _filled(torch.where(far, 0.0, disparity), holes, kind, notice)
+    if scaling in NORMALISED:
+        return DepthMap(_normalised(disparity[:, None], scaling, notice), DepthUnit.RELATIVE)
+    if notice:
+        _remark_flat(disparity, notice)
+    return DepthMap(disparity[:, None], DepthUnit.DIOPTRES)
+
+
+def _ends(kind: DepthKind, distances: tuple[float, float]) -> tuple[float, float]:
+    """What 0 and 1 of a map between two distances are: metres of a metric map, dioptres of another."""
+    black, white = distances
+    if kind is DepthKind.CANONICAL:
+        raise BokehError(
+            f"The kind {DepthKind.CANONICAL.value!r} is not measured between two distances: its unit comes from "
+            f"focal_pixels. Choose {DepthRange.AS_IS.value!r}."
         )
-        if kind is DepthKind.INVERTED and not normalised:
-            outside = (value < -1e-3) | (value > 1 + 1e-3)
-            _refuse(
-                outside,
-                value,
-                "lie outside 0..1, so 1 - value is no disparity",
-                f"Choose {DepthRange.NORMALISE.value!r}, or the kind {DepthKind.METRIC.value!r} for metres.",
-            )
-        near = 1 - value if kind is DepthKind.INVERTED else value
-        disparity = near * (factor * value.shape[2] / focal_pixels if canonical else factor)
-    low, high = disparity.amin((1, 2), keepdim=True), disparity.amax((1, 2), keepdim=True)
-    if scaling is DepthRange.NORMALISE_BATCH:
-        low, high = (bound.expand_as(low) for bound in (low.amin(), high.amax()))
-    flat = (low == high).flatten().nonzero().flatten().tolist()
-    hint = _FLATTENED if bool((value == 1).all()) else ""
-    if normalised:
-        if flat:
-            which = f"Depth map {flat[0] + 1} of {len(value)} has"
-            if scaling is DepthRange.NORMALISE_BATCH and len(value) > 1:
-                which = f"Together, the {len(value)} depth maps have"
+    if not (min(black, white) >= 0 and black != white):
+        raise BokehError(
+            f"The distances of black and white are {black:g} and {white:g} metres; they must differ, and be above 0, "
+            "or 0 for infinitely far."
+        )
+    if kind in _IN_METRES:
+        if min(black, white) == 0:
             raise BokehError(
-                f"{which} the same value {float(value[flat[0], 0, 0]):g} "
-                f"everywhere, so there is nothing to normalise.{hint}"
+                "Metres between two distances need two that are finite and above 0; infinitely far (0) is for "
+                "disparity."
             )
-        disparity = (disparity - low) / (high - low)
-        if notice and scaling is DepthRange.NORMALISE and len(value) > 1:
-            _remark_ranges(low, high, notice)
-    elif flat and notice:
-        notice(
-            f"Depth map {flat[0] + 1} of {len(value)} has the same value {float(value[flat[0], 0, 0]):g} "
-            f"everywhere: the whole picture gets the same blur.{hint}"
+        return black, white
+    return (1 / black if black else 0.0), (1 / white if white else 0.0)
+
+
+def _filled(disparity: Tensor, holes: Tensor, kind: DepthKind, notice: Notice | None) -> Tensor:
+    """Maps ``[B, H, W]`` with what is not known taken from around it."""
+    if not bool(holes.any()):
+        return disparity
+    counts = holes.flatten(1).sum(1)
+    what = "0, negative or NaN" if kind in _IN_METRES else "NaN or infinite"
+    for row in counts.nonzero().flatten().tolist():
+        known = (~holes[row])[None].to(disparity)
+        if int(counts[row]) == known.numel():
+            raise BokehError(
+                f"All values of depth map {row + 1} of {len(holes)} are {what}: nothing is known of its depth. Choose "
+                "another map, or another kind."
+            )
+        around = pull_push(disparity[row][None] * known, known, 32)[0]
+        disparity[row] = torch.where(holes[row], around, disparity[row])
+    if notice:
+        notice(f"{_counted(holes)} are {what}, so nothing is known there; they were filled in from around.")
+    return disparity
+
+
+def _normalised(disparity: Tensor, scaling: DepthRange, notice: Notice | None) -> Tensor:
+    """Maps ``[B, 1, H, W]`` from 0 to 1, each by itself or all together."""
+    bounds = [_bounds(plane) for plane in disparity]
+    low, high = (torch.stack(each).view(-1, 1, 1, 1) for each in zip(*bounds, strict=True))
+    together = scaling is DepthRange.NORMALISE_BATCH
+    if together:
+        low, high = low.amin().expand_as(low), high.amax().expand_as(high)
+    flat = (low == high).flatten().nonzero().flatten().tolist()
+    if flat:
+        which = f"Depth map {flat[0] + 1} of {len(disparity)} has"
+        if together and len(disparity) > 1:
+            which = f"Together, the {len(disparity)} depth maps have"
+        raise BokehError(
+            f"{which} the same disparity {float(disparity[flat[0]].flatten()[0]):g} everywhere, so there is nothing to "
+            f"normalise.{_hint(disparity)}"
         )
+    if notice:
+        cut = int(((disparity < low) | (disparity > high)).sum())
+        if cut:
+            notice(
+                f"{cut} values of the depth map lie far outside what all others span, and are not counted when it is "
+                "normalised."
+            )
+        if not together and len(disparity) > 1:
+            _remark_ranges(low, high, notice)
+    return ((disparity - low) / (high - low)).clamp(0, 1)
+
+
+_OUTLIERS = 0.001  # share of a map, at either end, that may lie far outside
+_FAR_OUTSIDE = 0.5  # of what the others span
+
+
+def _bounds(plane: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and largest value of a map but for outliers."""
+    values = plane.flatten()
+    least, most = values.aminmax()
+    few = int(_OUTLIERS * len(values))
+    low, high = (values.kthvalue(place).values for place in (few + 1, len(values) - few))
+    reach = _FAR_OUTSIDE * (high - low)
+    if not bool(reach > 0):
+        return least, most
+    return torch.maximum(least, low - reach), torch.minimum(most, high + reach)
+
+
+def _hint(disparity: Tensor) -> str:
+    return _FLATTENED if bool((disparity == 1).all()) else ""
+
+
+def _remark_flat(disparity: Tensor, notice: Notice) -> None:
+    low, high = disparity.amin((1, 2)), disparity.amax((1, 2))
+    flat = (low == high).nonzero().flatten().tolist()
+    if flat:
+        notice(
+            f"Depth map {flat[0] + 1} of {len(disparity)} has the same disparity {float(low[flat[0]]):g} everywhere: "
+            f"the whole picture gets the same blur.{_hint(disparity)}"
+        )
+
+
+def _remark_white(value: Tensor, notice: Notice) -> None:
     white = float((value == 1).float().mean())
-    if notice and not hint and white > 0.9:
+    if 0.9 < white < 1:
         notice(f"{100 * white:.0f} % of the depth map is exactly 1.0; it looks clipped.{_FLATTENED}")
-    return disparity[:, None]
 
 
 def fit_to_image(
@@ -227,7 +338,7 @@ def fit_to_image(
         ``[batch, 1, height, width]``; the input itself, expanded, where nothing was done.
 
     Raises:
-        BokehError: another batch, or an aspect ratio that differs by more than 2 %.
+        BokehError: another batch, or a map that lies on its side.
     """
     check_fit(disparity, batch, height, width, notice)
     own_width = disparity.shape[3]
@@ -241,6 +352,12 @@ def fit_to_image(
     return disparity.expand(batch, -1, -1, -1)
 
 
+def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes (width, height) are alike in aspect ratio, to 2 %."""
+    stretch = (one[0] / one[1]) / (other[0] / other[1])
+    return max(stretch, 1 / stretch) <= 1.02
+
+
 def check_fit(disparity: Tensor, batch: int, height: int, width: int, notice: Notice | None = None) -> None:
     """Refuse disparity that :func:`fit_to_image` cannot fit, with the same arguments and errors."""
     maps, _, own_height, own_width = disparity.shape
@@ -248,59 +365,20 @@ def check_fit(disparity: Tensor, batch: int, height: int, width: int, notice: No
         raise BokehError(f"There are {maps} depth maps for {batch} images; give one, or one per image.")
     if (own_height, own_width) == (height, width):
         return
-    stretch = (own_width / own_height) / (width / height)
-    if max(stretch, 1 / stretch) > 1.02:
-        raise BokehError(
-            f"The depth map is {own_width} x {own_height} but the image is {width} x {height}: their "
-            "shapes differ by more than 2 %. Crop one of them so that both show the same view."
-        )
+    if not same_shape((own_width, own_height), (width, height)):
+        if (own_width - own_height) * (width - height) < 0:
+            raise BokehError(
+                f"The depth map is {own_width} x {own_height} but the image is {width} x {height}: one is upright and "
+                "the other is not. Turn one of them, or give the depth map of this picture."
+            )
+        if notice:
+            notice(
+                f"The depth map is {own_width} x {own_height} but the image is {width} x {height}. It is taken to show "
+                "the whole view and stretched to fit; if it was cropped, crop the image alike."
+            )
+        return
     if notice:
         notice(f"The depth map was resized from {own_width} x {own_height} to {width} x {height}.")
-
-
-def load_depth(path: str | os.PathLike[str], notice: Notice | None = None) -> Tensor:
-    """Read a depth map from a picture file without losing its precision.
-
-    8-bit files give value/255, 16-bit files value/65535 (also where Pillow reads them as 32-bit integers),
-    32-bit floating point TIFF gives its values as they are. EXIF orientation is applied.
-
-    Args:
-        path: a greyscale PNG, TIFF, ... or an RGB picture of equal channels.
-        notice: told when precision is lost: of colours of 16 bits only 8 are read.
-
-    Returns:
-        ``[1, H, W]`` fp32.
-
-    Raises:
-        BokehError: the file cannot be read, is coloured, or holds integers above 65535.
-    """
-    try:
-        with Image.open(path) as opened:
-            deep = any(";16" in str(tile[3]) for tile in getattr(opened, "tile", []))
-            opened.load()
-            picture = ImageOps.exif_transpose(opened) or opened
-    except OSError as error:
-        raise BokehError(f"Could not read the depth map {os.fspath(path)!r}: {error}") from error
-    if picture.mode == "F":
-        values = np.array(picture, dtype=np.float32)
-    elif picture.mode == "I" or picture.mode.startswith("I;16"):
-        integers = np.array(picture).astype(np.int64)
-        if integers.min() < 0 or integers.max() > 65535:
-            raise BokehError(
-                f"The depth map {os.fspath(path)!r} holds integers from {integers.min()} to "
-                f"{integers.max()}; expected 16 bits (0 to 65535) or floating point."
-            )
-        values = (integers / 65535).astype(np.float32)
-    elif picture.mode in ("1", "L"):
-        values = np.array(picture.convert("L"), dtype=np.float32) / 255
-    else:
-        values = np.array(picture.convert("RGB"), dtype=np.float32) / 255
-        if deep and notice:
-            notice(
-                f"The depth map {os.fspath(path)!r} is a colour picture of 16 bits, of which only 8 are read: the blur "
-                "may show steps. Save the map as a greyscale picture of 16 bits."
-            )
-    return _one_channel(torch.from_numpy(values)[None])
 
 
 def _remark_ranges(low: Tensor, high: Tensor, notice: Notice) -> None:
@@ -323,8 +401,12 @@ def _option(kind: type, value: object):
         raise BokehError(f"{value!r} is not one of: {known}.") from error
 
 
-def _one_channel(depth: Tensor) -> Tensor:
-    """``[B, H, W]`` from a mask or a grey picture."""
+def one_channel(depth: Tensor) -> Tensor:
+    """``[B, H, W]`` from a mask or a grey picture of floating point numbers.
+
+    Raises:
+        BokehError: another shape or type, nothing in it, or colours that differ.
+    """
     if depth.ndim not in (3, 4) or (depth.ndim == 4 and depth.shape[3] not in (1, 3, 4)):
         raise BokehError(
             f"Expected a depth map as a picture [B, H, W, 1 to 4] or a mask [B, H, W]; got "
@@ -359,11 +441,14 @@ def _one_channel(depth: Tensor) -> Tensor:
 
 def _refuse(bad: Tensor, value: Tensor, what: str, remedy: str) -> None:
     """Raise, saying how many values of the map ``[B, H, W]`` are bad and where the first is."""
-    count = int(bad.sum())
-    if count:
-        image, y, x = bad.nonzero()[0].tolist()
-        first = float(value[image, y, x])
-        raise BokehError(
-            f"{count} of {bad.numel()} values of the depth map {what} (the first, {first:g}, is in map "
-            f"{image + 1} at x = {x}, y = {y}). {remedy}"
-        )
+    if bool(bad.any()):
+        raise BokehError(f"{_counted(bad)} {what}; the first is {float(value[bad][0]):g}. {remedy}")
+
+
+def _counted(found: Tensor) -> str:
+    """How many values of a map ``[B, H, W]`` were found, and where the first is."""
+    image, y, x = found.nonzero()[0].tolist()
+    return (
+        f"{int(found.sum())} of {found.numel()} values of the depth map (the first in map {image + 1} at x = {x}, "
+        f"y = {y})"
+    )

@@ -15,6 +15,17 @@ K_TRAINED = (0.0, 30.0)
 MOST_VALUES = 4096
 """More values than this in one text are taken for a slip of the pen (``0:30:0.0001``)."""
 
+PER_DIOPTRE = "px/dioptre"
+"""Written behind numbers: they are pixels of blur radius per dioptre."""
+
+
+class PerDioptre(float):
+    """A K whose unit is known: pixels of blur radius per dioptre, as a camera has it.
+
+    A plain number is K in whatever unit the disparity has that it is used with.
+    """
+
+
 _SEPARATORS = re.compile(r"[\s,;，、；]+")
 
 
@@ -24,7 +35,8 @@ def parse_values(text: str | float | Iterable[float], what: str = "K") -> list[f
     Args:
         text: numbers separated by commas, semicolons, spaces or line breaks, and ranges ``start:stop:step``
             that include ``stop`` when the steps hit it (``30:0:-10`` counts down). The decimal sign is a point.
-            A number, or a sequence of numbers, is taken as it is.
+            A number, or a sequence of numbers, is taken as it is. With ``px/dioptre`` at the end of a text its numbers
+            are :class:`PerDioptre`.
         what: what the numbers are, for the message.
 
     Returns:
@@ -35,6 +47,9 @@ def parse_values(text: str | float | Iterable[float], what: str = "K") -> list[f
             end or in the wrong direction, or more than :data:`MOST_VALUES` numbers.
     """
     if isinstance(text, str):
+        bare = text.strip().removesuffix(PER_DIOPTRE)
+        if bare != text.strip():
+            return [PerDioptre(value) for value in parse_values(bare, what)]
         tokens = _SEPARATORS.split(re.sub(r"\s*:\s*", ":", text.replace("\N{MINUS SIGN}", "-")).strip())
         values: list[float] = []
         for token in filter(None, tokens):
@@ -81,7 +96,7 @@ def _plain(value: object, what: str) -> float:
         raise BokehError(f"{what}: {value!r} is not a number.") from error
     if not math.isfinite(number):
         raise BokehError(f"{what}: {value!r} is not a finite number.")
-    return number
+    return PerDioptre(number) if isinstance(value, PerDioptre) else number
 
 
 def _number(part: str, token: str, what: str) -> Decimal:

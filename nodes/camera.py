@@ -11,7 +11,7 @@ from ..bokeh_ops.host.files import check_input_file, input_file, input_file_hash
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.optics import SENSORS, TRAINING_WIDTH, Camera
 from ..bokeh_ops.optics import sensor_width as named_sensor_width
-from ..bokeh_ops.values import check_k_range, format_value, parse_values
+from ..bokeh_ops.values import PER_DIOPTRE, PerDioptre, check_k_range, format_value, parse_values
 
 CUSTOM = "custom width"
 # Empty and not a word: the front end would look for a preview of a file of that name.
@@ -110,7 +110,8 @@ class BokehFromCamera(io.ComfyNode):
                 io.Float.Output(
                     "k",
                     display_name="K",
-                    tooltip="Pixels of blur radius per dioptre (1/m) between a thing and the focus.",
+                    tooltip="Pixels of blur radius per dioptre (1/m) between a thing and the focus. It keeps its unit: "
+                    "BokehMe Render refuses it for a map that has none.",
                 ),
                 io.String.Output(
                     "text",
@@ -125,8 +126,8 @@ class BokehFromCamera(io.ComfyNode):
                 io.String.Output(
                     "k_values",
                     display_name="K values",
-                    tooltip="The K of each of f_numbers, with commas: for the k_values of BokehMe Render. K alone "
-                    "where f_numbers is empty.",
+                    tooltip="The K of each of f_numbers, with commas and their unit: for the k_values of BokehMe "
+                    "Render. K alone where f_numbers is empty.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -178,5 +179,5 @@ class BokehFromCamera(io.ComfyNode):
         if notes:
             say(" ".join(notes), node_id)
         text = " ".join([f"{camera.describe(image_width)}.", *notes])
-        listed = ", ".join(f"{k:.8g}" for k in series)
-        return io.NodeOutput(camera.k(image_width), text, camera.focus_distance, listed)
+        listed = f"{', '.join(f'{k:.8g}' for k in series)} {PER_DIOPTRE}"
+        return io.NodeOutput(PerDioptre(camera.k(image_width)), text, camera.focus_distance, listed)

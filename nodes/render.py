@@ -27,7 +27,7 @@ from ..bokeh_ops.render import (
 )
 from ..bokeh_ops.render.contract import USUAL_RECOVERY, largest_radius
 from ..bokeh_ops.render.transfer import TRANSFERS, from_light
-from ..bokeh_ops.values import K_TRAINED, parse_values
+from ..bokeh_ops.values import K_TRAINED, PerDioptre, parse_values
 from .lens import ApertureType, FocusType
 
 AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"
@@ -59,7 +59,7 @@ class BokehMeRender(io.ComfyNode):
                     "depth",
                     [io.Image, io.Mask],
                     tooltip="Its depth map, grey, one for all pictures or one each. Another size is resized, "
-                    "another shape refused. For a 16-bit file use Load Depth Map (16 bit).",
+                    "another shape stretched. For a 16-bit file use Load Depth Map (16 bit).",
                 ),
                 io.Combo.Input(
                     "depth_kind",
@@ -67,7 +67,8 @@ class BokehMeRender(io.ComfyNode):
                     default=depths.DepthKind.DISPARITY.value,
                     tooltip="What bright means. disparity: near is bright and values grow with 1/distance "
                     "(MiDaS, Depth Anything, phone portraits). inverted: far is bright. metric: values are "
-                    "distances in metres. canonical: Depth Pro's own output, needs focal_pixels. Never guessed.",
+                    "distances, as most nodes give Depth Pro's. canonical: Depth Pro's inverse depth before it knows "
+                    "the camera; needs focal_pixels. Never guessed.",
                 ),
                 io.Combo.Input(
                     "depth_range",
@@ -75,7 +76,8 @@ class BokehMeRender(io.ComfyNode):
                     default=depths.DepthRange.NORMALISE.value,
                     tooltip="Units of the map. as is: dioptres, or metres if metric. normalise: each map from 0 "
                     "(farthest) to 1 (nearest), right for relative depth; over the batch: all maps by one measure, so "
-                    "that video does not flicker. multiply by scale: uses depth_scale.",
+                    "that video does not flicker. multiply by scale: uses depth_scale. between two distances: uses "
+                    "depth_black and depth_white.",
                 ),
                 io.Float.Input(
                     "depth_scale",
@@ -204,6 +206,28 @@ class BokehMeRender(io.ComfyNode):
                     tooltip="Gives what is blurred the picture's own grain back, as strong as it was at 1, so that a "
                     "grainy subject does not look pasted. 0 is what a lens does. Pictures without grain get none.",
                 ),
+                io.Float.Input(
+                    "depth_black",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.1,
+                    round=False,
+                    optional=True,
+                    tooltip="Only with 'between two distances': how far black (0) of the map is, in metres; 0 stands "
+                    "for infinitely far. The kind says what grows evenly between the two: disparity, or metres.",
+                ),
+                io.Float.Input(
+                    "depth_white",
+                    default=1.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.1,
+                    round=False,
+                    optional=True,
+                    tooltip="Only with 'between two distances': how far white (1) of the map is, in metres; 0 stands "
+                    "for infinitely far.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -246,6 +270,8 @@ class BokehMeRender(io.ComfyNode):
         focus: Focus | None = None,
         focus_mask: torch.Tensor | None = None,
         grain: float = 0.0,
+        depth_black: float = 0.0,
+        depth_white: float = 1.0,
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
 
@@ -275,8 +301,12 @@ class BokehMeRender(io.ComfyNode):
             frame = pictures[row : row + 1]
             return from_light(frame, "srgb") if gamma == 1 else frame
 
+        scaling = _in_units(ks, depth_kind, depth_range, notice)
+        known = depths.to_depth_map(
+            depth, depth_kind, scaling, depth_scale, notice, focal_pixels, (depth_black, depth_white)
+        )
         maps = fit_frames(
-            depths.to_disparity(depth, depth_kind, depth_range, depth_scale, notice, focal_pixels),
+            known.disparity,
             batch,
             height,
             width,
@@ -293,7 +323,7 @@ class BokehMeRender(io.ComfyNode):
         if focus is None:
             mode = FocusMode.POINT if focus_mask is None else FocusMode.MASK
             focus = Focus(mode, focus_x, focus_y)
-        units = depths.DepthRange(depth_range) not in depths.NORMALISED
+        units = known.unit is depths.DepthUnit.DIOPTRES
         steps = focus.with_mask(focus_mask).find(maps, units, notice)
         recovery = 0.0 if gamma == 1 else highlight_recovery
         lenses = [
@@ -317,6 +347,27 @@ class BokehMeRender(io.ComfyNode):
             # A recovered highlight may exceed the picture's own range; nodes downstream expect 0..1.
             made.clamp_(max=max(1.0, float(image.max())))
         return io.NodeOutput(made.movedim(1, -1).contiguous(), defocus[:, 0].contiguous())
+
+
+def _in_units(ks: list[float], kind: str, scaling: str, notice: depths.Notice) -> str:
+    """The range to read the map in: one that keeps its unit, where K is per dioptre.
+
+    Raises:
+        BokehError: K is per dioptre, and the map has no unit.
+    """
+    if depths.DepthRange(scaling) not in depths.NORMALISED or not any(isinstance(k, PerDioptre) for k in ks):
+        return scaling
+    if depths.DepthKind(kind) in (depths.DepthKind.METRIC, depths.DepthKind.MILLIMETRES):
+        notice(
+            f"The depth map is read in its own units and not by {scaling!r}, as K is in pixels per dioptre."
+        )
+        return depths.DepthRange.AS_IS.value
+    raise BokehError(
+        f"K is in pixels per dioptre, as Bokeh K From Camera gives it, but the depth map is read by {scaling!r}, which "
+        "forgets dioptres: the blur would be several times too strong or too weak. Use a map in metres (the kind "
+        f"'metric'); or choose {depths.DepthRange.BETWEEN.value!r} and say how far its black and white are; or type K "
+        "in by hand."
+    )
 
 
 def _remark(ks: list[float], largest: float, height: int, width: int, notice: depths.Notice) -> None:

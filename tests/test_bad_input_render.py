@@ -39,17 +39,22 @@ def picture(value: float) -> torch.Tensor:
         ({"image": picture(INFINITY)}, "The image has 1 values that are NaN or infinite"),
         ({"image": picture(NAN), "edges": "aligned to the image"}, "The image has 1 values that are NaN"),
         ({"depth": torch.rand(2, 24, 32)}, "2 depth maps for 1 images; give one, or one per image"),
-        ({"depth": torch.rand(1, 32, 24)}, "differ by more than 2 %"),
+        ({"depth": torch.rand(1, 32, 24)}, "one is upright and the other is not"),
         ({"depth": torch.ones(1, 24, 32, 3)}, "nothing to normalise.*Load Depth Map"),
-        ({"depth": torch.full((1, 24, 32), 0.25)}, r"same value 0\.25 everywhere"),
+        ({"depth": torch.full((1, 24, 32), 0.25)}, r"same disparity 0\.25 everywhere"),
+        ({"depth": torch.full((1, 24, 32), NAN)}, "All values of depth map 1 of 1 are NaN or infinite"),
         (
-            {"depth": torch.full((1, 24, 32), NAN)},
-            r"768 of 768 values of the depth map are NaN .* x = 0, y = 0",
+            {"depth": torch.zeros(1, 24, 32), **METRIC},
+            "All values of depth map 1 of 1 are 0, negative or NaN",
         ),
-        ({"depth": spoilt(NAN)}, r"1 of 768 values of the depth map are NaN .* x = 5, y = 3\). Mend"),
-        ({"depth": spoilt(INFINITY)}, "are infinite .*Only the kind 'metric"),
-        ({"depth": spoilt(0.0, 2), **METRIC}, r"2 of 768 .* are 0 or negative metres .*x = 5, y = 3"),
-        ({"depth": spoilt(-2.0), **METRIC}, "are 0 or negative metres"),
+        (
+            {"k_values": "10, 5 px/dioptre"},
+            "K is in pixels per dioptre.*read by 'normalise.*Use a map in metres",
+        ),
+        (
+            {"depth_range": "between two distances", "depth_black": 2.0, "depth_white": 2.0},
+            "they must differ",
+        ),
         (
             {
                 "depth": torch.rand(1, 24, 32) * 9,
@@ -159,7 +164,35 @@ def test_sky_at_infinity_and_constant_depth_are_rendered(pack: ModuleType, said:
     image = torch.rand(1, 24, 32, 3)
     flat = call(pack, image=image, depth=torch.full((1, 24, 32), 0.25), depth_range="as is")
     assert torch.equal(flat[0], image)  # focused on itself
-    assert "same value 0.25 everywhere" in said[0]
+    assert "same disparity 0.25 everywhere" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        (
+            {"depth": spoilt(NAN)},
+            "1 of 768 values of the depth map (the first in map 1 at x = 5, y = 3) are NaN",
+        ),
+        ({"depth": spoilt(INFINITY)}, "1 of 768 values"),
+        (
+            {"depth": spoilt(0.0, 2), **METRIC},
+            "2 of 768 values of the depth map (the first in map 1 at x = 5, y = 3)",
+        ),
+        ({"depth": spoilt(-2.0), **METRIC}, "are 0, negative or NaN"),
+    ],
+)
+def test_holes_are_filled_in_and_said(
+    pack: ModuleType,
+    said: list[str],  # noqa: F811
+    changes: dict[str, Any],
+    what: str,
+) -> None:
+    made = call(pack, **changes)
+    assert bool(torch.isfinite(made[0]).all())
+    assert bool(torch.isfinite(made[1]).all())
+    assert what in said[0]
+    assert "filled in from around" in said[0]
 
 
 def test_transparent_pictures_stay_so_and_give_no_colour(pack: ModuleType) -> None:

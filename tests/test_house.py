@@ -15,7 +15,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STANDARD = set(sys.stdlib_module_names)
-BROUGHT = {"torch", "numpy", "safetensors", "einops", "PIL"}  # what ComfyUI has and the extension may import
+BROUGHT = {
+    "torch",
+    "numpy",
+    "safetensors",
+    "einops",
+    "PIL",
+    "av",
+}  # what ComfyUI has and the extension may import
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths"}
 HOST |= {"latent_preview", "node_helpers", "nodes", "server"}
 LONGEST = 600  # lines

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bokeh_ops.values import parse_values
 from tests.host.server import ComfyServer, PromptError
 
 PHONE = {0x010F: "Maker", 0x0110: "Phone 7"}
@@ -89,7 +90,8 @@ def test_k_of_a_camera(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) 
     node = nodes["BokehFromCamera"]
     k, text, distance, listed = node.execute(**SETTINGS).args
     assert distance == 2.0
-    assert float(listed) == pytest.approx(k, rel=1e-6)
+    assert listed.endswith(" px/dioptre")
+    assert parse_values(listed) == pytest.approx([k], rel=1e-6)
     assert k == pytest.approx(10.13, abs=0.005)
     assert text == (
         "50 mm f/1.8 focused at 2 m on a 36 mm sensor, 512 px: K = 10.13 px of blur radius per dioptre."
@@ -113,7 +115,7 @@ def test_k_of_several_f_numbers(nodes: dict[str, Any], caplog: pytest.LogCapture
     node = nodes["BokehFromCamera"]
     k, text, _, listed = node.execute(**SETTINGS, f_numbers="1.4, 2.8, 16").args
     assert k == pytest.approx(10.13, abs=0.005)  # of f_number, as without
-    series = [float(value) for value in listed.split(",")]
+    series = parse_values(listed)
     assert series == pytest.approx([k * 1.8 / 1.4, k * 1.8 / 2.8, k * 1.8 / 16], rel=1e-6)
     assert "K of each f-number: f/1.4: 13.02, f/2.8: 6.51, f/16: 1.14." in text
     assert "f/2.8: 6.51" in caplog.text

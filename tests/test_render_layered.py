@@ -14,11 +14,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from bokeh_ops.fill import pull_push
 from bokeh_ops.render import Aperture, Lens, layered, render
 from bokeh_ops.render.highlights import recover
 from bokeh_ops.render.matte import take_apart
 from bokeh_ops.render.spread import radii, shares
-from bokeh_ops.render.surfaces import ladder, pull_push
+from bokeh_ops.render.surfaces import ladder
 from trainer.cli import main
 
 TRUTH = Path(__file__).parent / "data" / "traced.npz"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.values import MOST_VALUES, check_k_range, format_value, parse_values
+from bokeh_ops.values import MOST_VALUES, PerDioptre, check_k_range, format_value, parse_values
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,13 @@ def test_k_outside_the_trained_range_is_told() -> None:
         warning = check_k_range([4.0, value])
         assert warning is not None
         assert f"K = {label} is outside 0 to 30" in warning
+
+
+def test_numbers_may_carry_their_unit() -> None:
+    values = parse_values(" 10.5, 0:8:4 px/dioptre ")
+    assert values == [10.5, 0, 4, 8]
+    assert all(isinstance(value, PerDioptre) for value in values)
+    assert all(isinstance(value, PerDioptre) for value in parse_values(values))
+    assert not any(isinstance(value, PerDioptre) for value in parse_values("10.5, 4"))
+    with pytest.raises(BokehError, match="no value was given"):
+        parse_values("px/dioptre")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..fill import pull_push
 from .contract import Lens
-from .surfaces import pull_push
 
 _NOTHING = 2e-6  # of the largest alpha: within the error
 _DOUBT = 1e-4  # of the largest value: alpha within this gives no colour, and from twice this on all of it

@@ -3,8 +3,8 @@
 A lens sees around the edge of a near thing what the picture does not show. So the picture is cut where its
 defocus crosses a fixed ladder of bounds (:func:`ladder`), and each slice is completed behind everything nearer
 than itself, in light and in opacity: what a hidden pixel holds is filled in from the visible pixels at its own
-depth or farther, near ones first (:func:`pull_push`). The farthest slice is therefore opaque everywhere, and a
-slice in between continues with the opacity that its surroundings have.
+depth or farther, near ones first (:func:`~bokeh_ops.fill.pull_push`). The farthest slice is therefore opaque
+everywhere, and a slice in between continues with the opacity that its surroundings have.
 
 The bounds are close together near focus, where a small error of depth shows, and far apart where all is blurred.
 A slice whose blur is wide is kept at a fraction of the picture's resolution, which is what keeps the work from
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..fill import pull, pull_push
 from .matte import Fragments
 
 Box = tuple[slice, slice]
@@ -303,7 +304,7 @@ class Cut:
                 planes = self.take(which, part)
                 planes = torch.cat([planes[:-2], planes[-1:]])
                 planes[:-2] -= _glare(planes[:-2])
-                pulled = _pull(planes[None])[0]
+                pulled = pull(planes[None])[0]
                 stack[(slice(None), *_within(part, box, 2, pulled.shape[1:]))] = pulled
             levels = max(1, int(self.reach(which)).bit_length())
             self._hidden[which] = box, pull_push(stack[:-1], stack[-1:], levels - 1)
@@ -363,17 +364,8 @@ def shrink(planes: Tensor, scale: int) -> Tensor:
     return F.avg_pool2d(planes[None], scale)[0]
 
 
-def grow(planes: Tensor, height: int, width: int) -> Tensor:
-    """Twice as large, bilinear, cut to ``height`` by ``width``: undoes :func:`shrink` by 2.
-
-    Args:
-        planes: ``[N, C, h, w]``.
-    """
-    return F.interpolate(planes, scale_factor=2.0, mode="bilinear", align_corners=False)[..., :height, :width]
-
-
 def grow_part(planes: Tensor, box: Box, window: Box) -> Tensor:
-    """What :func:`grow` makes in a window, from what lies there alone.
+    """What :func:`~bokeh_ops.fill.grow` makes in a window, from what lies there alone.
 
     Args:
         planes: ``[N, C, h, w]`` at half the resolution, beginning where ``box`` does, at even rows and columns.
@@ -391,37 +383,3 @@ def grow_part(planes: Tensor, box: Box, window: Box) -> Tensor:
         planes[..., taken[0], taken[1]], scale_factor=2.0, mode="bilinear", align_corners=False
     )
     return grown[..., kept[0], kept[1]]
-
-
-def pull_push(planes: Tensor, weight: Tensor, levels: int) -> Tensor:
-    """Fill in what has no weight, smoothly and from near by (Gortler et al. 1996, "The Lumigraph", sec. 4.3).
-
-    Args:
-        planes: ``[C, H, W]``, already times ``weight``.
-        weight: ``[1, H, W]``, 0 (unknown) to 1 (known).
-        levels: how many times the resolution is halved: farther than ``2 ** levels`` nothing is filled in.
-
-    Returns:
-        ``[C, H, W]``; 0 where nothing known is near enough.
-    """
-    stack = torch.cat([planes, weight])[None]
-    pyramid = [stack]
-    while len(pyramid) <= levels and max(stack.shape[-2:]) > 1:
-        stack = _pull(stack)
-        pyramid.append(stack)
-    filled = pyramid[-1][:, :-1] / pyramid[-1][:, -1:].clamp_min(1e-12)
-    for stack in reversed(pyramid[:-1]):
-        height, width = stack.shape[-2:]
-        filled = stack[:, :-1] + (1 - stack[:, -1:]) * grow(filled, height, width)
-    return filled[0]
-
-
-def _pull(stack: Tensor) -> Tensor:
-    """One level of a pyramid ``[1, C + 1, h, w]`` from the one below, the weight last."""
-    height, width = stack.shape[-2:]
-    if height % 2 or width % 2:
-        stack = F.pad(stack, (0, width % 2, 0, height % 2))
-    stack = F.avg_pool2d(stack, 2)
-    # One known pixel of the four is enough for the block to count as known.
-    share = stack[:, -1:]
-    return stack * ((4 * share).clamp(max=1) / share.clamp_min(1e-12))

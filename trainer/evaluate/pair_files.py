@@ -8,7 +8,8 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from bokeh_ops.depth import DepthKind, DepthRange, fit_to_image, load_depth, to_disparity
+from bokeh_ops.depth import DepthKind, DepthRange, fit_to_image, to_depth_map
+from bokeh_ops.depth_files import load_depth
 from bokeh_ops.errors import BokehError
 from trainer.evaluate.sweeps import SUFFIXES, read_picture
 
@@ -49,7 +50,7 @@ class Pair:
             )
         kind = DepthKind.INVERTED if inverted else DepthKind.DISPARITY
         try:
-            disparity = to_disparity(load_depth(self.disparity), kind, DepthRange.NORMALISE)
+            disparity = to_depth_map(load_depth(self.disparity), kind, DepthRange.NORMALISE).disparity
         except BokehError as error:
             raise BokehError(f"{self.disparity}: {error}") from error
         return original, bokeh, fit_to_image(disparity, 1, original.shape[1], original.shape[2])[0, 0]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from bokeh_ops.depth import DepthKind, DepthRange, fit_to_image, to_disparity
+from bokeh_ops.depth import DepthKind, DepthRange, fit_to_image, same_shape, to_depth_map
 from bokeh_ops.errors import BokehError
 from bokeh_ops.photograph import MOST_BYTES
 from trainer.dataset.sample import encode_sample
@@ -184,10 +184,12 @@ def _disparity(values: np.ndarray, size: tuple[int, int], settings: Settings) ->
     """Dioptres ``[h, w]`` of the reduced photograph."""
     scaling = DepthRange.NORMALISE if settings.depth_normalise else DepthRange.SCALE
     try:
-        found = to_disparity(_tensor(values), _KINDS[settings.depth_kind], scaling, settings.depth_scale)
+        found = to_depth_map(
+            _tensor(values), _KINDS[settings.depth_kind], scaling, settings.depth_scale
+        ).disparity
         if settings.depth_normalise:
             found = found * settings.depth_scale
-        found = fit_to_image(found, 1, size[1], size[0])
+        found = _fitted(found, size)
     except BokehError as error:
         raise Rejected("bad_depth", str(error)) from error
     found = (found + settings.depth_offset).clamp(min=0)
@@ -210,9 +212,20 @@ def _mask(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             "bad_mask", f"shape {list(values.shape)}, from {low:g} to {high:g}; expected [h, w], 0..1"
         )
     try:
-        return fit_to_image(mask.clamp(0, 1)[:, None], 1, size[1], size[0])[0, 0].clamp(0, 1).numpy()
+        return _fitted(mask.clamp(0, 1)[:, None], size)[0, 0].clamp(0, 1).numpy()
     except BokehError as error:
         raise Rejected("bad_mask", str(error).replace("depth map", "mask")) from error
+
+
+def _fitted(found: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A map of the whole photograph at its size (width, height); nobody is there to be told that it was stretched."""
+    own = (found.shape[3], found.shape[2])
+    if not same_shape(own, size):
+        raise BokehError(
+            f"The depth map is {own[0]} x {own[1]} but the photograph {size[0]} x {size[1]}: their shapes differ by "
+            "more than 2 %."
+        )
+    return fit_to_image(found, 1, size[1], size[0])
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:
