@@ -101,11 +101,12 @@ def _by_av(path: str | os.PathLike[str], layout: str | None = None) -> np.ndarra
     (Between formats of floating point numbers FFmpeg cuts off what lies outside 0..1.)
     """
     import av  # here, as few maps need it
+    from av.error import FFmpegError
 
     try:
         with av.open(os.fspath(path)) as container:
             return next(container.decode(video=0)).to_ndarray(format=layout)
-    except (OSError, av.error.FFmpegError, StopIteration, ValueError) as error:
+    except (OSError, FFmpegError, StopIteration, ValueError) as error:
         raise BokehError(
             f"Could not read the depth map {os.fspath(path)!r}: {error}. An EXR must have a channel Y, or R, G and B; "
             "one with a channel Z alone is not read: save it as a 32-bit TIFF or .npy."

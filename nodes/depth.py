@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..bokeh_ops.depth_files import load_depth
+from ..bokeh_ops.depth_files import FILES, load_depth
 from ..bokeh_ops.host.files import check_input_file, input_file, input_file_hash, input_pictures
 from ..bokeh_ops.host.notices import say
 
@@ -18,14 +18,14 @@ class BokehLoadDepth(io.ComfyNode):
             category="Bokeh",
             description=(
                 "Loads a depth map without losing precision: 8 bit, 16 bit (which Load Image clips to white) "
-                "or floating point TIFF. Integers become 0..1, floating point stays as it is."
+                "or floating point (TIFF, EXR, HDR, PFM, NumPy). Integers become 0..1, floating point stays as it is."
             ),
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=input_pictures(),
+                    options=input_pictures(FILES),
                     upload=io.UploadType.image,
-                    tooltip="A grey picture in ComfyUI's input folder.",
+                    tooltip="A grey picture or array in ComfyUI's input folder.",
                 ),
             ],
             outputs=[

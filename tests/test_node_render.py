@@ -570,8 +570,13 @@ def test_loading_a_16_bit_map(pack: ModuleType) -> None:
         assert np.array_equal((depth[0, ..., 1].double().numpy() * 65535).round(), values)
         Image.fromarray(values // 2).save(path)
         assert node.fingerprint_inputs(path.name) != before
+        np.save(folder / "bokeh_test_metres.NPY.npy", np.full((24, 32), 2.5, np.float32))
+        offered = next(one for one in node.GET_SCHEMA().inputs if one.id == "file").options
+        assert {path.name, "bokeh_test_metres.NPY.npy"} <= set(offered)
+        assert float(node.execute("bokeh_test_metres.NPY.npy").result[0].min()) == 2.5
     finally:
         path.unlink()
+        (folder / "bokeh_test_metres.NPY.npy").unlink(missing_ok=True)
     assert call(pack, depth=depth)[0].shape == (1, 24, 32, 3)
 
 

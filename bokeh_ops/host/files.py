@@ -12,13 +12,18 @@ import folder_paths
 from ..errors import BokehError
 
 
-def input_pictures() -> list[str]:
-    """Names of the pictures in the host's input folder, sorted, without those in sub-folders."""
+def input_pictures(more: tuple[str, ...] = ()) -> list[str]:
+    """Names of the pictures in the host's input folder, sorted, without those in sub-folders.
+
+    Args:
+        more: endings in small letters, with the dot, that count too.
+    """
     folder = folder_paths.get_input_directory()
     if not os.path.isdir(folder):
         return []
     names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
-    return sorted(folder_paths.filter_files_content_types(names, ["image"]))
+    found = set(folder_paths.filter_files_content_types(names, ["image"]))
+    return sorted(found | {name for name in names if name.lower().endswith(more)})
 
 
 def input_file(name: object) -> Path:
