@@ -148,7 +148,7 @@ def to_depth_map(
         if scaling not in NORMALISED:
             return depth
         return replace(
-            depth, disparity=_normalised(depth.disparity, scaling, notice), unit=DepthUnit.RELATIVE
+            depth, disparity=_normalised(depth.disparity.clone(), scaling, notice), unit=DepthUnit.RELATIVE
         )
     if scaling is DepthRange.SCALE and not (np.isfinite(scale) and scale > 0):
         raise BokehError(f"The depth scale is {scale}; it must be above 0.")
@@ -168,17 +168,18 @@ def to_depth_map(
     holes = ~(torch.isfinite(value) | far)
     if metric and between is None:
         holes |= value <= 0
-    usable = torch.where(holes | far, 1.0, value)
+    # A copy that is worked on in place: of the frames of a video there is no room for many.
+    usable = value.masked_fill(holes | far, 1.0)
     if between is not None:
         low, high = between
-        disparity = low + usable * (high - low)
-        disparity = 1 / disparity if metric else disparity
+        disparity = usable.mul_(high - low).add_(low)
+        disparity = disparity.reciprocal_() if metric else disparity
         _refuse(
             ~torch.isfinite(disparity), value, "are at distance 0", "Check the distances of black and white."
         )
     elif metric:
         factor = _IN_METRES[kind] * (scale if scaling is DepthRange.SCALE else 1.0)
-        disparity = 1 / (usable * factor)
+        disparity = usable.mul_(factor).reciprocal_()
         _refuse(torch.isinf(disparity), value, "are so near that 1/depth overflows", "Check the units.")
     else:
         factor = scale if scaling is DepthRange.SCALE else 1.0
@@ -190,9 +191,9 @@ def to_depth_map(
                     "lie outside 0..1, so 1 - value is no disparity",
                     f"Choose {DepthRange.NORMALISE.value!r}, or the kind {DepthKind.METRIC.value!r} for metres.",
                 )
-            usable = 1 - usable
-        disparity = usable * (factor * value.shape[2] / focal_pixels if canonical else factor)
-    disparity = _filled(torch.where(far, 0.0, disparity), holes, kind, notice)
+            usable.neg_().add_(1)
+        disparity = usable.mul_(factor * value.shape[2] / focal_pixels if canonical else factor)
+    disparity = _filled(disparity.masked_fill_(far, 0.0), holes, kind, notice)
     if scaling in NORMALISED:
         return DepthMap(_normalised(disparity[:, None], scaling, notice), DepthUnit.RELATIVE)
     if notice:
@@ -244,7 +245,7 @@ def _filled(disparity: Tensor, holes: Tensor, kind: DepthKind, notice: Notice | 
 
 
 def _normalised(disparity: Tensor, scaling: DepthRange, notice: Notice | None) -> Tensor:
-    """Maps ``[B, 1, H, W]`` from 0 to 1, each by itself or all together."""
+    """Maps ``[B, 1, H, W]`` from 0 to 1, each by itself or all together; in place."""
     bounds = [_bounds(plane) for plane in disparity]
     low, high = (torch.stack(each).view(-1, 1, 1, 1) for each in zip(*bounds, strict=True))
     together = scaling is DepthRange.NORMALISE_BATCH
@@ -260,7 +261,10 @@ def _normalised(disparity: Tensor, scaling: DepthRange, notice: Notice | None) -
             f"normalise.{_hint(disparity)}"
         )
     if notice:
-        cut = int(((disparity < low) | (disparity > high)).sum())
+        cut = sum(
+            int(((plane < least) | (plane > most)).sum())
+            for plane, least, most in zip(disparity, low, high, strict=True)
+        )
         if cut:
             notice(
                 f"{cut} values of the depth map lie far outside what all others span, and are not counted when it is "
@@ -268,7 +272,7 @@ def _normalised(disparity: Tensor, scaling: DepthRange, notice: Notice | None) -
             )
         if not together and len(disparity) > 1:
             _remark_ranges(low, high, notice)
-    return ((disparity - low) / (high - low)).clamp(0, 1)
+    return disparity.sub_(low).div_(high - low).clamp_(0, 1)
 
 
 _OUTLIERS = 0.001  # share of a map, at either end, that may lie far outside

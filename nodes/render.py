@@ -305,8 +305,10 @@ class BokehMeRender(io.ComfyNode):
         known = depths.to_depth_map(
             depth, depth_kind, scaling, depth_scale, notice, focal_pixels, (depth_black, depth_white)
         )
+        units, maps = known.unit is depths.DepthUnit.DIOPTRES, known.disparity
+        del known  # or it would stay in memory beside the maps with aligned edges
         maps = fit_frames(
-            known.disparity,
+            maps,
             batch,
             height,
             width,
@@ -323,7 +325,6 @@ class BokehMeRender(io.ComfyNode):
         if focus is None:
             mode = FocusMode.POINT if focus_mask is None else FocusMode.MASK
             focus = Focus(mode, focus_x, focus_y)
-        units = known.unit is depths.DepthUnit.DIOPTRES
         steps = focus.with_mask(focus_mask).find(maps, units, notice)
         recovery = 0.0 if gamma == 1 else highlight_recovery
         lenses = [
