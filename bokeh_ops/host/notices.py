@@ -7,8 +7,14 @@ import logging
 log = logging.getLogger("bokeh")
 
 
+_told: dict[str, tuple[object, list[str]]] = {}
+"""By node, the run of the graph that it spoke in last, and what it said there."""
+
+
 def say(text: str, node_id: str | None = None) -> None:
     """Warn the user: always in the log; as text on the node too when ``node_id`` is known and a server runs.
+
+    The host shows one text on a node, so everything the node said in this run is in it.
 
     Args:
         text: one or two plain sentences that say what was found and what to do.
@@ -22,5 +28,12 @@ def say(text: str, node_id: str | None = None) -> None:
     except ImportError:
         return
     instance = getattr(PromptServer, "instance", None)
-    if instance is not None and hasattr(instance, "send_progress_text"):
-        instance.send_progress_text(text, node_id)
+    if instance is None or not hasattr(instance, "send_progress_text"):
+        return
+    run = getattr(instance, "last_prompt_id", None)
+    before, said = _told.get(node_id, (run, []))
+    said = said if before == run else []
+    if text not in said:
+        said.append(text)
+    _told[node_id] = run, said
+    instance.send_progress_text("\n\n".join(said), node_id)
