@@ -125,9 +125,14 @@ def sd15_adapter_shapes() -> dict[str, tuple[int, ...]]:
 
 def flux(models: Path) -> None:
     """FLUX.1-dev at its width with one block of each kind, its autoencoder, its text encoders, an adapter."""
+    import comfy.supported_models
     from comfy.ldm.flux.model import Flux
 
-    _write(_shapes(Flux, **FLUX), models / "diffusion_models" / "flux1-dev.safetensors")
+    from bokeh_ops.host.differences import flux_config, published_weights
+
+    config = flux_config(FLUX)
+    published = published_weights(comfy.supported_models.Flux(config), _shapes(Flux, **config))
+    _write(published, models / "diffusion_models" / "flux1-dev.safetensors")
     _write(_vae_shapes(channels=16, quant_conv=False), models / "vae" / "ae.safetensors")
     _write(_clip_shapes(), models / "text_encoders" / "clip_l.safetensors")
     # T5-XXL at its width with one layer of 24: the whole is 9.5 GB. See tests/host/shallow_t5.py.

@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,6 +52,8 @@ class Golden:
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Golden:
     """Build the host's model of a golden directory. The host has to be loaded already."""
+    from bokeh_ops.host.differences import weights_for_host
+
     folder = Path(folder)
     where = torch.device(device)
     if (folder / "flux_config.json").is_file():
@@ -60,9 +62,11 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
         kind, model = "sd15", unet_model(json.loads((folder / "unet_config.json").read_text()), dtype, where)
     else:
         raise FileNotFoundError(f"{folder} has neither flux_config.json nor unet_config.json")
-    missing, unexpected = model.model.diffusion_model.load_state_dict(
-        load_file(folder / "base.safetensors"), strict=False
+    network = model.model.diffusion_model
+    weights = weights_for_host(
+        model.model.model_config, load_file(folder / "base.safetensors"), network.state_dict()
     )
+    missing, unexpected = network.load_state_dict(weights, strict=False)
     assert not missing, f"base.safetensors lacks {missing[:3]}"
     assert not unexpected, f"base.safetensors has {unexpected[:3]}"
     return Golden(folder, kind, model, load_file(folder / "io.safetensors"), where)
@@ -72,7 +76,8 @@ def flux_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device)
     """A MODEL of the host's FLUX with diffusers' names of the sizes."""
     import comfy.model_base
     import comfy.supported_models
-    from comfy.ldm.flux.model import FluxParams
+
+    from bokeh_ops.host.differences import flux_config
 
     hidden = config["attention_head_dim"] * config["num_attention_heads"]
     unet_config = {
@@ -93,9 +98,7 @@ def flux_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device)
         "guidance_embed": config["guidance_embeds"],
         "dtype": dtype,
     }
-    if "txt_ids_dims" in {field.name for field in fields(FluxParams)}:
-        unet_config["txt_ids_dims"] = []  # ComfyUI 0.8 wants it named
-    settings = comfy.supported_models.Flux(unet_config)
+    settings = comfy.supported_models.Flux(flux_config(unet_config))
     return patcher(comfy.model_base.Flux(settings, device=device), device)
 
 

@@ -6,7 +6,6 @@ Nothing here is used by the nodes: there the host loads models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +19,9 @@ import comfy.supported_models
 import comfy.utils
 import folder_paths
 import torch
-from comfy.ldm.flux.model import FluxParams
 
 from ..errors import BokehError
+from .differences import flux_config
 
 Architecture = Literal["sd15", "flux"]
 
@@ -195,9 +194,7 @@ def small_model(
     config = {**config, "dtype": dtype}
     cpu = torch.device("cpu")
     if architecture == "flux":
-        if "txt_ids_dims" in {field.name for field in fields(FluxParams)}:
-            config.setdefault("txt_ids_dims", [])  # later hosts want it named
-        settings: Any = comfy.supported_models.Flux({**config, "image_model": "flux"})
+        settings: Any = comfy.supported_models.Flux({**flux_config(config), "image_model": "flux"})
     else:
         settings = comfy.supported_models.SD15(config)
         settings.unet_config = config

@@ -2,7 +2,8 @@
 
 The file is safetensors with a description in its metadata: ``architecture`` (``sd15``, ``flux``), ``config`` of the
 host's network class, ``prediction`` (``epsilon``, ``v``, ``flow``), ``pictures`` (the codec: ``grey``, ``cosines``),
-``tokens`` and ``vocabulary`` of the text encoder (:mod:`bokeh_ops.small`). Weights are under ``network.``.
+``tokens`` and ``vocabulary`` of the text encoder (:mod:`bokeh_ops.small`). Weights are under ``network.``, by the names
+that the architecture's weights are published with.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import BokehError
 from ..small import Codec, Cosines, Grey, Words
+from .differences import published_weights, weights_for_host
 from .loading import Architecture, small_model, use_flux_shift
 
 METADATA = "bokeh_small"
@@ -75,6 +77,15 @@ class SmallModel:
     def network(self) -> Any:
         return self.patcher.model.diffusion_model
 
+    @property
+    def _settings(self) -> Any:
+        return self.patcher.model.model_config
+
+    def load_network(self, weights: dict[str, Tensor]) -> None:
+        """Set the network's weights, which are named as published or as any host names them."""
+        network = self.network
+        network.load_state_dict(weights_for_host(self._settings, weights, network.state_dict()))
+
     def encode_images(self, images: Tensor) -> Tensor:
         """LATENT samples of pictures ``[N, H, W, 3]``, 0..1."""
         return self.patcher.model.process_latent_out(self.codec.encode(images))
@@ -92,7 +103,7 @@ class SmallModel:
         """
         state = {
             f"{NETWORK}{name}": value.detach().to("cpu", dtype).contiguous()
-            for name, value in self.network.state_dict().items()
+            for name, value in published_weights(self._settings, self.network.state_dict()).items()
         }
         if self.words.table is not None:
             state[TABLE] = self.words.table
@@ -126,9 +137,7 @@ def read_small(path: Path, dtype: torch.dtype = torch.float32) -> SmallModel:
     with safe_open(path, framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     model = SmallModel(description, dtype, state.pop(TABLE, None), state.pop(SIZES, None))
-    model.network.load_state_dict(
-        {key.removeprefix(NETWORK): value.to(dtype) for key, value in state.items()}
-    )
+    model.load_network({key.removeprefix(NETWORK): value.to(dtype) for key, value in state.items()})
     return model
 
 
