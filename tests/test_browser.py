@@ -166,7 +166,7 @@ def test_every_widget_shows_the_value_that_was_meant_for_it(
     info = comfy_server.object_info()
     for node in read(name)["nodes"]:
         if node["type"] not in NOTES:
-            names = widget_names(info[node["type"]])
+            names = widget_names(info[node["type"]], node["widgets_values"])
             for widget, value in zip(names, node["widgets_values"], strict=False):
                 if widget is not None:
                     assert shown[node["id"]][widget] == value, f"{node['type']}.{widget}"

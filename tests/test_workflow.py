@@ -9,12 +9,40 @@ from typing import Any
 import pytest
 
 from tests.host.server import ComfyServer
-from tests.host.workflow import to_api
+from tests.host.workflow import CHOICE, to_api
 
 INFO: dict[str, Any] = {
     "LoadImageMask": {
         "input": {
             "required": {"image": [["a.png"], {"image_upload": True}], "channel": [["alpha", "red"], {}]}
+        }
+    },
+    "CreateVideo": {
+        "input": {
+            "required": {"images": ["IMAGE", {}], "fps": ["FLOAT", {"default": 30.0}]},
+            "optional": {"audio": ["AUDIO", {}], "bit_depth": ["INT", {"default": 8}]},
+        },
+        "python_module": "comfy_extras.nodes_video",
+    },
+    "SaveVideo": {
+        "input": {
+            "required": {
+                "video": ["VIDEO", {}],
+                "format": [
+                    "COMFY_DYNAMICCOMBO_V3",
+                    {
+                        "options": [
+                            {
+                                "key": "auto",
+                                "inputs": {"required": {"codec": ["COMBO", {"options": ["auto"]}]}},
+                            },
+                            {"key": "gif", "inputs": {"required": {}}},
+                        ]
+                    },
+                ],
+                "name": ["STRING", {}],
+            },
+            "optional": {"codec": ["COMBO", {"hidden": True}]},
         }
     },
     "LoadImage": {"input": {"required": {"image": [["a.png"], {"image_upload": True}]}}},
@@ -51,6 +79,25 @@ def test_widgets_are_told_from_what_only_the_page_knows() -> None:
     assert to_api(workflow(button_last), INFO)["4"]["inputs"] == {"image": "a.png", "channel": "red"}
     seeded = to_api(workflow(sampler(inputs=[])), INFO)
     assert seeded["5"]["inputs"] == {"seed": 7, "steps": 20, "sampler_name": "heun", "cfg": 4.5}
+
+
+def test_what_a_later_host_gave_its_own_node_stays_at_its_default() -> None:
+    video = {"id": 8, "type": "CreateVideo", "widgets_values": [12.0]}
+    assert to_api(workflow(video), INFO)["8"]["inputs"] == {"fps": 12.0}
+    given = {**video, "widgets_values": [12.0, 10]}
+    assert to_api(workflow(given), INFO)["8"]["inputs"] == {"fps": 12.0, "bit_depth": 10}
+    for values, module in (([], "comfy_extras.nodes_video"), ([12.0], "custom_nodes.bokeh")):
+        info = {"CreateVideo": {**INFO["CreateVideo"], "python_module": module}}
+        with pytest.raises(ValueError, match="widget values for 2 widgets"):
+            to_api(workflow({**video, "widgets_values": values}), info)
+
+
+def test_a_choice_brings_its_own_widgets() -> None:
+    video = {"id": 9, "type": "SaveVideo", "widgets_values": ["auto", "h264", "a"]}
+    found = to_api(workflow(video), INFO)["9"]["inputs"]
+    assert found == {"format": "auto", "format.codec": "h264", "name": "a"}
+    plain = {**video, "widgets_values": ["gif", "a"]}
+    assert to_api(workflow(plain), INFO)["9"]["inputs"] == {"format": "gif", "name": "a"}
 
 
 def test_a_link_goes_over_the_widget_and_through_reroutes() -> None:
