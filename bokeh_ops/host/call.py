@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,6 +94,22 @@ def bokeh_terms(
             inside = attend(*call.region.terms[path][index])
             term = torch.lerp(term, inside, call.region.share(size, tokens).to(term))
         yield term
+
+
+def of_this_call(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook for a module that acts in the model call that lays it, and in no other.
+
+    Clones of a MODEL share their network, and may be called in several threads at once. In compiled models, which run
+    their modules by themselves, it does nothing.
+    """
+    own = threading.get_ident()
+
+    def guarded(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or threading.get_ident() != own:
+            return None
+        return hook(*args)
+
+    return guarded
 
 
 def add_term(out: Tensor, term: Tensor) -> Tensor:

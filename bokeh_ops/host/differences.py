@@ -6,12 +6,17 @@ Everything else in this package is written for all of them alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
+import comfy.model_management as management
+import torch
 from comfy.ldm.flux.model import FluxParams
 from torch import Tensor
+
+from .rope import give_rope_a_gradient
 
 # FLUX's norms: as its weights are published, and as 0.14 and later hold them.
 _PUBLISHED, _LATER = ".scale", ".weight"
@@ -58,3 +63,59 @@ def flux_config(config: dict[str, Any]) -> dict[str, Any]:
     """
     named = {"txt_ids_dims": []} if "txt_ids_dims" in {field.name for field in fields(FluxParams)} else {}
     return {**named, **config}
+
+
+_CUDA_CODE = 2  # cudaErrorMemoryAllocation, which a torch.AcceleratorError carries
+_SAID = ("out of memory", "can't allocate memory", "not enough gpu video memory", "alloc_failed")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, by whichever name the host's PyTorch has for that.
+
+    A device has a type of its own for it (on builds that know none the host puts ``Exception`` in its place, which
+    says nothing), later hosts tell by ``is_oom``, and libraries and other devices raise a RuntimeError that says so.
+    ``is_oom`` also takes back what a failed call has left on the device, so whoever catches such an error asks here.
+    """
+    is_oom: Callable[[BaseException], Any] | None = getattr(management, "is_oom", None)
+    if management.OOM_EXCEPTION is not Exception and (
+        isinstance(error, management.OOM_EXCEPTION) or (is_oom is not None and is_oom(error))
+    ):
+        return True
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError)
+        and (
+            getattr(error, "error_code", None) == _CUDA_CODE
+            or any(words in str(error).lower() for words in _SAID)
+        )
+    )
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """While this is open, the host chooses operators that have a gradient.
+
+    Those that know of training are told; 0.8 and those after it that do not are given the gradient they lack.
+    """
+    if not hasattr(management, "in_training"):
+        give_rope_a_gradient()
+        yield
+        return
+    before = management.in_training
+    management.in_training = True
+    try:
+        yield
+    finally:
+        management.in_training = before
+
+
+def tell_how_to_load_again(patcher: Any, load: Callable[[], Any]) -> None:
+    """Have a MODEL that no loader of the host made be loaded once more, as several devices want it.
+
+    Later hosts do that by what their own loaders leave on a MODEL; earlier ones take no notice.
+
+    Args:
+        patcher: the MODEL.
+        load: makes the same MODEL anew.
+    """
+    # Told not to make it one whose weights come and go by themselves, which those we make never are.
+    patcher.cached_patcher_init = (lambda disable_dynamic=False: load(), ())

@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..attention import grounded_attention, grounded_bokeh_attention, merge_heads, split_heads
 from ..errors import BokehError
-from .call import Call, add_term, bokeh_terms, check_attention
+from .call import Call, add_term, bokeh_terms, check_attention, of_this_call
 from .models import HostModel
 
 OVERRIDE = "optimized_attention_override"
+_POSITIONAL = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
+"""What the host's attention takes after q, k, v and heads."""
+_ORDINARY = {*_POSITIONAL, "transformer_options", "_inside_attn_wrapper"}
+"""Keywords that change nothing of what attention computes; others (``scale``, ``enable_gqa``) came with later hosts."""
 
 
 class _Current:
@@ -67,8 +70,6 @@ def lay(
 
 def _hooks(block: nn.Module, path: str, current: _Current, options: dict[str, Any]) -> Iterator[Any]:
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        if torch.compiler.is_compiling():
-            return None
         current.path = path
         given = kwargs.get("transformer_options")
         if (given is not None and OVERRIDE in given) or not _takes_options(module, len(args)):
@@ -76,8 +77,6 @@ def _hooks(block: nn.Module, path: str, current: _Current, options: dict[str, An
         return args, {**kwargs, "transformer_options": {**options, **(given or {})}}
 
     def after(_module: nn.Module, _args: Any, _out: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
         left, current.path = current.path, None
         if left is not None:
             raise BokehError(
@@ -86,8 +85,8 @@ def _hooks(block: nn.Module, path: str, current: _Current, options: dict[str, An
                 "this model."
             )
 
-    yield block.register_forward_pre_hook(before, with_kwargs=True)
-    yield block.register_forward_hook(after)
+    yield block.register_forward_pre_hook(of_this_call(before), with_kwargs=True)
+    yield block.register_forward_hook(of_this_call(after))
 
 
 def _takes_options(block: nn.Module, positional: int) -> bool:
@@ -151,25 +150,31 @@ def _joint_attention(
     chained: bool,
 ) -> Tensor:
     """Eq. 15 in one block: ``Attention(Q_piv, [K; K_piv], [V; V]) + lambda Attention(Q_piv, K_b, V_b)``."""
+    kwargs = {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs}
     by_heads = bool(kwargs.get("skip_reshape"))
     keep_heads = bool(kwargs.get("skip_output_reshape"))
     # The released code leaves blocks alone that its adapter does not name; without an adapter all are grounded.
     grounding = call.grounding if call.blocks is None or path in call.blocks else None
     if grounding is None:
-        out = run(q, k, v, *args, **kwargs)
+        out = run(q, k, v, **kwargs)
         if keep_heads:
             out = merge_heads(out)
     else:
         if not by_heads:
-            q, k, v = (split_heads(t, heads) for t in (q, k, v))
+            features = q.shape[-1] // heads  # of fewer keys than queries, too
+            q, k, v = (split_heads(t, t.shape[-1] // features) for t in (q, k, v))
         plain = {**kwargs, "skip_reshape": True, "skip_output_reshape": False}
-        mask = args[0] if args else plain.pop("mask", None)
+        mask = plain.pop("mask", None)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             return run(q, k, v, **({**plain, "mask": mask}))
 
-        out = grounded_attention(q, k, v, grounding, attend, mask, shared=False if chained else None)
+        # A shorter way for attention that is softmax of the products and no more.
+        ordinary = not chained and kwargs.keys() <= _ORDINARY
+        out = grounded_attention(q, k, v, grounding, attend, mask, shared=None if ordinary else False)
     queries = q if q.ndim == 4 else split_heads(q, heads)
+    if kwargs.get("scale") is not None:
+        queries = queries * (kwargs["scale"] * queries.shape[-1] ** 0.5)
 
     def term_of(keys: Tensor, values: Tensor) -> Tensor:
         check_attention(values.shape[0], out.shape[0])

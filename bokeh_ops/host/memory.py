@@ -3,42 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import comfy.model_management
-import torch
 from torch import Tensor
 
 from ..render import Lens, LensModel, Progress, Rendered, memory_needed, render
+from .differences import out_of_memory
 
 LEAST_TILE = 128
 """Pixels along the smallest tiles that are tried before the CPU is."""
-_CUDA_CODE = 2  # cudaErrorMemoryAllocation, which a torch.AcceleratorError carries
-_SAID = ("out of memory", "can't allocate memory", "not enough gpu video memory", "alloc_failed")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, by whichever name the host's PyTorch has for that.
-
-    A device has a type of its own for it (on builds that know none the host puts ``Exception`` in its place, which
-    says nothing), newer hosts tell by ``is_oom``, and libraries and other devices raise a RuntimeError that says so.
-    """
-    management = comfy.model_management
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    if management.OOM_EXCEPTION is not Exception and (
-        isinstance(error, management.OOM_EXCEPTION) or _host_says_so(error)
-    ):
-        return True
-    return isinstance(error, RuntimeError) and (
-        getattr(error, "error_code", None) == _CUDA_CODE
-        or any(words in str(error).lower() for words in _SAID)
-    )
-
-
-def _host_says_so(error: BaseException) -> bool:
-    is_oom: Callable[[BaseException], Any] | None = getattr(comfy.model_management, "is_oom", None)
-    return is_oom is not None and bool(is_oom(error))
 
 
 def within_memory(model: str | LensModel, notice: Callable[[str], None]) -> LensModel:

@@ -28,7 +28,7 @@ def say(text: str, node_id: str | None = None) -> None:
     except ImportError:
         return
     instance = getattr(PromptServer, "instance", None)
-    if instance is None or not hasattr(instance, "send_progress_text"):
+    if instance is None:
         return
     run = getattr(instance, "last_prompt_id", None)
     before, said = _told.get(node_id, (run, []))

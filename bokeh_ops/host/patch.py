@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +28,12 @@ from .notices import say
 
 KEY = "bokeh"
 """Key of this extension's wrapper and callback on a model."""
+
+
+_NO_K = (
+    "the model carries a bokeh adapter but a prompt of this run has no K; where that prompt acts, the adapter does "
+    "nothing. Put BokehCondition between the prompts and the sampler, or use GroundedSampler."
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class BokehPatch:
         self.obeys_k = any(laid.strength and laid.adapter.cross_layers for laid in self.adapters)
         named = {path for laid in self.adapters for path in laid.adapter.widths}
         self._blocks = frozenset(named) if named else None
-        self._warned = False
+        self._unsaid = [_NO_K]
         self._terms: OrderedDict[Any, Terms] = OrderedDict()
 
     def __deepcopy__(self, memo: Any) -> BokehPatch:
@@ -79,7 +86,7 @@ class BokehPatch:
 
     def begin_run(self, *args: Any, **kwargs: Any) -> None:
         """Host callback before each sampling run."""
-        self._warned = False
+        self._unsaid[:] = [_NO_K]
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """The APPLY_MODEL wrapper: ``(x, sigma, c_concat, c_crossattn, control, transformer_options, **conds)``."""
@@ -141,13 +148,9 @@ class BokehPatch:
         return Call(terms, grounding, blocks=self._blocks)
 
     def _warn_once(self) -> None:
-        if not self._warned:
-            self._warned = True
-            say(
-                "the model carries a bokeh adapter but a prompt of this run has no K; where that prompt acts, the "
-                "adapter does nothing. Put BokehCondition between the prompts and the sampler, or use GroundedSampler.",
-                self.node_id,
-            )
+        # Taken out in one step: clones of a MODEL share this object and may run in several threads.
+        with suppress(IndexError):
+            say(self._unsaid.pop(), self.node_id)
 
     def _project(self, k: Tensor, x: Tensor) -> Terms:
         training = torch.is_grad_enabled() and any(

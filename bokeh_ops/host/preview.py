@@ -11,6 +11,7 @@ import latent_preview
 from torch import Tensor
 
 from ..sweep import mosaic
+from .differences import out_of_memory
 from .notices import say
 
 
@@ -54,6 +55,7 @@ class Progress:
         except comfy.model_management.InterruptProcessingException:
             raise
         except Exception as error:  # noqa: BLE001  of any previewer
+            out_of_memory(error)  # whatever it is; the host then clears the device of it
             reason = f"{type(error).__name__}: {error}"
         # Only here, as inside the handler the error still holds what the failed preview held.
         self._show = None

@@ -1,8 +1,8 @@
 """A gradient for the rotary embedding of hosts that compute it with an operator that has none.
 
-Hosts from 0.8 on use ``comfy_kitchen::apply_rope``, a custom operator without autograd formula. Later hosts go round it
-when they are told of training (``comfy.model_management.in_training``); for the others the formula is given here, in
-the way torch asks for in its error message. It changes nothing that already worked.
+Hosts from 0.8 on use ``comfy_kitchen::apply_rope``, a custom operator without autograd formula. For those that do not
+go round it while they train (:func:`.differences.training`) the formula is given here, in the way torch asks for in its
+error message. It changes nothing that already worked.
 """
 
 from __future__ import annotations

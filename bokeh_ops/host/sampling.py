@@ -23,7 +23,7 @@ from ..adapter import K_RELEASED_NEGATIVE
 from ..errors import BokehError
 from ..sweep import GroundingSchedule, SweepRows, resolve_grounding_steps, target_groups
 from .conditioning import with_k
-from .memory import out_of_memory
+from .differences import out_of_memory
 from .models import describe
 from .noise import sampler_is_unknown, share_noise
 from .notices import say
@@ -143,7 +143,7 @@ def grounded_sample(
     """
     patcher = guider.model_patcher
     samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
-    if getattr(samples, "is_nested", False):
+    if samples.is_nested:
         raise BokehError("The latent holds several tensors of different kinds; give a plain picture latent.")
     pictures = samples.shape[0]
     if pictures == 0:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import BokehError
 from ..small import Codec, Cosines, Grey, Words
-from .differences import published_weights, weights_for_host
+from .differences import published_weights, tell_how_to_load_again, weights_for_host
 from .loading import Architecture, small_model, use_flux_shift
 
 METADATA = "bokeh_small"
@@ -138,6 +138,7 @@ def read_small(path: Path, dtype: torch.dtype = torch.float32) -> SmallModel:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     model = SmallModel(description, dtype, state.pop(TABLE, None), state.pop(SIZES, None))
     model.load_network({key.removeprefix(NETWORK): value.to(dtype) for key, value in state.items()})
+    tell_how_to_load_again(model.patcher, lambda: read_small(path, dtype).patcher)
     return model
 
 
@@ -212,7 +213,9 @@ def small_clip(model: SmallModel) -> Any:
         lambda **_: SmallTokenizer(model.words, names), lambda **_: SmallEncoder(model.words)
     )
     where = dict.fromkeys(("load_device", "offload_device", "initial_device"), _CPU)
-    return comfy.sd.CLIP(target, model_options={**where, "dtype": torch.float32})
+    clip = comfy.sd.CLIP(target, model_options={**where, "dtype": torch.float32})
+    tell_how_to_load_again(clip.patcher, lambda: small_clip(model).patcher)
+    return clip
 
 
 class SmallCodec(nn.Module):
@@ -259,6 +262,7 @@ def small_vae(model: SmallModel) -> Any:
     vae.memory_used_decode = lambda shape, _dtype: 64 * patch**2 * shape[2] * shape[3]
     vae.size = None
     vae.model_size()
+    tell_how_to_load_again(vae.patcher, lambda: small_vae(model).patcher)
     return vae
 
 

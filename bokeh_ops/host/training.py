@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
@@ -23,10 +22,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ..adapter import BokehAdapter
 from ..sweep import GroundingSchedule
+from .differences import training
 from .lay import lay_adapter
 from .models import HostModel, Slot, describe
 from .patch import patch_of, set_patch
-from .rope import give_rope_a_gradient
 from .unet import host_attention, previous_in
 
 KEY = "bokeh_training"
@@ -123,29 +122,13 @@ def differentiable(
     network = patcher.model.diffusion_model
     model = describe(patcher)
     with ExitStack() as stack:
-        stack.enter_context(_host_knows())
+        stack.enter_context(training())
         for handle in _hooks(network, adapter, model):
             stack.callback(handle.remove)
         if checkpointing:
             for slot, block in _blocks(network, model):
                 stack.enter_context(_checkpointed(block, slot))
         yield
-
-
-@contextmanager
-def _host_knows() -> Iterator[None]:
-    """Later hosts choose operators that have a gradient when they are told of training."""
-    management = comfy.model_management
-    if not hasattr(management, "in_training"):
-        give_rope_a_gradient()
-        yield
-        return
-    before = management.in_training
-    management.in_training = True
-    try:
-        yield
-    finally:
-        management.in_training = before
 
 
 def _hooks(network: nn.Module, adapter: BokehAdapter | None, model: HostModel) -> Iterator[Any]:

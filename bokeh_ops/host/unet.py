@@ -29,7 +29,7 @@ from ..attention import (
     split_heads,
 )
 from ..errors import BokehError
-from .call import Call, add_term, bokeh_terms, check_attention
+from .call import Call, add_term, bokeh_terms, check_attention, of_this_call
 from .models import HostModel, Slot
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
@@ -92,7 +92,7 @@ def lay(
             terms = _Terms(call, cross)
             for layer in cross.values():
                 if "forward" in vars(layer.module):
-                    hook = layer.module.to_out.register_forward_pre_hook(terms.inside(layer))
+                    hook = layer.module.to_out.register_forward_pre_hook(of_this_call(terms.inside(layer)))
                     stack.callback(hook.remove)
             patches["attn2_patch"] = [terms.see, *patches.get("attn2_patch", [])]
             patches["attn2_output_patch"] = [
@@ -118,7 +118,7 @@ def _hooks(block: nn.Module, layers: Sequence[_Layer]) -> Iterator[Any]:
 
     def before(*_: Any) -> None:
         for layer in layers:
-            layer.waits = not torch.compiler.is_compiling()
+            layer.waits = True
 
     def after(*_: Any) -> None:
         for layer in layers:
@@ -129,8 +129,8 @@ def _hooks(block: nn.Module, layers: Sequence[_Layer]) -> Iterator[Any]:
                     "K nor grounding reaches it. Remove that extension from this model."
                 )
 
-    yield block.register_forward_pre_hook(before)
-    yield block.register_forward_hook(after)
+    yield block.register_forward_pre_hook(of_this_call(before))
+    yield block.register_forward_hook(of_this_call(after))
 
 
 def previous_in(table: dict[Any, Replacement], slot: tuple[str, int, int]) -> Replacement | None:
@@ -293,7 +293,7 @@ class _Terms:
         """
 
         def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            if torch.compiler.is_compiling() or not layer.inputs or not self._fits(layer, args[0]):
+            if not layer.inputs or not self._fits(layer, args[0]):
                 return None
             out = args[0]
             for term in self._terms(layer, out):
