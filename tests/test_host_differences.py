@@ -1,3 +1,4 @@
+# ruff: noqa: F811 (fixtures)
 """What differs between hosts, the same to us: weights by any host's names, and what hosts want to be told."""
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import models
 from tests.models import one_thread  # noqa: F401
+from tests.sampling import Sampling, adapter, base, kind, model, s, said, unloaded  # noqa: F401
 
 SHIPPED = Path(__file__).parents[1] / "workflows" / "assets" / "world"
 
@@ -76,3 +78,75 @@ def test_a_small_flux_written_by_either_host_is_read_by_this_one(pack: ModuleTyp
     save_file(later, tmp_path / "half.safetensors", {small.METADATA: json.dumps(model.description)})
     with pytest.raises(RuntimeError, match=r"Missing key.*img_in\.weight"):
         small.read_small(tmp_path / "half.safetensors")
+
+
+# Out of memory, by whichever name
+
+
+class DeviceError(getattr(torch, "AcceleratorError", RuntimeError)):  # type: ignore[misc]
+    """What a device leaves behind that ran out of memory: a number, and words that need not say so."""
+
+    def __init__(self, code: int = 2) -> None:
+        super().__init__("CUDA error: see the log")
+        self.error_code = code
+
+
+@pytest.fixture
+def cleared(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """What a later host was asked about; it clears the device meanwhile."""
+    import comfy.model_management as management
+
+    asked: list[BaseException] = []
+
+    def is_oom(error: BaseException) -> bool:
+        asked.append(error)
+        return isinstance(error, DeviceError) and error.error_code == 2
+
+    monkeypatch.setattr(management, "is_oom", is_oom, raising=False)
+    return asked
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_device_that_ran_out_is_known_by_its_number(
+    pack: ModuleType, cleared: list[BaseException], monkeypatch: pytest.MonkeyPatch, later: bool
+) -> None:
+    import comfy.model_management as management
+
+    if not later:
+        monkeypatch.delattr(management, "is_oom")
+    out_of_memory = pack.bokeh_ops.host.differences.out_of_memory
+    assert out_of_memory(DeviceError())
+    assert not out_of_memory(DeviceError(700))  # an illegal access
+    assert len(cleared) == 2 * later
+
+
+def test_a_sweep_goes_on_with_fewer_targets_after_it(
+    s: Sampling, base: Any, said: Any, cleared: list[BaseException]
+) -> None:
+    def short(_module: Any, args: tuple[Any, ...]) -> None:
+        if args[0].shape[0] > 4:
+            raise DeviceError
+
+    handle = base.model.diffusion_model.register_forward_pre_hook(short)
+    try:
+        _, targets = s.grounded(target_bokeh="0, 4, 14, 20, 28", cfg=1.0)
+    finally:
+        handle.remove()
+    assert targets["samples"].shape[0] == 5
+    assert sum("do not fit in memory" in text for text in said()) == 1
+    assert len(cleared) == 1
+
+
+def test_a_preview_that_ran_out_leaves_nothing_on_the_device(
+    s: Sampling, said: Any, cleared: list[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import latent_preview
+
+    class Previewer:
+        def decode_latent_to_preview_image(self, *_: Any) -> None:
+            raise DeviceError
+
+    monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Previewer())
+    assert torch.isfinite(s.grounded()[1]["samples"]).all()
+    assert sum("goes on without previews" in text for text in said()) == 1
+    assert len(cleared) == 1

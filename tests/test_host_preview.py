@@ -41,6 +41,8 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
         "PROGRESS_BAR_HOOK",
         lambda step, total, preview, **_: told.append((step, total, preview is not None)),
     )
+    for throttle in ("PROGRESS_THROTTLE_MIN_INTERVAL", "PROGRESS_THROTTLE_MIN_PERCENT"):  # of later hosts
+        monkeypatch.setattr(comfy.utils, throttle, 0, raising=False)
     return told
 
 

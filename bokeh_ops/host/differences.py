@@ -6,6 +6,7 @@ Everything else in this package is written for all of them alike.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -119,3 +120,21 @@ def tell_how_to_load_again(patcher: Any, load: Callable[[], Any]) -> None:
     """
     # Told not to make it one whose weights come and go by themselves, which those we make never are.
     patcher.cached_patcher_init = (lambda disable_dynamic=False: load(), ())
+
+
+def tell_of_saving(patcher: Any, tell: Callable[[Any], None]) -> None:
+    """Call ``tell(patcher)`` whenever the host asks a MODEL for the weights to write to a file.
+
+    Later hosts do that with no callback, so it is done on this MODEL's own method, and to be done again on its clones.
+    Earlier ones tell their callbacks after loading.
+    """
+    method = getattr(type(patcher), "state_dict_for_saving", None)
+    if method is None:
+        return
+    me = weakref.ref(patcher)  # the host waits for a MODEL to go; a circle would keep it
+
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        tell(me())
+        return method(me(), *args, **kwargs)
+
+    patcher.state_dict_for_saving = asked

@@ -12,6 +12,7 @@ from typing import Any
 
 from comfy.patcher_extension import CallbacksMP
 
+from .differences import tell_of_saving
 from .notices import say
 
 KEY = "bokeh keeping"
@@ -38,27 +39,33 @@ class Watch:
         *_: Any,
         **__: Any,
     ) -> None:
-        changes = [entries for entries in patcher.patches.values() if self._place(entries) >= 0]
-        # The host asks for all patches in place where weights are about to be written (LoRAs extracted, too).
-        if written_out and changes:
-            say(
-                "a model with a bokeh adapter is being saved. Half of the adapter goes into the file: its changes of "
-                "queries and keys, but not what obeys K. Save the model that goes into LoadBokehAdapter instead; the "
-                "adapter is a file of its own.",
-                self.node_id,
-            )
-        elif written_out:
-            say(
-                "a model with a bokeh adapter is being saved. The adapter does not go into the file; it is one of its "
-                "own, for LoadBokehAdapter.",
-                self.node_id,
-            )
+        # Earlier hosts ask for all patches in place where weights are about to be written (LoRAs extracted, too).
+        if written_out:
+            self.saved(patcher)
+        changes = self._changes(patcher)
         if any(_is_merge(entry) for entries in changes for entry in entries[self._place(entries) + 1 :]):
             say(
                 "another model was merged into one with a bokeh adapter. The adapter's changes of queries and keys are "
                 "mixed with that model's, while K acts in full. Merge first, then LoadBokehAdapter.",
                 self.node_id,
             )
+
+    def saved(self, patcher: Any) -> None:
+        """Speak up as ``patcher`` is written to a file."""
+        goes_along = (
+            "Half of the adapter goes into the file: its changes of queries and keys, but not what obeys K. Save the "
+            "model that goes into LoadBokehAdapter instead; the adapter is a file of its own."
+            if self._changes(patcher)
+            else "The adapter does not go into the file; it is one of its own, for LoadBokehAdapter."
+        )
+        say(f"a model with a bokeh adapter is being saved. {goes_along}", self.node_id)
+
+    def cloned(self, _patcher: Any, clone: Any) -> None:
+        """The host's callback after a clone was made: what is on the MODEL alone goes on it too."""
+        tell_of_saving(clone, self.saved)
+
+    def _changes(self, patcher: Any) -> list[list[Any]]:
+        return [entries for entries in patcher.patches.values() if self._place(entries) >= 0]
 
     def _place(self, entries: list[Any]) -> int:
         """Place of the last of our patches of a parameter, -1 for none."""
@@ -75,8 +82,11 @@ def _is_merge(entry: Any) -> bool:
 
 def watch(patcher: Any, kind: type, node_id: str | None) -> None:
     """Have ``patcher``, a clone with an adapter on it, speak up where it is saved or merged into."""
-    patcher.remove_callbacks_with_key(CallbacksMP.ON_LOAD, KEY)
-    patcher.add_callback_with_key(CallbacksMP.ON_LOAD, KEY, Watch(kind, node_id))
+    watch = Watch(kind, node_id)
+    for what, callback in ((CallbacksMP.ON_LOAD, watch), (CallbacksMP.ON_CLONE, watch.cloned)):
+        patcher.remove_callbacks_with_key(what, KEY)
+        patcher.add_callback_with_key(what, KEY, callback)
+    tell_of_saving(patcher, watch.saved)
 
 
 def say_where_merged(node_id: str | None) -> None:
