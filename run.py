@@ -1,4 +1,4 @@
-"""The commands of this repository, on a machine that has only Python 3.10 to 3.12 and a package index.
+"""The commands of this repository, on a machine that has only Python 3.10 to 3.14 and a package index.
 
     python run.py demo                   a photograph and a generated scene at six strengths of blur, in a real ComfyUI
     python run.py test [pytest args]     lint, then all tests but the slow ones

