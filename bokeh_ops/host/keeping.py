@@ -30,6 +30,10 @@ class Watch:
     kind: type
     node_id: str | None
 
+    def __deepcopy__(self, memo: Any) -> Watch:
+        # Hosts copy what is on a model; it has no state.
+        return self
+
     def __call__(
         self,
         patcher: Any,
