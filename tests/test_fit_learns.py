@@ -19,7 +19,8 @@ from trainer.fit.config import Fit
 from trainer.fit.schema import read_settings
 
 K = [0.0, 6.0, 12.0, 18.0, 24.0, 30.0]
-SEEDS = 4
+SEEDS = 16
+"""Scenes that are sampled. Of four, what K does to contrast depended on the rounding more than on anything else."""
 
 
 def correlation(one: Tensor, other: Tensor) -> float:
@@ -80,7 +81,8 @@ def test_k_becomes_controllable(pack: Any, repo: Path, tmp_path: Path) -> None:
     mean = correlation(trained.mean(0), torch.tensor(K))
     assert [correlation(scene, torch.tensor(K)) for scene in untrained] == [0.0] * SEEDS
     assert sum(per_scene) / SEEDS < -0.7, per_scene
-    assert mean < -0.85, mean
-    assert float(trained[:, 0].mean() / trained[:, -1].mean()) > 1.5
+    assert mean < -0.95, mean
+    # Of 20 trainings on two versions of ComfyUI that differed in the weights' last digit alone, 1.32 to 1.59.
+    assert float(trained[:, 0].mean() / trained[:, -1].mean()) > 1.2
     kinds = {line["kind"] for line in losses(tmp_path / "run")}
     assert kinds == {"photographs", "contrastive"}
