@@ -231,7 +231,7 @@ def test_the_workflows_also_open_as_nodes_2(page: Browser) -> None:
         open_template(page, "bokeh_sweep_sd15")
         count = len(read("bokeh_sweep_sd15")["nodes"])
         page.wait_for(f"document.querySelectorAll('[data-node-id]').length === {count}")
-        shown = {node["id"]: node["widgets_values"] for node in nodes_of(page)}
+        shown = {node["id"]: node.get("widgets_values", []) for node in nodes_of(page)}
         for node in read("bokeh_sweep_sd15")["nodes"]:
             if node["type"] not in NOTES:
                 assert shown[node["id"]] == node["widgets_values"]
