@@ -12,7 +12,6 @@ import math
 import pickle
 import statistics
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,12 @@ EXAMPLES = {
 }
 """Repositories of models that are known to load, and what they are for."""
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 _KNOWN: dict[str, DepthKind] = {
     "depth_anything": DepthKind.DISPARITY,  # unless its configuration says metric
     "depth_pro": DepthKind.METRIC,
@@ -163,7 +167,9 @@ def estimate_one(estimator: Estimator, picture: Image.Image) -> Estimate:
     network, processor = estimator.network, estimator.processor
     weight = next(network.parameters())
     given = processor(images=picture, return_tensors="pt")
-    inputs = {name: value.to(weight.device, weight.dtype) for name, value in given.items() if name == "pixel_values"}
+    inputs = {
+        name: value.to(weight.device, weight.dtype) for name, value in given.items() if name == "pixel_values"
+    }
     found = network(**inputs)
     raw = found.predicted_depth = found.predicted_depth.float().cpu()
     if raw.ndim != 3 or len(raw) != 1 or 0 in raw.shape:
@@ -213,7 +219,9 @@ def estimate(
         BokehError: no pictures, or a model whose values have no known meaning.
     """
     if pictures.ndim != 4 or 0 in pictures.shape or pictures.shape[1] not in (1, 3, 4):
-        raise BokehError(f"Expected pictures [B, C, H, W] with 1, 3 or 4 channels; got {tuple(pictures.shape)}.")
+        raise BokehError(
+            f"Expected pictures [B, C, H, W] with 1, 3 or 4 channels; got {tuple(pictures.shape)}."
+        )
     kind = known_kind(estimator)
     made: list[Estimate] = []
     for row, picture in enumerate(pictures):
@@ -242,7 +250,9 @@ def to_map(name: str, kind: DepthKind, made: Iterable[Estimate], notice: Notice 
     focal = focal_from_view(statistics.median(angles), values.shape[2]) if angles else None
     measured = kind is DepthKind.METRIC and all(each.scaled for each in made)
     if kind is DepthKind.METRIC and not measured and notice:
-        notice(f"{name} gave no usable field of view, so its depth has no unit: near and far are known, metres are not.")
+        notice(
+            f"{name} gave no usable field of view, so its depth has no unit: near and far are known, metres are not."
+        )
     return replace(found, unit=DepthUnit.DIOPTRES if measured else DepthUnit.RELATIVE, focal_pixels=focal)
 
 
@@ -289,12 +299,15 @@ def _check_folder(folder: Path) -> None:
             f"The model in {folder} is not whole: {', '.join(missing)} is missing; found {have}. Put all files of its "
             "repository there."
         )
-    with suppress(OSError, ValueError):  # what cannot be read is told by who reads it
-        if not isinstance(json.loads((folder / FILES[0]).read_text(encoding="utf-8")).get("model_type"), str):
-            raise BokehError(
-                f"{folder / FILES[0]} names no model_type, so it is not a model of transformers. For Depth Anything and "
-                "Depth Pro take the repositories whose names end in -hf."
-            )
+    try:
+        named = json.loads((folder / FILES[0]).read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return  # told by the library, which reads it too
+    if not named:
+        raise BokehError(
+            f"{folder / FILES[0]} names no model_type, so it is not a model of transformers. For Depth Anything and "
+            "Depth Pro take the repositories whose names end in -hf."
+        )
 
 
 def _check_task(config: Any, name: str, classes: Any) -> None:
