@@ -1,8 +1,8 @@
 """Depth of a photograph that has none, by any network that ``transformers`` loads for depth estimation.
 
-A model is a folder as its hub has it: ``config.json``, ``preprocessor_config.json`` and weights. What its values mean is
-known from its class and configuration. Code that comes with a model is not run. The library is imported when a model
-is loaded, and not before.
+A model is a folder as its hub has it: ``config.json``, ``preprocessor_config.json`` and weights. What its values mean
+is known from its class and configuration. Code that comes with a model is not run. The library is imported when a
+model is loaded, and not before.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 import math
 import pickle
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ _KNOWN: dict[str, DepthKind] = {
     "zoedepth": DepthKind.METRIC,
 }
 _HALVED = ("depth_anything", "depth_pro")  # made to be computed in half precision
-_UNUSED = ".fusion_stage.layers.0.residual_layer1."  # there is nothing to be added to the deepest layer
+_UNUSED = ("fusion_stage.layers.0.residual_layer1.", "mask_token")
+"""Weights that released models leave out: nothing is added to the deepest layer, and nothing is masked."""
 _CANNOT_LOAD = (
     OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, EOFError, SafetensorError,
     pickle.UnpicklingError,
@@ -123,20 +125,15 @@ def load_estimator(model: str | Path, dtype: torch.dtype = torch.float32, fetch:
         ) from error
     where: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     try:
-        config: Any = AutoConfig.from_pretrained(model, **where)
-        _check_task(config, name, CLASSES)
-        if local and getattr(config, "backbone", None) and not config.use_timm_backbone:
-            raise BokehError(
-                f"{name} is not whole by itself: its config.json names another repository ({config.backbone}) as its "
-                "backbone instead of describing it in backbone_config. Use a model that does."
+        with _quietly():
+            config: Any = AutoConfig.from_pretrained(model, **where)
+            _check_task(config, name, CLASSES)
+            if getattr(config, "backbone", None):
+                _check_backbone(config, name, local)
+            network, report = AutoModelForDepthEstimation.from_pretrained(
+                model, config=config, output_loading_info=True, **where
             )
-        if getattr(config, "backbone", None):
-            config.use_pretrained_backbone = False  # its weights are in this model's own
-        kept = dtype if config.model_type in _HALVED else torch.float32
-        network, report = AutoModelForDepthEstimation.from_pretrained(
-            model, config=config, torch_dtype=kept, output_loading_info=True, **where
-        )
-        processor = AutoImageProcessor.from_pretrained(model, **where)
+            processor = AutoImageProcessor.from_pretrained(model, **where)
     except BokehError:
         raise
     except _CANNOT_LOAD as error:
@@ -145,6 +142,7 @@ def load_estimator(model: str | Path, dtype: torch.dtype = torch.float32, fetch:
             "not downloaded whole, download it again."
         ) from error
     _check_weights(network, report, name)
+    network.to(dtype if config.model_type in _HALVED else torch.float32)
     kind = _KNOWN.get(config.model_type)
     if getattr(config, "depth_estimation_type", None) == "metric" and kind is not None:
         kind = DepthKind.METRIC
@@ -176,8 +174,8 @@ def estimate_one(estimator: Estimator, picture: Image.Image) -> Estimate:
         raise BokehError(f"{estimator.name} put out {tuple(raw.shape)} for one picture; expected [1, h, w].")
     if not bool(torch.isfinite(raw).any()):
         raise BokehError(
-            f"{estimator.name} put out nothing but NaN or infinity. Its weights are damaged, or it cannot be computed in "
-            f"{weight.dtype}."
+            f"{estimator.name} put out nothing but NaN or infinity. Its weights are damaged, or it cannot be computed "
+            f"in {weight.dtype}."
         )
     size = (picture.height, picture.width)
     aim = _size_like(size, raw.shape[1] * raw.shape[2])
@@ -319,14 +317,40 @@ def _check_task(config: Any, name: str, classes: Any) -> None:
         raise BokehError(f"{name} is a model of another task: it is a {', '.join(made_for)}. {expected}")
 
 
+def _check_backbone(config: Any, name: str, local: bool) -> None:
+    if local and not config.use_timm_backbone:
+        raise BokehError(
+            f"{name} is not whole by itself: its config.json names another repository ({config.backbone}) as its "
+            "backbone instead of describing it in backbone_config. Use a model that does."
+        )
+    config.use_pretrained_backbone = False  # its weights are in this model's own
+
+
 def _check_weights(network: Any, report: Any, name: str) -> None:
     parameters = {key for key, _ in network.named_parameters()}
-    missing = sorted(key for key in report["missing_keys"] if key in parameters and _UNUSED not in key)
+    missing = sorted(key for key in report["missing_keys"] if key in parameters and not _is_unused(key))
     if missing:
         raise BokehError(
             f"The weights of {name} are not whole: {len(missing)} of {len(parameters)} are missing, the first is "
             f"{missing[0]!r}. Its files belong to another model, or were not downloaded whole."
         )
+
+
+def _is_unused(key: str) -> bool:
+    return any(part in key for part in _UNUSED)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the library's remarks on loading, which are for those who train: what matters is told as an error."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _first_line(error: BaseException) -> str:

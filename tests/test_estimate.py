@@ -50,7 +50,8 @@ def close(one: torch.Tensor, other: torch.Tensor) -> None:
 def test_disparity_has_no_unit(made: Made, kind: str) -> None:
     image = picture(64, 64)  # the network's shape, so that nothing is resized
     found = estimate(load_estimator(made[kind][2]), image)
-    assert found.unit is DepthUnit.RELATIVE and found.focal_pixels is None
+    assert found.unit is DepthUnit.RELATIVE
+    assert found.focal_pixels is None
     expected = raw(made, kind, image).predicted_depth
     close(found.disparity, expected[None])
     assert float(expected.std()) > 0.1
@@ -61,14 +62,16 @@ def test_metres_become_dioptres(made: Made, kind: str, most: float) -> None:
     image = picture(64, 64)
     found = estimate(load_estimator(made[kind][2]), image)
     metres = raw(made, kind, image).predicted_depth
-    assert found.unit is DepthUnit.DIOPTRES and float(metres.max()) <= most
+    assert found.unit is DepthUnit.DIOPTRES
+    assert float(metres.max()) <= most
     close(found.disparity, 1 / metres[None])
 
 
 def test_depth_pro_is_metres_with_a_focal_length(made: Made) -> None:
     image = picture(96, 128)
     found = estimate(load_estimator(made["depth_pro"][2]), image)
-    assert found.unit is DepthUnit.DIOPTRES and found.disparity.shape == (1, 1, 96, 128)
+    assert found.unit is DepthUnit.DIOPTRES
+    assert found.disparity.shape == (1, 1, 96, 128)
     focal = 64 / np.tan(np.radians(depth_models.FIELD_OF_VIEW / 2))  # 110.9 pixels on 128
     assert found.focal_pixels == pytest.approx(focal, rel=1e-6)
     # Canonical inverse depth: dioptres once the picture's width is known in focal lengths.
@@ -96,7 +99,8 @@ def test_a_field_of_view_that_cannot_be(made: Made, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     said: list[str] = []
     found = estimate(load_estimator(tmp_path), picture(32, 32), said.append)
-    assert found.unit is DepthUnit.RELATIVE and found.focal_pixels is None
+    assert found.unit is DepthUnit.RELATIVE
+    assert found.focal_pixels is None
     assert any("no usable field of view" in text for text in said)
 
 
@@ -117,7 +121,8 @@ def test_a_map_has_the_pictures_shape(made: Made, kind: str, height: int, width:
     """Networks that see squares too: a map of another shape would be taken for one of another picture."""
     found = estimate(load_estimator(made[kind][2]), picture(height, width))
     rows, columns = found.disparity.shape[2:]
-    assert abs(columns / rows / (width / height) - 1) < 0.06 and rows <= height  # to a pixel of a small map
+    assert abs(columns / rows / (width / height) - 1) < 0.06
+    assert rows <= height
     assert bool(torch.isfinite(found.disparity).all())
 
 
@@ -160,7 +165,8 @@ def test_zero_and_infinite_metres() -> None:
     values = torch.tensor([[2.0, torch.inf, 4.0], [2.0, 0.0, torch.nan]])
     found = to_map("x", DepthKind.METRIC, [Estimate(values)], said.append)
     assert found.disparity[0, 0, 0].tolist() == [0.5, 0.0, 0.25]
-    assert bool(torch.isfinite(found.disparity).all()) and "filled in" in said[0]
+    assert bool(torch.isfinite(found.disparity).all())
+    assert "filled in" in said[0]
 
 
 # ---- Folders that are no use ----
@@ -190,13 +196,13 @@ def change(folder: Path, **changes: Any) -> None:
 
 def test_a_model_of_another_task(folder: Path) -> None:
     change(folder, architectures=["DPTForSemanticSegmentation"])
-    with pytest.raises(BokehError, match="another task: it is a DPTForSemanticSegmentation. Expected"):
+    with pytest.raises(BokehError, match=r"another task: it is a DPTForSemanticSegmentation. Expected"):
         load_estimator(folder)
     change(folder, architectures=["BertModel"], model_type="bert")
-    with pytest.raises(BokehError, match="another task: its kind is 'bert'"):
+    with pytest.raises(BokehError, match=r"another task: its kind is 'bert'"):
         load_estimator(folder)
     change(folder, model_type=None)
-    with pytest.raises(BokehError, match="names no model_type.*-hf"):
+    with pytest.raises(BokehError, match=r"names no model_type.*-hf"):
         load_estimator(folder)
     change(folder, model_type="of_tomorrow")
     with pytest.raises(BokehError, match="cannot be loaded for depth estimation"):
@@ -273,7 +279,7 @@ def test_code_of_the_models_own_is_not_run(folder: Path) -> None:
 def test_a_backbone_elsewhere_is_not_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
     change(folder, backbone="someone/dinov2", backbone_config=None)
-    with pytest.raises(BokehError, match="names another repository .someone/dinov2. as its backbone"):
+    with pytest.raises(BokehError, match=r"names another repository .someone/dinov2. as its backbone"):
         load_estimator(folder)
 
 

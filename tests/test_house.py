@@ -23,7 +23,9 @@ BROUGHT = {
     "PIL",
     "av",
 }  # what ComfyUI has and the extension may import
-WHEN_RUN = {"transformers"}  # ComfyUI has it too, but importing it takes seconds: never as the extension is imported
+WHEN_RUN = {
+    "transformers"
+}  # ComfyUI has it too, but importing it takes seconds: never as the extension is imported
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths"}
 HOST |= {"latent_preview", "node_helpers", "nodes", "server"}
 LONGEST = 600  # lines
