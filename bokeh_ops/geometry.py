@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def from_geometry(
     Args:
         geometry: as in the table above.
         unit: of its depth. It tells by itself only that MoGe's is metres, by its normals.
-        focal_pixels: of the picture, in pixels of its width, > 0 where known; the geometry's own is used where this is 0.
+        focal_pixels: of the picture, in pixels of its width; 0: the geometry's own.
         resolution: longest side of the picture that Depth Anything 3 saw; used for ``DA3_METRIC`` alone.
         confidence: 0..1: what is less confident, where each map's least is 0 and its most 1, is filled in too.
         notice: told what was filled in, and where the unit is not known.
@@ -84,8 +85,8 @@ def from_geometry(
     if unit is GeometryUnit.DA3_METRIC:
         if not focal:
             raise BokehError(
-                f"{unit.value!r} measures in focal lengths, so it needs focal_pixels: the focal length in pixels of the "
-                f"picture's width ({depth.shape[2]} pixels; a wide angle of 26 mm on full frame is 0.72 of the width, "
+                f"{unit.value!r} measures in focal lengths, so it needs focal_pixels: the focal length in pixels of "
+                f"the picture's width ({depth.shape[2]} pixels; a wide angle of 26 mm on full frame is 0.72 of the width, "
                 "50 mm is 1.39). Give it, or choose 'no unit'."
             )
         seen = focal * resolution / max(depth.shape[1:])
@@ -101,7 +102,7 @@ def from_geometry(
     )
 
 
-def _mapping(geometry: object) -> Mapping[str, object]:
+def _mapping(geometry: object) -> Mapping[str, Any]:
     if not isinstance(geometry, Mapping):
         raise BokehError(f"Expected geometry with {_KEYS}; got {type(geometry).__name__}.")
     if not isinstance(geometry.get("depth"), Tensor):
@@ -110,7 +111,7 @@ def _mapping(geometry: object) -> Mapping[str, object]:
     return geometry
 
 
-def _plane(found: Mapping[str, object], key: str, depth: Tensor | None = None) -> Tensor:
+def _plane(found: Mapping[str, Any], key: str, depth: Tensor | None = None) -> Tensor:
     """``[B, H, W]`` fp32 on the CPU, of the depth's shape."""
     plane = found[key]
     shape = tuple(plane.shape) if isinstance(plane, Tensor) else type(plane).__name__
@@ -128,8 +129,8 @@ def _check_sky(sky: Tensor, depth: Tensor) -> None:
         if bool((sky[row] | torch.isnan(depth[row])).all()):
             what = "NaN" if bool(torch.isnan(depth[row]).all()) else "sky or masked out"
             raise BokehError(
-                f"All of picture {row + 1} of {len(sky)} is {what} in the geometry, so nothing is known of its depth. Use "
-                "another picture or another model, or switch apply_mask off."
+                f"All of picture {row + 1} of {len(sky)} is {what} in the geometry, so nothing is known of its depth. "
+                "Use another picture or another model, or switch apply_mask off."
             )
 
 
@@ -140,8 +141,8 @@ def _confident(depth: Tensor, confidence: Tensor, least: float, notice: Notice |
     for row in range(len(depth)):
         if not bool(high[row] > 0):
             raise BokehError(
-                f"The confidence of picture {row + 1} of {len(depth)} is {float(high[row]):g} at most: the model is sure "
-                "of no pixel's depth. Use another picture or another model."
+                f"The confidence of picture {row + 1} of {len(depth)} is {float(high[row]):g} at most: the model is "
+                "sure of no pixel's depth. Use another picture or another model."
             )
     if least <= 0:
         return depth
@@ -152,7 +153,7 @@ def _confident(depth: Tensor, confidence: Tensor, least: float, notice: Notice |
     return depth.masked_fill(unsure, torch.nan)
 
 
-def _focal(found: Mapping[str, object], width: int, da3: bool) -> float:
+def _focal(found: Mapping[str, Any], width: int, da3: bool) -> float:
     """Median focal length in pixels of the picture's width; 0 where it is not known."""
     matrices = found.get("intrinsics")
     if not isinstance(matrices, Tensor) or matrices.ndim < 3 or matrices.shape[-2:] != (3, 3):
@@ -165,17 +166,17 @@ def _focal(found: Mapping[str, object], width: int, da3: bool) -> float:
     return float(focal.median()) if len(focal) else 0.0
 
 
-def _unknown_unit(found: Mapping[str, object], da3: bool) -> str:
+def _unknown_unit(found: Mapping[str, Any], da3: bool) -> str:
+    if not da3 and "intrinsics" not in found:
+        return "The depth of a panorama has no unit: it knows near and far, not metres."
     if not da3:
-        which = (
-            "'metres' for a MoGe 2 model"
-            if "intrinsics" in found
-            else "another kind of picture than a panorama"
+        return (
+            "MoGe's geometry without normals does not tell its unit, so its depth is taken as relative: near and far, not "
+            "metres. Choose 'metres' for a model of MoGe 2."
         )
-        return f"This geometry does not tell its unit, so its depth is relative: near and far, not metres. Choose {which}."
     if "sky" in found:
         return (
-            "Depth Anything 3 Mono and Metric look alike, so this depth is taken as relative: near and far, not metres. "
-            f"Choose {GeometryUnit.DA3_METRIC.value!r} and give focal_pixels if it is the Metric model."
+            "Depth Anything 3 Mono and Metric look alike, so this depth is taken as relative: near and far, not "
+            f"metres. Choose {GeometryUnit.DA3_METRIC.value!r} and give focal_pixels if it is the Metric model."
         )
     return "This depth has no unit: Depth Anything 3 Small and Base know near and far, not metres."

@@ -62,15 +62,16 @@ def test_the_first_moge_does_not_measure() -> None:
     del geometry["normal"]
     found, said = read(geometry)
     assert found.unit is DepthUnit.RELATIVE
-    assert "Choose 'metres' for a MoGe 2 model" in said
+    assert "Choose 'metres' for a model of MoGe 2" in said
     assert read(geometry, "metres")[0].unit is DepthUnit.DIOPTRES
 
 
 def test_panoramas_have_no_focal_length() -> None:
     geometry = {key: value for key, value in moge().items() if key not in ("normal", "intrinsics")}
-    found, _ = read(geometry)
+    found, said = read(geometry)
     assert found.unit is DepthUnit.RELATIVE
     assert found.focal_pixels is None
+    assert "panorama has no unit" in said
 
 
 def test_sky_of_depth_anything_3() -> None:
