@@ -86,8 +86,8 @@ def from_geometry(
         if not focal:
             raise BokehError(
                 f"{unit.value!r} measures in focal lengths, so it needs focal_pixels: the focal length in pixels of "
-                f"the picture's width ({depth.shape[2]} pixels; a wide angle of 26 mm on full frame is 0.72 of the width, "
-                "50 mm is 1.39). Give it, or choose 'no unit'."
+                f"the picture's width ({depth.shape[2]} pixels; 26 mm on full frame is 0.72 of it, 50 mm is "
+                "1.39). Give it, or choose 'no unit'."
             )
         seen = focal * resolution / max(depth.shape[1:])
         depth = depth * (seen / _CANONICAL_FOCAL)
@@ -155,7 +155,7 @@ def _confident(depth: Tensor, confidence: Tensor, least: float, notice: Notice |
 
 def _focal(found: Mapping[str, Any], width: int, da3: bool) -> float:
     """Median focal length in pixels of the picture's width; 0 where it is not known."""
-    matrices = found.get("intrinsics")
+    matrices: Any = found.get("intrinsics")
     if not isinstance(matrices, Tensor) or matrices.ndim < 3 or matrices.shape[-2:] != (3, 3):
         return 0.0
     matrices = matrices.detach().float().cpu().reshape(-1, 3, 3)
@@ -171,8 +171,8 @@ def _unknown_unit(found: Mapping[str, Any], da3: bool) -> str:
         return "The depth of a panorama has no unit: it knows near and far, not metres."
     if not da3:
         return (
-            "MoGe's geometry without normals does not tell its unit, so its depth is taken as relative: near and far, not "
-            "metres. Choose 'metres' for a model of MoGe 2."
+            "MoGe's geometry without normals does not tell its unit, so its depth is taken as relative: near and far, "
+            "not metres. Choose 'metres' for a model of MoGe 2."
         )
     if "sky" in found:
         return (
