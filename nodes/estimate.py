@@ -25,7 +25,7 @@ def _outputs() -> list[io.Output]:
         ),
         io.Image.Output("grey", display_name="grey picture", tooltip="The depth to look at: near is bright."),
         io.Float.Output(
-            "focal_pixels",
+            "focal_length",
             display_name="focal length (pixels)",
             tooltip="Of the lens, in pixels of the picture; 0 where it is not known.",
         ),
@@ -116,8 +116,8 @@ class BokehDepthFromGeometry(io.ComfyNode):
                     max=1000000.0,
                     step=1.0,
                     round=False,
-                    tooltip="Focal length of the picture in pixels; 0 takes that of the geometry. Depth Anything 3 Metric "
-                    "needs it: 26 mm on full frame is 0.72 of the picture's width, 50 mm is 1.39.",
+                    tooltip="Focal length of the picture in pixels; 0 takes that of the geometry. Depth Anything 3 "
+                    "Metric needs it: 26 mm on full frame is 0.72 of the picture's width, 50 mm is 1.39.",
                 ),
                 io.Int.Input(
                     "resolution",

@@ -90,15 +90,18 @@ def test_no_model(models: Path, node_classes: dict[str, Any]) -> None:
     said = node(node_classes).validate_inputs(model=only)
     for part in (
         f"No depth model in {models}: found no folder with a config.json.",
-        "Download config.json, preprocessor_config.json, model.safetensors of depth-anything/Depth-Anything-V2-Small-hf "
-        f"into {models / 'Depth-Anything-V2-Small-hf'} and press R.",
+        "Download config.json, preprocessor_config.json, model.safetensors of depth-anything/Depth-Anything-V2-Small"
+        f"-hf into {models / 'Depth-Anything-V2-Small-hf'} and press R.",
         "apple/DepthPro-hf",
     ):
         assert part in said
     (models / "original").mkdir()
     (models / "original" / "depth_anything_v2_vits.pth").write_bytes(b"x")
+    for name in ("config.json", "model.safetensors"):
+        (models / name).write_bytes(b"x")
+    assert listed(node_classes) == [only]
     said = node(node_classes).validate_inputs(model=only)
-    assert "weights without a config.json in original" in said
+    assert f"in no folder of their own with a config.json in {models}, {models / 'original'}." in said
 
 
 @pytest.mark.parametrize("name", ["gone", "../outside", "..", ".", ""])
@@ -113,7 +116,7 @@ def test_a_model_that_is_not_there(models: Path, node_classes: dict[str, Any], n
     assert node(node_classes).validate_inputs(model="a/b") is True
     assert node(node_classes).validate_inputs() is True
     with pytest.raises(
-        ValueError, match="is not whole: preprocessor_config.json, model.safetensors is missing"
+        ValueError, match=r"is not whole: preprocessor_config.json, model.safetensors is missing"
     ):
         node(node_classes).execute(picture(8, 8).movedim(1, -1), "a/b")
 

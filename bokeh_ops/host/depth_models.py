@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def register_folder() -> None:
 
 def depth_models() -> list[str]:
     """Every folder with a ``config.json``, by its path below the host's folder; ``NONE`` where there is none."""
-    return sorted({name for name, _ in _folders(FILES[0])}) or [NONE]
+    return sorted({name for name, _ in _folders(whole=True)}) or [NONE]
 
 
 def model_folder(name: str) -> Path:
@@ -46,19 +46,19 @@ def model_folder(name: str) -> Path:
     """
     register_folder()
     roots = folder_paths.get_folder_paths(FOLDER)
-    for known, path in _folders(FILES[0]):
+    for known, path in _folders(whole=True):
         if known == name and is_within(path, roots):
             return path
     have = ", ".join(known for known in depth_models() if known != NONE) or "no folder with a config.json"
-    loose = sorted({known for known, _ in _folders(None)})
+    loose = sorted({str(path) for _, path in _folders(whole=False)})
     if loose:
-        have += f", and weights without a config.json in {', '.join(loose)}"
+        have += f", and weights that are in no folder of their own with a config.json in {', '.join(loose)}"
     first = next(iter(EXAMPLES))
     others = "; ".join(f"{repository}: {what}" for repository, what in EXAMPLES.items())
     raise BokehError(
         f"No depth model {'' if name == NONE else repr(name) + ' '}in {', '.join(roots)}: found {have}. Download "
-        f"{', '.join(FILES)} of {first} into {Path(roots[0]) / first.split('/')[1]} and press R. Others ({others}) go into "
-        "folders of their own."
+        f"{', '.join(FILES)} of {first} into {Path(roots[0]) / first.split('/')[1]} and press R. Others ({others}) go "
+        "into folders of their own."
     )
 
 
@@ -118,9 +118,10 @@ def _load(folder: Path, _: object, dtype: torch.dtype) -> tuple[Estimator, Any]:
 
 def _working_memory(estimator: Estimator, images: Tensor) -> int:
     size = getattr(estimator.processor, "size", None) or {}
-    sides = [size.get(key) for key in ("height", "width")]
-    pixels = sides[0] * sides[1] if all(sides) else images.shape[1] * images.shape[2]
-    return _WORKING * 3 * pixels * next(estimator.network.parameters()).element_size()
+    height, width = (
+        size.get(key) or side for key, side in zip(("height", "width"), images.shape[1:3], strict=True)
+    )
+    return _WORKING * 3 * height * width * next(estimator.network.parameters()).element_size()
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
@@ -128,15 +129,13 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
 
 
-def _folders(with_file: str | None) -> Iterator[tuple[str, Path]]:
-    """Name and path of folders that have a file; with None those that have weights and no ``config.json``."""
+def _folders(whole: bool) -> Iterator[tuple[str, Path]]:
+    """Name and path of folders that have a ``config.json``; else of those that have weights and are no such folder."""
     register_folder()
-    found: Callable[[list[str]], bool] = (
-        (lambda files: with_file in files)
-        if with_file
-        else lambda files: FILES[0] not in files and any(name.endswith(_WEIGHTS) for name in files)
-    )
     for root in folder_paths.get_folder_paths(FOLDER):
         for folder, _, files in os.walk(root, followlinks=True):
-            if found(files):
+            known = (
+                FILES[0] in files and folder != root
+            )  # what lies in the root itself has no name to choose it by
+            if known if whole else not known and any(name.endswith(_WEIGHTS) for name in files):
                 yield os.path.relpath(folder, root).replace(os.sep, "/"), Path(folder)
