@@ -138,7 +138,7 @@ def load_estimator(model: str | Path, dtype: torch.dtype = torch.float32, fetch:
         raise
     except _CANNOT_LOAD as error:
         raise BokehError(
-            f"The model {name} cannot be loaded for depth estimation: {_first_line(error)} If a file is damaged or was "
+            f"The model {name} cannot be loaded for depth-estimation: {_first_line(error)} If a file is damaged or was "
             "not downloaded whole, download it again."
         ) from error
     _check_weights(network, report, name)
@@ -294,8 +294,8 @@ def _check_folder(folder: Path) -> None:
     if missing:
         have = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise BokehError(
-            f"The model in {folder} is not whole: {', '.join(missing)} is missing; found {have}. Put all files of its "
-            "repository there."
+            f"The model in {folder} is not whole and cannot be loaded for depth-estimation: {', '.join(missing)} is "
+            f"missing; found {have}. Put all files of its repository there."
         )
     try:
         named = json.loads((folder / FILES[0]).read_text(encoding="utf-8")).get("model_type")

@@ -185,7 +185,7 @@ def folder(made: Made, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
 def test_half_a_model(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(BokehError, match=f"is not whole: {name} is missing; found .*json"):
+    with pytest.raises(BokehError, match=f"is not whole.*: {name} is missing; found .*json"):
         load_estimator(folder)
 
 
@@ -205,7 +205,7 @@ def test_a_model_of_another_task(folder: Path) -> None:
     with pytest.raises(BokehError, match=r"names no model_type.*-hf"):
         load_estimator(folder)
     change(folder, model_type="of_tomorrow")
-    with pytest.raises(BokehError, match="cannot be loaded for depth estimation"):
+    with pytest.raises(BokehError, match="cannot be loaded for depth-estimation"):
         load_estimator(folder)
 
 
