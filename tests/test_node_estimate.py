@@ -153,3 +153,72 @@ def test_geometry_of_either_kind(node_classes: dict[str, Any]) -> None:
     assert text.startswith("Depth Anything 3: depth in metres, 4 x 2, from 1 m to ")
     with pytest.raises(ValueError, match="no depth: it holds image"):
         geometry(node_classes, {"image": METRES})
+
+
+def test_what_the_hosts_own_moge_node_gives(
+    node_classes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that sees a slope before a sky, through the host's inference."""
+    host = pytest.importorskip("comfy_extras.nodes_moge")
+    import comfy.model_management as management  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(management, "load_model_gpu", lambda _: None)
+    height, width, focal, scale = 48, 64, 80.0, 2.5
+    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    depth = 2 + rows / height
+    points = torch.stack(
+        [(columns - width / 2) / focal * depth, (rows - height / 2) / focal * depth, depth], -1
+    )
+    mask = (rows > 8).float()
+
+    class Network:
+        def forward(self, image: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+            one = {"points": points, "mask": mask, "normal": torch.zeros_like(points)}
+            made = {key: value[None].repeat(len(image), *[1] * value.ndim) for key, value in one.items()}
+            return made | {"metric_scale": torch.full((len(image),), scale)}
+
+    model = object.__new__(host.MoGeModel)
+    vars(model).update(
+        model=Network(),
+        patcher=None,
+        load_device="cpu",
+        version="v2",
+        mask_threshold=0.5,
+        num_tokens_range=(1, 2),
+    )
+    (made,) = host.MoGeInference.execute(model, torch.rand(2, height, width, 3), 9, 0.0, 4, True, True).result
+    found, _, given, _ = geometry(node_classes, made)
+    assert found.unit.value == "dioptres"
+    assert given == pytest.approx(focal, rel=0.02)
+    assert float(found.disparity[:, 0, :8].max()) == 0.0
+    wanted = (1 / (scale * depth))[9:].expand(2, -1, -1)
+    torch.testing.assert_close(found.disparity[:, 0, 9:], wanted, rtol=0.02, atol=0)
+
+
+def test_what_the_hosts_own_depth_anything_3_node_gives(
+    node_classes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A metric network before a wall at 3 m with sky above, seen through a lens of 40 pixels on 64."""
+    host = pytest.importorskip("comfy_extras.nodes_depth_anything_3")
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(host.mm, "load_model_gpu", lambda _: None)
+    seen: list[int] = []
+
+    def network(image: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+        seen.append(image.shape[-1])
+        focal = 40.0 / 64 * image.shape[-1]
+        depth = torch.full((len(image), *image.shape[-2:]), 3.0 * 300 / focal)
+        sky = torch.zeros_like(depth)
+        sky[:, : depth.shape[1] // 2] = 0.9
+        return {"depth": depth, "sky": sky}
+
+    network.dtype = torch.float32  # type: ignore[attr-defined]
+    model = SimpleNamespace(model=SimpleNamespace(diffusion_model=network))
+    (made,) = host.DA3Inference.execute(
+        model, torch.rand(1, 64, 64, 3), 140, "upper_bound_resize", {"mode": "mono"}
+    ).result
+    assert seen == [140]
+    found, *_ = geometry(node_classes, made, "Depth Anything 3 Metric", focal_pixels=40.0, resolution=140)
+    assert float(found.disparity[0, 0, :30].max()) == 0.0
+    torch.testing.assert_close(found.disparity[0, 0, 34:], torch.full((30, 64), 1 / 3))
