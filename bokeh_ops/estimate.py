@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import statistics
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -245,7 +244,7 @@ def to_map(name: str, kind: DepthKind, made: Iterable[Estimate], notice: Notice 
     values = torch.stack([each.values for each in made])
     found = to_depth_map(values, kind, notice=notice)
     angles = [each.field_of_view for each in made if each.field_of_view is not None]
-    focal = focal_from_view(statistics.median(angles), values.shape[2]) if angles else None
+    focal = focal_from_view(float(np.median(angles)), values.shape[2]) if angles else None
     measured = kind is DepthKind.METRIC and all(each.scaled for each in made)
     if kind is DepthKind.METRIC and not measured and notice:
         notice(
