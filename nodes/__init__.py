@@ -12,6 +12,7 @@ class BokehExtension(ComfyExtension):
         from .colour import LabColorMatch
         from .demo import LoadBokehDemoModel
         from .depth import BokehLoadDepth
+        from .estimate import BokehDepthFromGeometry, BokehEstimateDepth
         from .lens import BokehAperture, BokehFocus
         from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
@@ -29,6 +30,8 @@ class BokehExtension(ComfyExtension):
             BokehAperture,
             BokehFocus,
             BokehLoadDepth,
+            BokehEstimateDepth,
+            BokehDepthFromGeometry,
             BokehFromCamera,
             BokehContactSheet,
             LoadBokehDemoModel,

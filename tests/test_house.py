@@ -23,6 +23,9 @@ BROUGHT = {
     "PIL",
     "av",
 }  # what ComfyUI has and the extension may import
+WHEN_RUN = {
+    "transformers"
+}  # ComfyUI has it too, but importing it takes seconds: never as the extension is imported
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths"}
 HOST |= {"latent_preview", "node_helpers", "nodes", "server"}
 LONGEST = 600  # lines
@@ -57,7 +60,7 @@ def room(name: str) -> str:
 
 # Which packages each room may import, and which other rooms. The trainer may import what it installs.
 PACKAGES = {
-    "bokeh_ops": STANDARD | BROUGHT,
+    "bokeh_ops": STANDARD | BROUGHT | WHEN_RUN,
     "bokeh_ops.host": STANDARD | BROUGHT | HOST,
     "nodes": STANDARD | BROUGHT | HOST,
 }

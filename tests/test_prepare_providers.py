@@ -15,7 +15,7 @@ from trainer.prepare.annotate import look_at
 from trainer.prepare.providers import Photograph, make_providers
 from trainer.prepare.providers.registry import split_word
 from trainer.prepare.record import Item, Record
-from trainer.prepare.settings import Settings
+from trainer.prepare.settings import Settings, kind_of
 from trainer.prepare.sources import PICTURES
 
 
@@ -187,6 +187,40 @@ def test_depth_by_a_pipeline(transformers: Any, tmp_path: Path) -> None:
     )  # not stretched to 0..255
     assert found.max() <= float(raw.max()) + 0.2 * float(raw.max() - raw.min()) + 1e-3
     assert found.shape == (64, 96)
+
+
+def test_the_model_knows_the_unit_of_its_depth(transformers: Any, tmp_path: Path) -> None:
+    """What is declared counts; where nothing is, metres of a model that measures become dioptres."""
+    from tests.depth_models import make
+
+    make("metric", tmp_path / "metric")
+    make("relative", tmp_path / "relative")
+    image = Image.fromarray(pixels((96, 96), 4))
+    metric = f"transformers:{tmp_path / 'metric'}"
+
+    def depth(word: str, **more: Any) -> np.ndarray:
+        return make_providers(Settings(depth=word, **more)).depth(photo(image))
+
+    metres, dioptres = depth(metric, depth_kind="metric"), depth(metric, depth_kind="model")
+    assert metres.shape == dioptres.shape == (96, 96)
+    far = metres > 5  # not at edges between near and far, where either was mixed
+    assert far.mean() > 0.1
+    assert np.median(metres[far] * dioptres[far]) == pytest.approx(1, rel=0.05)
+    relative = f"transformers:{tmp_path / 'relative'}"
+    with pytest.raises(
+        BokehError, match=r"relative tells near and far and not metres.*--depth-kind disparity"
+    ):
+        depth(relative, depth_kind="model")
+    found = depth(relative, depth_kind="model", depth_normalise=True)
+    assert np.array_equal(found, depth(relative, depth_kind="disparity"))
+    with pytest.raises(BokehError, match="only depth by transformers:MODEL knows its own"):
+        Settings(depth="files", depth_kind="model")
+
+
+def test_depth_kind_may_be_left_out_where_the_model_knows() -> None:
+    assert kind_of("transformers:x", None) == "model"
+    assert kind_of("transformers:x", "disparity") == "disparity"
+    assert kind_of("files", None) is None
 
 
 def test_masks_by_a_pipeline(transformers: Any, tmp_path: Path) -> None:

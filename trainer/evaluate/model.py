@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bokeh_ops.errors import BokehError
 from trainer.cli import UsageError
 from trainer.evaluate.images import add_measuring, measure
+from trainer.prepare.settings import DEPTH_KINDS, kind_of
 
 if TYPE_CHECKING:
     from trainer.evaluate.generate import Scenes
@@ -67,9 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_sampling(parser.add_argument_group("sampling"))
     render = parser.add_argument_group("a reference rendered from the picture at K = 0")
     render.add_argument("--depth", metavar="PROVIDER", help="where depth is from, as for `prepare`")
-    render.add_argument(
-        "--depth-kind", choices=("metric", "disparity", "inverted"), help="what its values mean"
-    )
+    render.add_argument("--depth-kind", choices=DEPTH_KINDS, help="what its values mean, as for `prepare`")
     render.add_argument("--depth-scale", type=float, default=1.0, metavar="X", help="as for `prepare` (1)")
     render.add_argument("--depth-normalise", action="store_true", help="as for `prepare`")
     render.add_argument(
@@ -119,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.depth is not None:
         if arguments.reference is not None:
             raise UsageError("Give --depth or --reference, not both: a scene has one reference.")
+        arguments.depth_kind = kind_of(arguments.depth, arguments.depth_kind)
         if arguments.depth_kind is None:
             raise UsageError("--depth needs --depth-kind: nobody can guess what its values mean.")
         if 0.0 not in scenes.settings.samples.k:

@@ -22,13 +22,14 @@ from trainer.prepare.picture import Header, decode, opened
 from trainer.prepare.providers import Photograph, Providers
 from trainer.prepare.record import Item, Record, key_for
 from trainer.prepare.rejection import Rejected
-from trainer.prepare.settings import Settings
+from trainer.prepare.settings import OWN_KIND, Settings
 from trainer.prepare.sources import PICTURES
 
 _KINDS = {
     "metric": DepthKind.METRIC,
     "disparity": DepthKind.DISPARITY,
     "inverted": DepthKind.INVERTED,
+    OWN_KIND: DepthKind.DISPARITY,  # the provider has turned it into dioptres
 }
 _NEAREST_MM = 10.0
 """Nothing is nearer than this, in millimetres: more dioptres than that are a mistake in the units."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from bokeh_ops.errors import BokehError
 from trainer.cli import INSTALL, UsageError
 from trainer.prepare.balance import Balance
-from trainer.prepare.settings import CROPS, DEPTH_KINDS, Settings, differences
+from trainer.prepare.settings import CROPS, DEPTH_KINDS, Settings, differences, kind_of
 
 _DESCRIPTION = """\
 Makes an annotated data set of photographs, which `python -m trainer fit` trains on: each with its
@@ -31,7 +31,7 @@ providers (--depth, --mask, --captions):
                            NAME.mask.png (.npy), NAME.txt with a caption a line
   files:PATTERN            the same by other names: 'files:{stem}_disparity.png'
   onnx:FILE                a network; options: range=255|1|-1|imagenet, size=WxH, output=NAME
-  transformers:MODEL       a pipeline, by name or folder; options: device=cuda:0; for masks
+  transformers:MODEL       a model, by name or folder; options: device=cuda:0; for masks
                            labels=person+cat; for captions task=, prompt=, tokens=
   python:MODULE:FUNCTION   your own, called with trainer.prepare.providers.Photograph
   nearest[:,ratio=1.5]     (mask) whatever is no farther than 1.5 times the nearest distance. It is
@@ -42,7 +42,7 @@ examples:
   # maps and captions made beforehand, depth in millimetres in 16-bit PNGs
   python -m trainer prepare photos --out data --depth-kind metric --depth-scale 65.535
   # metric depth and captions by models, on one GPU
-  python -m trainer prepare photos --out data --workers 1 --depth-kind metric \\
+  python -m trainer prepare photos --out data --workers 1 \\
       --depth transformers:depth-anything/Depth-Anything-V2-Metric-Outdoor-Large-hf,device=cuda:0 \\
       --mask onnx:birefnet.onnx,range=imagenet \\
       --captions transformers:Salesforce/blip-image-captioning-large,device=cuda:0
@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--depth-kind",
         choices=DEPTH_KINDS,
         help="what its values mean, which nobody can guess: metric (distance; far is large), disparity (one over "
-        "distance; near is large), inverted (0 near to 1 far). Required",
+        "distance; near is large), inverted (0 near to 1 far), model (what a model of transformers says itself; "
+        "the default for these). Required for others",
     )
     group.add_argument(
         "--depth-scale",
@@ -287,6 +288,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
+    arguments.depth_kind = kind_of(arguments.depth, arguments.depth_kind)
     if arguments.depth_kind is None:
         raise UsageError(
             f"--depth-kind is missing: say what the depth's values mean, one of {', '.join(DEPTH_KINDS)}, and "

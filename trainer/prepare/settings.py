@@ -8,8 +8,22 @@ from typing import Any
 
 from bokeh_ops.errors import BokehError
 
-DEPTH_KINDS = ("metric", "disparity", "inverted")
 CROPS = ("foreground", "centre")
+OWN_KIND = "model"
+"""What the depth's values mean is known from the model that gives them."""
+DEPTH_KINDS = ("metric", "disparity", "inverted", OWN_KIND)
+KNOWING = "transformers:"
+"""How words of providers begin that know what their values mean."""
+
+
+def kind_of(depth: str, declared: str | None) -> str | None:
+    """What depth's values mean: as declared, else as the model that gives them knows; None where nobody does.
+
+    Args:
+        depth: the provider's word.
+        declared: one of ``DEPTH_KINDS``.
+    """
+    return declared or (OWN_KIND if depth.startswith(KNOWING) else None)
 
 
 @dataclass(frozen=True)
@@ -21,8 +35,8 @@ class Settings:
         crop: ``"foreground"`` puts the crop over the foreground, ``"centre"`` in the middle.
         picture: ``"jpg"`` or ``"png"``.
         depth: where depth comes from (:mod:`trainer.prepare.providers`).
-        depth_kind: what its values mean: ``"metric"`` (distance), ``"disparity"`` (near is large) or ``"inverted"``
-            (0 near, 1 far).
+        depth_kind: what its values mean: ``"metric"`` (distance), ``"disparity"`` (near is large), ``"inverted"``
+            (0 near, 1 far) or ``"model"`` (what the model of ``transformers`` says it gives).
         depth_normalise: stretch every map to 0..1 first; it has no units of its own.
         depth_scale: metres at value 1 for ``"metric"``, else dioptres at value 1.
         depth_offset: dioptres to be added.
@@ -84,6 +98,11 @@ class Settings:
         )
         check(self.crop in CROPS, "crop", " or ".join(CROPS))
         check(self.depth_kind in DEPTH_KINDS, "depth_kind", ", ".join(DEPTH_KINDS))
+        check(
+            self.depth_kind != OWN_KIND or self.depth.startswith(KNOWING),
+            "depth_kind",
+            f"another kind, as only depth by {KNOWING}MODEL knows its own",
+        )
         check(self.depth_scale > 0, "depth_scale", "a number above 0")
         check(0 < self.nearest <= 1, "nearest", "a share above 0, at most 1")
         check(self.flat >= 1, "flat", "a ratio of 1 or more")

@@ -8,7 +8,7 @@ word, which may be followed by options, ``KIND:WHAT,option=value,...``:
                             ``NAME.mask.png`` (``.npy``), ``NAME.txt`` and the field ``captions``
 ``files:PATTERN``           the same with other names, such as ``files:{stem}_disparity.png``
 ``onnx:FILE``               a network of one picture in, one map out (:mod:`.onnx`)
-``transformers:MODEL``      a pipeline of the ``transformers`` library, by a model's name or folder
+``transformers:MODEL``      a model of the ``transformers`` library, by name or folder
                             (:mod:`.pipelines`)
 ``python:MODULE:FUNCTION``  a function of yours; it is called with the photograph
 ``nearest``                 (mask only) the nearest part of the depth map is the foreground

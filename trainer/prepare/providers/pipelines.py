@@ -1,4 +1,4 @@
-"""Depth, masks and captions by pipelines of the ``transformers`` library.
+"""Depth, masks and captions by models of the ``transformers`` library.
 
 A model is named as on its hub, in which case the library may fetch it, or by a folder. Code that comes with a model
 is not run.
@@ -9,26 +9,51 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 
+from bokeh_ops.depth import DepthKind, DepthUnit
 from bokeh_ops.errors import BokehError
+from bokeh_ops.estimate import estimate_one, known_kind, load_estimator, to_map
 from trainer.prepare.providers.protocol import Photograph
 
 
 class DepthPipeline:
-    """``depth-estimation``. Its raw values are passed on; what they mean differs from model to model.
+    """Depth by :mod:`bokeh_ops.estimate`, as the node Estimate Depth has it.
 
     Args:
         model: name or folder.
         device: as torch calls it.
+        own_unit: give dioptres, as the model tells what its values mean; else its values are passed on, and what they
+            mean is for others to say.
+        normalised: the unit will be forgotten, so that a model without one does.
+
+    Raises:
+        BokehError: a model that cannot be loaded, or does not measure though its own unit is asked for.
     """
 
-    def __init__(self, model: str, device: str = "cpu") -> None:
-        self.pipe = _pipeline("depth-estimation", model, device)
+    def __init__(
+        self, model: str, device: str = "cpu", own_unit: bool = False, normalised: bool = False
+    ) -> None:
+        self.estimator = load_estimator(model, fetch=True)
+        self.own_unit, self.normalised = own_unit, normalised
+        if own_unit and known_kind(self.estimator) is not DepthKind.METRIC and not normalised:
+            raise BokehError(
+                f"{self.estimator.name} tells near and far and not metres, so its depth has no unit. Say what it means "
+                "with --depth-kind disparity and --depth-scale, or add --depth-normalise, or take one that measures."
+            )
+        self.estimator.network.to(device)
 
     def __call__(self, photograph: Photograph) -> np.ndarray:
-        """Depth ``[h, w]``, float32."""
-        found = self.pipe(photograph.image)["predicted_depth"]
-        return found.detach().float().cpu().numpy().squeeze()
+        """Depth ``[h, w]`` of the photograph's size, float32."""
+        found = estimate_one(self.estimator, photograph.image)
+        values = found.values[None, None]
+        if self.own_unit:
+            depth = to_map(self.estimator.name, known_kind(self.estimator), [found])
+            if depth.unit is DepthUnit.RELATIVE and not self.normalised:
+                raise BokehError(f"{self.estimator.name} could not tell the scale of this photograph.")
+            values = depth.disparity
+        size = (photograph.image.height, photograph.image.width)
+        return F.interpolate(values, size=size, mode="bilinear", antialias=True)[0, 0].numpy()
 
 
 class MaskPipeline:

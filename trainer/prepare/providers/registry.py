@@ -16,7 +16,7 @@ from bokeh_ops.errors import BokehError
 from trainer.prepare.providers.beside import captions_beside, depth_beside, mask_beside
 from trainer.prepare.providers.nearest import nearest_mask
 from trainer.prepare.providers.protocol import CaptionProvider, MapProvider, Photograph
-from trainer.prepare.settings import Settings
+from trainer.prepare.settings import OWN_KIND, Settings
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def make_providers(settings: Settings) -> Providers:
         BokehError: an unknown word, a file or model that is missing, or a function that cannot be imported.
     """
     return Providers(
-        depth=_map_provider("depth", settings.depth),
-        mask=_map_provider("mask", settings.mask),
+        depth=_map_provider("depth", settings.depth, settings),
+        mask=_map_provider("mask", settings.mask, settings),
         captions=tuple(
             provider for word in settings.captions if (provider := _caption_provider(word)) is not None
         ),
@@ -66,7 +66,7 @@ def take(options: dict[str, str], word: str, **known: Any) -> dict[str, str]:
     return {**known, **options}
 
 
-def _map_provider(role: str, word: str) -> MapProvider:
+def _map_provider(role: str, word: str, settings: Settings) -> MapProvider:
     kind, what, options = split_word(word)
     if kind == "files":
         take(options, word)
@@ -80,7 +80,10 @@ def _map_provider(role: str, word: str) -> MapProvider:
         from trainer.prepare.providers.pipelines import DepthPipeline, MaskPipeline
 
         if role == "depth":
-            return DepthPipeline(what, **take(options, word, device="cpu"))
+            own = settings.depth_kind == OWN_KIND
+            return DepthPipeline(
+                what, take(options, word, device="cpu")["device"], own, settings.depth_normalise
+            )
         return MaskPipeline(what, **take(options, word, device="cpu", labels=""))
     if kind == "python":
         take(options, word)
