@@ -71,7 +71,8 @@ class DepthRange(str, Enum):
 NORMALISED = (DepthRange.NORMALISE, DepthRange.NORMALISE_BATCH)
 """Ranges that forget the units."""
 
-_IN_METRES = {DepthKind.METRIC: 1.0, DepthKind.MILLIMETRES: 0.001}
+IN_METRES = {DepthKind.METRIC: 1.0, DepthKind.MILLIMETRES: 0.001}
+"""Kinds whose values are distances, and their unit in metres."""
 
 
 class DepthEdges(str, Enum):
@@ -127,7 +128,8 @@ def to_depth_map(
 
     Args:
         depth: ``[B, H, W]``, or a picture ``[B, H, W, C]`` with C = 1, 3 or 4 whose colours are equal, of any floating
-            type; or a map that knows its unit, of which only ``scaling`` is asked: whether it is normalised.
+            type; or a map that knows its unit, of which only ``scaling`` is asked: whether it is normalised. One
+            without a unit is, whatever is asked.
         kind: what the values mean.
         scaling: what they are measured in.
         scale: > 0, used with ``DepthRange.SCALE`` only.
@@ -145,6 +147,14 @@ def to_depth_map(
     """
     kind, scaling = DepthKind(_option(DepthKind, kind)), DepthRange(_option(DepthRange, scaling))
     if isinstance(depth, DepthMap):
+        if notice and (kind is not DepthKind.DISPARITY or scaling in (DepthRange.SCALE, DepthRange.BETWEEN)):
+            notice(
+                f"{kind.value!r} and {scaling.value!r} are not looked at: the depth that is linked knows its unit."
+            )
+        if scaling not in NORMALISED and depth.unit is DepthUnit.RELATIVE:
+            scaling = DepthRange.NORMALISE_BATCH
+            if notice:
+                notice("The depth that is linked has no unit, so it is normalised over the batch.")
         if scaling not in NORMALISED:
             return depth
         return replace(
@@ -163,7 +173,7 @@ def to_depth_map(
     value = value if value.dtype == torch.float64 else value.float()
     if notice:
         _remark_white(value, notice)
-    metric = kind in _IN_METRES
+    metric = kind in IN_METRES
     far = torch.isposinf(value) if metric else torch.zeros_like(value, dtype=torch.bool)
     holes = ~(torch.isfinite(value) | far)
     if metric and between is None:
@@ -178,7 +188,7 @@ def to_depth_map(
             ~torch.isfinite(disparity), value, "are at distance 0", "Check the distances of black and white."
         )
     elif metric:
-        factor = _IN_METRES[kind] * (scale if scaling is DepthRange.SCALE else 1.0)
+        factor = IN_METRES[kind] * (scale if scaling is DepthRange.SCALE else 1.0)
         disparity = usable.mul_(factor).reciprocal_()
         _refuse(torch.isinf(disparity), value, "are so near that 1/depth overflows", "Check the units.")
     else:
@@ -214,7 +224,7 @@ def _ends(kind: DepthKind, distances: tuple[float, float]) -> tuple[float, float
             f"The distances of black and white are {black:g} and {white:g} metres; they must differ, and be above 0, "
             "or 0 for infinitely far."
         )
-    if kind in _IN_METRES:
+    if kind in IN_METRES:
         if min(black, white) == 0:
             raise BokehError(
                 "Metres between two distances need two that are finite and above 0; infinitely far (0) is for "
@@ -229,7 +239,7 @@ def _filled(disparity: Tensor, holes: Tensor, kind: DepthKind, notice: Notice | 
     if not bool(holes.any()):
         return disparity
     counts = holes.flatten(1).sum(1)
-    what = "0, negative or NaN" if kind in _IN_METRES else "NaN or infinite"
+    what = "0, negative or NaN" if kind in IN_METRES else "NaN or infinite"
     for row in counts.nonzero().flatten().tolist():
         known = (~holes[row])[None].to(disparity)
         if int(counts[row]) == known.numel():

@@ -11,11 +11,13 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
 
+from .cameras import table_sensor
 from .optics import SENSORS, Camera, sensor_width_from_35mm
 from .photograph import NO_EXIF, exif_block, open_photograph
 from .tiff_tags import read_tags
@@ -25,6 +27,9 @@ _UNKNOWN = 0xFFFFFFFF  # EXIF 2.3: a numerator of this is infinity; many cameras
 # Lengths of FocalPlaneResolutionUnit in metres.
 _PLANE_UNITS = {2: 0.0254, 3: 0.01, 4: 0.001, 5: 1e-6}
 _PLAUSIBLE_SENSOR = (0.002, 0.07)
+_SENSOR_SHAPES = (4 / 3, 1.5)  # long side over short side, of nearly all
+_SHAPES_AGREE = 1.03  # ratios of sides that differ by less are the same; cameras trim a few rows
+_SENSORS_AGREE = 1.1  # widths of sensors likewise; equivalents are rounded
 
 # Tags of the first directory and of the EXIF directory, by their names there.
 _FIRST = {"ImageWidth": 0x100, "ImageLength": 0x101, "Make": 0x10F, "Model": 0x110, "Orientation": 0x112}
@@ -60,8 +65,7 @@ class CameraExif:
         focal_length_35mm: metres, of the lens that sees the same on 36 x 24 mm.
         focus_distance: metres (SubjectDistance); most cameras leave it out.
         exposure_time: seconds.
-        sensor_width: metres, an estimate of the sensor's long side.
-        sensor_source: the fields that the estimate was made from.
+        focal_plane: metres, long and short side of the sensor that FocalPlaneXResolution tells of.
         reasons: by attribute, why it is None.
         digital_zoom: DigitalZoomRatio where it is above 1.
         custom_rendered: CustomRendered, the camera's own number for special processing (phones: 7 and 8 are portrait
@@ -81,8 +85,7 @@ class CameraExif:
     focal_length_35mm: float | None = None
     focus_distance: float | None = None
     exposure_time: float | None = None
-    sensor_width: float | None = None
-    sensor_source: str | None = None
+    focal_plane: tuple[float, float] | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
     digital_zoom: float | None = None
     custom_rendered: int | None = None
@@ -94,13 +97,62 @@ class CameraExif:
         turned = self.orientation is not None and self.orientation >= 5
         return (self.height, self.width) if turned else (self.width, self.height)
 
+    @cached_property
+    def _sensor(self) -> tuple[float, float, str] | None:
+        """Long and short side in metres of the part of the sensor that the camera used, and where they are from."""
+        zoom = self.digital_zoom or 1.0
+        table = table_sensor(self.make, self.model)
+        equivalent = None
+        if self.focal_length and self.focal_length_35mm:
+            # Of another shape than sensors have, the picture was cropped, in the camera or later.
+            least, most = _SENSOR_SHAPES
+            aspect = min(max(_shape(self.recorded_size or (self.width, self.height)), least), most)
+            width = sensor_width_from_35mm(
+                self.focal_length, self.focal_length_35mm, aspect
+            )  # of what zoom left
+            if _PLAUSIBLE_SENSOR[0] <= width <= _PLAUSIBLE_SENSOR[1]:
+                equivalent = width, width / aspect
+        # An equivalent of a clearly smaller sensor tells of a crop mode.
+        if table and not (equivalent and equivalent[0] * _SENSORS_AGREE < table[0] / zoom):
+            return table[0] / zoom, table[1] / zoom, "the table of cameras"
+        if equivalent:
+            return *equivalent, "the 35 mm equivalent"
+        if self.focal_plane:
+            return self.focal_plane[0] / zoom, self.focal_plane[1] / zoom, "the resolution of the focal plane"
+        return None
+
     @property
-    def sensor_across(self) -> float | None:
-        """Metres of sensor along the width of the picture shown upright: the short side of an upright one's."""
-        if self.sensor_width is None:
-            return None
-        width, height = self.upright_size
-        return self.sensor_width * min(1.0, width / height)
+    def sensor_width(self) -> float | None:
+        """Metres, an estimate of the long side of the part of the sensor that digital zoom left.
+
+        By the table of cameras; the 35 mm equivalent, which counts more where its sensor is the smaller one, and has
+        the zoom in it; or the resolution of the focal plane.
+        """
+        return self._sensor[0] if self._sensor else None
+
+    @property
+    def sensor_source(self) -> str | None:
+        """What :attr:`sensor_width` was taken from."""
+        return self._sensor[2] if self._sensor else None
+
+    @property
+    def sensor_shown(self) -> float | None:
+        """Metres of sensor along the longer side of the picture, which may be cropped."""
+        return self.part_shown(*self._sensor[:2]) if self._sensor else None
+
+    def part_shown(self, long: float, short: float) -> float:
+        """Metres of a sensor of these sides along the longer side of the picture.
+
+        A picture squarer than the sensor has its whole short side, any other its whole long side: so the camera
+        crops, and after it the one who cuts the picture. How much more was cut off nothing tells.
+        """
+        for size in filter(None, (self.recorded_size, (self.width, self.height))):
+            aspect = _shape(size)
+            if aspect * _SHAPES_AGREE < long / short:
+                long = short * aspect
+            elif aspect > long / short * _SHAPES_AGREE:
+                short = long / aspect
+        return long
 
     @property
     def camera(self) -> str | None:
@@ -168,21 +220,20 @@ def exif_of(image: Image.Image) -> CameraExif:
     found["orientation"] = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else None
     if found["orientation"] is None:
         reasons["orientation"] = "Orientation is missing or none of 1 to 8"
-    found["sensor_width"], found["sensor_source"] = _sensor(fields, found, width, height)
-    if found["sensor_width"] is None:
-        reasons["sensor_width"] = "neither a 35 mm equivalent nor a resolution of the focal plane is known"
     if damage is not None:
         reasons["exif"] = damage
     zoom = _number(fields.get("DigitalZoomRatio"), 1.0, 1.0, 100.0)[0]
     rendered = fields.get("CustomRendered")
+    recorded = _recorded(fields)
     return CameraExif(
         width,
         height,
         **found,
+        focal_plane=_focal_plane(fields, recorded),
         reasons=reasons,
         digital_zoom=zoom if zoom != 1 else None,
         custom_rendered=rendered if isinstance(rendered, int) else None,
-        recorded_size=_recorded(fields),
+        recorded_size=recorded,
     )
 
 
@@ -190,7 +241,7 @@ def fill_in(camera: Camera, photograph: CameraExif) -> tuple[Camera, list[str], 
     """A camera whose settings are the photograph's where it holds them.
 
     Args:
-        camera: what holds where the photograph is silent.
+        camera: what holds where the photograph is silent; its sensor is the whole one.
         photograph: from :func:`read_exif`.
 
     Returns:
@@ -200,19 +251,28 @@ def fill_in(camera: Camera, photograph: CameraExif) -> tuple[Camera, list[str], 
         "f_number": "f/{:.4g}",
         "focal_length": "focal length {:.4g} mm",
         "focus_distance": "focus at {:.4g} m",
-        "sensor_width": "sensor {:.4g} mm wide",
     }
     changes: dict[str, float] = {}
     taken, missing = [], []
     for name, label in labels.items():
-        value = photograph.sensor_across if name == "sensor_width" else getattr(photograph, name)
+        value = getattr(photograph, name)
         if value is None:
             missing.append(f"{name.replace('_', ' ')} ({photograph.reasons.get(name, 'unknown')})")
             continue
         changes[name] = value
-        text = label.format(value * 1000 if label.endswith(("mm", "mm wide")) else value)
-        taken.append(f"{text} (by {photograph.sensor_source})" if name == "sensor_width" else text)
-    return replace(camera, **changes), taken, missing
+        taken.append(label.format(value * 1000 if label.endswith("mm") else value))
+    shown = photograph.sensor_shown
+    if shown is not None:
+        taken.append(f"sensor {shown * 1000:.4g} mm along the longer side (by {photograph.sensor_source})")
+    else:
+        shown = whole = camera.sensor_width
+        if "exif" not in photograph.reasons:  # or nothing tells that a camera took it
+            shown = photograph.part_shown(whole, whole / _SENSOR_SHAPES[1]) / (photograph.digital_zoom or 1.0)
+        what = "the camera is in no table, and has neither a 35 mm equivalent nor a resolution of the focal plane"
+        missing.append(f"sensor width ({what})")
+        if shown != whole:
+            taken.append(f"crop and digital zoom: {shown * 1000:.4g} mm of the sensor along the longer side")
+    return replace(camera, **changes, sensor_width=shown), taken, missing
 
 
 def _fields(image: Image.Image) -> tuple[dict[str, Any], str | None]:
@@ -264,24 +324,20 @@ def _text(value: Any) -> str | None:
     return clean[:LONGEST_TEXT].strip() or None
 
 
-def _sensor(
-    fields: Mapping[str, Any], found: Mapping[str, Any], width: int, height: int
-) -> tuple[float | None, str | None]:
-    """Long side of the sensor in metres, and where it is from."""
-    recorded = _recorded(fields)
-    long, short = max(recorded or (width, height)), min(recorded or (width, height))
-    lower, upper = _PLAUSIBLE_SENSOR
-    if found["focal_length"] and found["focal_length_35mm"]:
-        # Beyond 2:1 the picture is a cut-out or a panorama and tells nothing of the sensor's shape.
-        aspect = long / short if long <= 2 * short else 1.5
-        estimate = sensor_width_from_35mm(found["focal_length"], found["focal_length_35mm"], aspect)
-        if lower <= estimate <= upper:
-            return estimate, "the 35 mm equivalent"
+def _focal_plane(fields: Mapping[str, Any], recorded: tuple[int, int] | None) -> tuple[float, float] | None:
+    """Long and short side of the sensor in metres."""
     unit = _PLANE_UNITS.get(fields.get("FocalPlaneResolutionUnit", 2))
     resolution = _number(fields.get("FocalPlaneXResolution"), 1.0, 1e-3, 1e9)[0]
-    if recorded and unit and resolution:
-        estimate = long / resolution * unit
-        # Editors scale the recorded size but not the resolution: only a width that sensors have is believed.
-        if any(abs(estimate * 1000 / known - 1) < 0.03 for known, _ in SENSORS.values()):
-            return estimate, "the resolution of the focal plane"
-    return None, None
+    if not (recorded and unit and resolution):
+        return None
+    width = max(recorded) / resolution * unit
+    # Editors scale the recorded size but not the resolution: only a width that sensors have is believed.
+    for long, short in SENSORS.values():
+        if abs(width * 1000 / long - 1) < 0.03:
+            return width, width * short / long
+    return None
+
+
+def _shape(size: tuple[int, int]) -> float:
+    """Long side over short side."""
+    return max(size) / min(size)

@@ -1,7 +1,9 @@
 """The thin lens, sensors, and what "K" means in the systems that use the word.
 
-Lengths are metres and widths of pictures pixels throughout: 50 mm is ``0.05``. Every function takes numbers or
-tensors (broadcast against each other). Disparity is ``1 / distance``, in dioptres (1/m); a distance may be infinite.
+Lengths are metres and widths of pictures pixels throughout: 50 mm is ``0.05``. Widths of pictures and sensors are
+those of a camera that is not turned, so the longer side of each: turning a camera changes no blur. Every function takes
+numbers or tensors (broadcast against each other). Disparity is ``1 / distance``, in dioptres (1/m); a distance may be
+infinite.
 
 Source: Fortes et al., "Bokeh Diffusion" (SIGGRAPH Asia 2025), eqs. 6 to 9.
 """
@@ -22,7 +24,7 @@ from .values import format_value
 Quantity = float | Tensor
 
 TRAINING_WIDTH = 512
-"""Width in pixels at which Bokeh Diffusion counts K."""
+"""Longer side in pixels of the picture on which Bokeh Diffusion counts K."""
 
 BOKEHDIFF_UNIT = 10.0
 """Pixels of blur radius that BokehDiff's defocus channel counts as 1."""
@@ -94,8 +96,7 @@ def blur_radius(k: Quantity, focus_distance: Quantity, subject_distance: Quantit
 def pixel_ratio(image_width: Quantity, sensor_width: Quantity) -> Quantity:
     """Pixels of the picture per metre of the sensor.
 
-    Both widths are of the same side: for an upright picture take the short side of both (or the long side of
-    both, which gives the same), and for a picture that was cropped the width of the part of the sensor it shows.
+    Both are longer sides; of a picture that was cropped, of the part of the sensor that its longer side shows.
     """
     _above_zero(image_width, "image width", "pixels")
     _above_zero(sensor_width, "sensor width", "metres")
@@ -159,15 +160,15 @@ class Camera:
         )
 
 
-def sensor_width(name: str, upright: bool = False) -> float:
-    """Width in metres of a sensor of :data:`SENSORS`; its short side where the camera was held upright.
+def sensor_width(name: str) -> float:
+    """Width in metres of a sensor of :data:`SENSORS`.
 
     Raises:
         BokehError: a name that is not there.
     """
     if name not in SENSORS:
         raise BokehError(f"There is no sensor format {name!r}; known are {', '.join(SENSORS)}.")
-    return SENSORS[name][1 if upright else 0] / 1000
+    return SENSORS[name][0] / 1000
 
 
 def sensor_width_from_35mm(
@@ -204,7 +205,7 @@ def sensor_width_from_35mm(
 
 
 def k_at_width(k: Quantity, image_width: Quantity, reference_width: Quantity = TRAINING_WIDTH) -> Quantity:
-    """K counted in pixels of a picture ``image_width`` wide, from K counted at ``reference_width``.
+    """K counted in pixels of a picture whose longer side is ``image_width``, from K counted at ``reference_width``.
 
     The blur covers the same share of the picture. Exchange the two widths for the way back.
     """

@@ -100,13 +100,14 @@ class BokehCondition(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Attaches the defocus K to the prompts. K is the blur radius in pixels per unit of disparity on a "
-                "picture 512 pixels wide: 0 is sharp from front to back, 30 the strongest blur."
+                "picture whose longer side is 512 pixels: 0 is sharp from front to back, 30 the strongest blur."
             ),
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt's conditioning."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt's conditioning."),
                 io.Float.Input(
                     "bokeh",
+                    display_name="K",
                     default=15.0,
                     min=0.0,
                     max=30.0,
@@ -120,6 +121,7 @@ class BokehCondition(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "negative_bokeh",
+                    display_name="negative K",
                     options=list(carry.NEGATIVE_MODES),
                     default=carry.NEGATIVE_MODES[0],
                     tooltip=(
@@ -130,6 +132,7 @@ class BokehCondition(io.ComfyNode):
                 ),
                 io.String.Input(
                     "values",
+                    display_name="K values",
                     default="",
                     optional=True,
                     tooltip=(

@@ -72,15 +72,15 @@ class BokehFromCamera(io.ComfyNode):
                     max=500.0,
                     step=0.1,
                     round=False,
-                    tooltip=f"Only with '{CUSTOM}': width in mm of the part of the sensor that the picture shows.",
+                    tooltip=f"Only with '{CUSTOM}': the sensor's longer side in mm.",
                 ),
                 io.Int.Input(
                     "image_width",
                     default=TRAINING_WIDTH,
                     min=1,
                     max=65536,
-                    tooltip=f"Width of the picture, in pixels, on which K counts the blur. {TRAINING_WIDTH} is what "
-                    "Bokeh adapters are trained on; BokehMe Render takes it at '512 px' for any size of picture.",
+                    tooltip=f"Longer side of the picture, in pixels, on which K counts the blur. {TRAINING_WIDTH} is "
+                    "what Bokeh adapters are trained on; BokehMe Render takes it at '512 px' for any size of picture.",
                 ),
                 io.Combo.Input(
                     "photograph",
@@ -88,15 +88,8 @@ class BokehFromCamera(io.ComfyNode):
                     default=NO_PHOTOGRAPH[0],
                     upload=io.UploadType.image,
                     tooltip="Empty for none, or a photograph as it came from the camera. Whatever its EXIF data "
-                    "hold (f-number, focal length, sensor by the 35 mm equivalent, rarely the focus distance) is "
-                    "used in place of the values above; they count where it is silent.",
-                ),
-                io.Boolean.Input(
-                    "upright",
-                    default=False,
-                    optional=True,
-                    tooltip="The picture is taller than wide: its width lies along the sensor's short side. Without "
-                    f"effect with '{CUSTOM}', and where a photograph's EXIF data say it.",
+                    "hold (f-number, focal length, the camera's sensor, crop and digital zoom, rarely the focus "
+                    "distance) is used in place of the values above; they count where it is silent.",
                 ),
                 io.String.Input(
                     "f_numbers",
@@ -152,11 +145,10 @@ class BokehFromCamera(io.ComfyNode):
         sensor_width: float,
         image_width: int,
         photograph: str = "",
-        upright: bool = False,
         f_numbers: str = "",
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
-        width = sensor_width / 1000 if sensor == CUSTOM else named_sensor_width(sensor, upright)
+        width = sensor_width / 1000 if sensor == CUSTOM else named_sensor_width(sensor)
         camera = Camera(focal_length / 1000, f_number, focus_distance, width)
         notes = []
         if photograph not in NO_PHOTOGRAPH:

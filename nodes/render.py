@@ -17,7 +17,7 @@ from ..bokeh_ops.host.memory import within_memory
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.host.renderers import load_renderer
 from ..bokeh_ops.kept import Kept
-from ..bokeh_ops.optics import TRAINING_WIDTH, k_at_width
+from ..bokeh_ops.optics import TRAINING_WIDTH
 from ..bokeh_ops.render import (
     DEFAULT_MODEL,
     MODELS,
@@ -27,8 +27,9 @@ from ..bokeh_ops.render import (
 )
 from ..bokeh_ops.render.contract import USUAL_RECOVERY, largest_radius
 from ..bokeh_ops.render.transfer import TRANSFERS, from_light
-from ..bokeh_ops.values import K_TRAINED, PerDioptre, parse_values
-from .lens import ApertureType, FocusType
+from ..bokeh_ops.strength import Strength
+from ..bokeh_ops.values import K_TRAINED, parse_values
+from .lens import ApertureType, DepthType, FocusType
 
 AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"
 BOKEHME = "bokehme"
@@ -57,15 +58,16 @@ class BokehMeRender(io.ComfyNode):
                 ),
                 io.MultiType.Input(
                     "depth",
-                    [io.Image, io.Mask],
-                    tooltip="Its depth map, grey, one for all pictures or one each. Another size is resized, "
-                    "another shape stretched. For a 16-bit file use Load Depth Map (16 bit).",
+                    [DepthType, io.Image, io.Mask],
+                    tooltip="Its depth: from Estimate Depth, which knows its unit, or a grey map, one for all pictures "
+                    "or one each. Another size is resized, another shape stretched. For a 16-bit file use Load Depth "
+                    "Map (16 bit).",
                 ),
                 io.Combo.Input(
                     "depth_kind",
                     options=[kind.value for kind in depths.DepthKind],
                     default=depths.DepthKind.DISPARITY.value,
-                    tooltip="What bright means. disparity: near is bright and values grow with 1/distance "
+                    tooltip="What bright means in a grey map. disparity: near is bright, values grow with 1/distance "
                     "(MiDaS, Depth Anything, phone portraits). inverted: far is bright. metric: values are "
                     "distances, as most nodes give Depth Pro's. canonical: Depth Pro's inverse depth before it knows "
                     "the camera; needs focal_pixels. Never guessed.",
@@ -107,14 +109,15 @@ class BokehMeRender(io.ComfyNode):
                     round=0.001,
                     display_mode=io.NumberDisplay.slider,
                     tooltip="Strength: pixels of blur radius per unit of disparity between a thing and the "
-                    "focus. 0 is all in focus, 30 the strongest usual. Ignored while k_values is filled.",
+                    "focus. 0 is all in focus, 30 the strongest usual. Ignored while k_values or f_number is set.",
                 ),
                 io.Combo.Input(
                     "k_reference",
                     options=[AT_REFERENCE, AT_IMAGE],
                     default=AT_REFERENCE,
-                    tooltip=f"Where K's pixels are counted. {AT_REFERENCE}: on a picture {TRAINING_WIDTH} px wide, so "
-                    "that the look is the same at any size (Bokeh Diffusion's K, and that of Bokeh K From Camera). "
+                    tooltip=f"Where K's pixels are counted. {AT_REFERENCE}: on a picture whose longer side has so "
+                    "many, so that the look is the same at any size (Bokeh Diffusion's K, and that of Bokeh K From "
+                    "Camera). "
                     f"{AT_IMAGE}: on this picture (BokehMe's K).",
                 ),
                 io.Float.Input(
@@ -163,6 +166,7 @@ class BokehMeRender(io.ComfyNode):
                 ),
                 io.String.Input(
                     "k_values",
+                    display_name="K values",
                     default="",
                     optional=True,
                     tooltip="Several K at once, as '0, 4, 8, 12, 18, 28' or '0:30:5'. Gives all pictures at "
@@ -176,8 +180,8 @@ class BokehMeRender(io.ComfyNode):
                     step=1.0,
                     round=False,
                     optional=True,
-                    tooltip="Only with the depth kind 'canonical': the focal length in pixels that Depth Pro gave "
-                    "with the map, counted on the map's width.",
+                    tooltip="The picture's focal length in pixels, counted on the map's width. Only with f_number, "
+                    "for depth that does not tell it (0: the depth's own), and with the depth kind 'canonical'.",
                 ),
                 ApertureType.Input(
                     "aperture",
@@ -228,6 +232,19 @@ class BokehMeRender(io.ComfyNode):
                     tooltip="Only with 'between two distances': how far white (1) of the map is, in metres; 0 stands "
                     "for infinitely far.",
                 ),
+                io.Float.Input(
+                    "f_number",
+                    display_name="f-number",
+                    default=0.0,
+                    min=0.0,
+                    max=128.0,
+                    step=0.1,
+                    round=False,
+                    optional=True,
+                    tooltip="Above 0 it takes K's place: the blur of a full-frame camera at this f-number that sees "
+                    "what the picture shows, focused where it is sharp. Needs depth in metres and the focal length, as "
+                    "Depth Pro tells both to Estimate Depth. 0: K.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -252,7 +269,7 @@ class BokehMeRender(io.ComfyNode):
     def execute(
         cls,
         image: torch.Tensor,
-        depth: torch.Tensor,
+        depth: torch.Tensor | depths.DepthMap,
         depth_kind: str,
         depth_range: str,
         depth_scale: float,
@@ -272,6 +289,7 @@ class BokehMeRender(io.ComfyNode):
         grain: float = 0.0,
         depth_black: float = 0.0,
         depth_white: float = 1.0,
+        f_number: float = 0.0,
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
 
@@ -282,8 +300,14 @@ class BokehMeRender(io.ComfyNode):
             raise BokehError(f"Expected pictures [B, H, W, C], at least one; got {tuple(image.shape)}.")
         batch, height, width, _ = image.shape
         pictures, gamma = image.movedim(-1, 1), TRANSFERS[transfer]
-        ks = parse_values(k_values) if k_values.strip() else [k]
-        pixels = [float(k_at_width(value, width)) if k_reference == AT_REFERENCE else value for value in ks]
+        strength = (
+            Strength([f_number], stops=True)
+            if f_number
+            else Strength(
+                parse_values(k_values) if k_values.strip() else [k],
+                width=TRAINING_WIDTH if k_reference == AT_REFERENCE else max(height, width),
+            )
+        )
         renderer = within_memory(load_renderer() if model == BOKEHME else model, notice)
         device = comfy.model_management.get_torch_device()
 
@@ -301,11 +325,12 @@ class BokehMeRender(io.ComfyNode):
             frame = pictures[row : row + 1]
             return from_light(frame, "srgb") if gamma == 1 else frame
 
-        scaling = _in_units(ks, depth_kind, depth_range, notice)
+        scaling = strength.reading(depth, depth_kind, depth_range, notice)
         known = depths.to_depth_map(
             depth, depth_kind, scaling, depth_scale, notice, focal_pixels, (depth_black, depth_white)
         )
         units, maps = known.unit is depths.DepthUnit.DIOPTRES, known.disparity
+        focal = (focal_pixels or known.focal_pixels or 0.0) / maps.shape[3]
         del known  # or it would stay in memory beside the maps with aligned edges
         maps = fit_frames(
             maps,
@@ -327,6 +352,7 @@ class BokehMeRender(io.ComfyNode):
             focus = Focus(mode, focus_x, focus_y)
         steps = focus.with_mask(focus_mask).find(maps, units, notice)
         recovery = 0.0 if gamma == 1 else highlight_recovery
+        pixels = [strength.at(at.disparity, height, width, focal) for at in steps]
         lenses = [
             Lens(
                 value,
@@ -337,43 +363,22 @@ class BokehMeRender(io.ComfyNode):
                 focus_band=at.band,
                 sharp=at.sharp,
             )
-            for value in pixels
-            for at in steps
+            for values in zip(*pixels, strict=True)
+            for value, at in zip(values, steps, strict=True)
         ]
         progress = shown_on(comfy.utils.ProgressBar(1000 * len(lenses) * batch))
         made, defocus = render_series(pictures, maps, lenses, renderer, device, progress, grain)
         low, high = defocus.aminmax()
-        _remark(ks, float(max(-low, high)), height, width, notice)
+        _remark(strength, float(max(-low, high)), height, width, notice)
         if gamma != 1:
             # A recovered highlight may exceed the picture's own range; nodes downstream expect 0..1.
             made.clamp_(max=max(1.0, float(image.max())))
         return io.NodeOutput(made.movedim(1, -1).contiguous(), defocus[:, 0].contiguous())
 
 
-def _in_units(ks: list[float], kind: str, scaling: str, notice: depths.Notice) -> str:
-    """The range to read the map in: one that keeps its unit, where K is per dioptre.
-
-    Raises:
-        BokehError: K is per dioptre, and the map has no unit.
-    """
-    if depths.DepthRange(scaling) not in depths.NORMALISED or not any(isinstance(k, PerDioptre) for k in ks):
-        return scaling
-    if depths.DepthKind(kind) in (depths.DepthKind.METRIC, depths.DepthKind.MILLIMETRES):
-        notice(
-            f"The depth map is read in its own units and not by {scaling!r}, as K is in pixels per dioptre."
-        )
-        return depths.DepthRange.AS_IS.value
-    raise BokehError(
-        f"K is in pixels per dioptre, as Bokeh K From Camera gives it, but the depth map is read by {scaling!r}, which "
-        "forgets dioptres: the blur would be several times too strong or too weak. Use a map in metres (the kind "
-        f"'metric'); or choose {depths.DepthRange.BETWEEN.value!r} and say how far its black and white are; or type K "
-        "in by hand."
-    )
-
-
-def _remark(ks: list[float], largest: float, height: int, width: int, notice: depths.Notice) -> None:
+def _remark(strength: Strength, largest: float, height: int, width: int, notice: depths.Notice) -> None:
     """Say when the numbers asked for are unusual, or did nothing."""
-    if not any(ks):
+    if not any(strength.values):
         notice("K is 0: everything is in focus and the picture is unchanged.")
     elif largest < 0.5:
         notice(

@@ -9,7 +9,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..bokeh_ops.host.notices import say
-from ..bokeh_ops.host.sampling import BRANCHES, Sweep, grounded_sample, make_guider, make_sigmas
+from ..bokeh_ops.host.sampling import BRANCHES, Sweep, grounded_sample, guide_k, make_guider, make_sigmas
 from ..bokeh_ops.values import check_k_range, parse_values
 
 CATEGORY = "Bokeh"
@@ -24,6 +24,7 @@ def _sweep_inputs() -> list[Any]:
     return [
         io.Float.Input(
             "pivot_bokeh",
+            display_name="pivot K",
             default=14.0,
             min=0.0,
             max=30.0,
@@ -34,6 +35,7 @@ def _sweep_inputs() -> list[Any]:
         ),
         io.String.Input(
             "target_bokeh",
+            display_name="target K",
             default="0, 8, 20, 28",
             tooltip="K of every target: '0, 8, 20, 28', or start:stop:step as in '0:28:4'. 0 is sharp, 30 strongest.",
         ),
@@ -73,6 +75,24 @@ def _sweep_inputs() -> list[Any]:
             ),
         ),
     ]
+
+
+def _k_guidance() -> Any:
+    return io.Float.Input(
+        "bokeh_guidance",
+        display_name="K guidance",
+        default=0.0,
+        min=0.0,
+        max=10.0,
+        step=0.1,
+        round=0.01,
+        optional=True,
+        tooltip=(
+            "A guidance scale of K alone. 0, as in the paper: cfg guides prompt and K together. More than cfg makes "
+            "the blur differ more between the targets, such as 2 for FLUX at cfg 1. Takes half as long again, or for "
+            "FLUX at cfg 1 twice as long."
+        ),
+    )
 
 
 def _outputs() -> list[Any]:
@@ -159,20 +179,7 @@ class GroundedSampler(io.ComfyNode):
                     tooltip="1 makes a new picture; less keeps some of the latent that comes in.",
                 ),
                 *_sweep_inputs(),
-                io.Float.Input(
-                    "bokeh_guidance",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.1,
-                    round=0.01,
-                    optional=True,
-                    tooltip=(
-                        "A guidance scale of K alone. 0, as in the paper: cfg guides prompt and K together. More than "
-                        "cfg makes the blur differ more between the targets, such as 2 for FLUX at cfg 1. Takes half "
-                        "as long again, or for FLUX at cfg 1 twice as long."
-                    ),
-                ),
+                _k_guidance(),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -234,6 +241,7 @@ class GroundedSamplerAdvanced(io.ComfyNode):
                 io.Sigmas.Input("sigmas", tooltip="Such as BasicScheduler."),
                 io.Latent.Input("latent_image", tooltip="An empty latent, or pictures to start from."),
                 *_sweep_inputs(),
+                _k_guidance(),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -247,11 +255,18 @@ class GroundedSamplerAdvanced(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, noise: Any, guider: Any, sampler: Any, sigmas: Any, latent_image: Any, **sweep: Any
+        cls,
+        noise: Any,
+        guider: Any,
+        sampler: Any,
+        sigmas: Any,
+        latent_image: Any,
+        bokeh_guidance: float = 0.0,
+        **sweep: Any,
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
         pivot, targets = grounded_sample(
-            guider,
+            guide_k(guider, bokeh_guidance) if bokeh_guidance else guider,
             sampler,
             sigmas,
             latent_image,

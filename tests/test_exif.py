@@ -19,7 +19,7 @@ from bokeh_ops.optics import Camera
 
 MAKE, MODEL, ORIENTATION, EXPOSURE, F_NUMBER = 0x010F, 0x0110, 0x0112, 0x829A, 0x829D
 DISTANCE, FOCAL, MAKER_NOTE, WIDTH, HEIGHT = 0x9206, 0x920A, 0x927C, 0xA002, 0xA003
-PLANE_X, PLANE_UNIT, FOCAL_35, LENS = 0xA20E, 0xA210, 0xA405, 0xA434
+PLANE_X, PLANE_UNIT, FOCAL_35, LENS, ZOOM = 0xA20E, 0xA210, 0xA405, 0xA434, 0xA404
 IN_FIRST = (MAKE, MODEL, ORIENTATION)
 
 
@@ -96,8 +96,11 @@ def test_a_photograph_that_says_everything(kind: str, tmp_path: Path) -> None:
     assert found.focal_length_35mm == pytest.approx(0.052)
     assert found.focus_distance == pytest.approx(1.53)
     assert found.exposure_time == pytest.approx(0.004)
-    assert found.sensor_width == pytest.approx(0.036 * 35 / 52)  # 3:2, where diagonal and width agree
-    assert found.sensor_source == "the 35 mm equivalent"
+    assert found.sensor_width == pytest.approx(0.0235)
+    assert found.sensor_source == "the table of cameras"
+    unknown = read_exif(photograph({**GOOD, MODEL: "One"}, (72, 48), kind))
+    assert unknown.sensor_width == pytest.approx(0.036 * 35 / 52)  # 3:2, where diagonal and width agree
+    assert unknown.sensor_source == "the 35 mm equivalent"
     assert found.reasons == {}
 
 
@@ -269,12 +272,60 @@ def test_pictures_too_large_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> 
         read_exif(plain)
 
 
-def test_an_upright_photograph_has_the_sensor_s_short_side_as_its_width() -> None:
-    fields = {FOCAL: (57, 10), FOCAL_35: 26}
-    lying = read_exif(photograph(fields, (64, 48)))
-    standing = read_exif(photograph(fields, (48, 64)))
-    assert lying.sensor_width is not None
-    assert lying.sensor_across == lying.sensor_width
-    assert standing.sensor_across == pytest.approx(lying.sensor_width * 48 / 64)
-    camera, *_ = fill_in(Camera(0.05, 1.8, 2.0, 0.036), standing)
-    assert camera.sensor_width == standing.sensor_across
+CANON_350D = {MAKE: "Canon", MODEL: "Canon EOS 350D DIGITAL", F_NUMBER: (28, 10), FOCAL: (50, 1)}
+PHONE = {MAKE: "Apple", MODEL: "iPhone 13 Pro", F_NUMBER: (15, 10), FOCAL: (57, 10)}
+UNKNOWN = {MAKE: "Nobody", MODEL: "One", F_NUMBER: (28, 10), FOCAL: (50, 1)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "millimetres"),
+    [
+        (CANON_350D, (60, 40), 22.3),
+        (CANON_350D, (40, 60), 22.3),  # turned
+        (CANON_350D, (40, 40), 14.9),  # cut to a square: the whole short side
+        (CANON_350D, (64, 36), 22.3),  # cut to 16:9: the whole long side
+        ({**CANON_350D, WIDTH: 3456, HEIGHT: 2304}, (50, 40), 14.9 * 1.25),
+        ({**CANON_350D, ZOOM: (3, 1)}, (60, 40), 22.3 / 3),
+        ({**CANON_350D, ZOOM: (3, 1)}, (40, 40), 14.9 / 3),
+        ({**CANON_350D, ZOOM: (0, 1)}, (60, 40), 22.3),  # 0: no zoom
+        ({**PHONE, FOCAL_35: 26}, (64, 48), 43.267 * 5.7 / 26 * 0.8),
+        ({**PHONE, FOCAL_35: 26}, (48, 48), 43.267 * 5.7 / 26 * 0.6),
+        ({**PHONE, FOCAL_35: 78, ZOOM: (3, 1)}, (64, 48), 43.267 * 5.7 / 78 * 0.8),  # the zoom is in it
+        # a camera's own square, then a cut-out of that
+        ({**CANON_350D, WIDTH: 2304, HEIGHT: 2304}, (60, 40), 14.9),
+        # its own crop mode: the equivalent tells of a smaller sensor
+        ({**CANON_350D, FOCAL_35: 100}, (60, 40), 18.0),
+        ({**UNKNOWN, WIDTH: 3456, HEIGHT: 2304, PLANE_X: (3456000, 874), PLANE_UNIT: 2, ZOOM: (2, 1)}, (60, 40),
+         25.4 * 0.874 / 2),
+    ],
+)  # fmt: skip
+def test_the_part_of_the_sensor_that_a_picture_shows(
+    fields: dict[int, Any], size: tuple[int, int], millimetres: float
+) -> None:
+    """Along the longer side, whichever that is: turning a camera changes no blur."""
+    found = read_exif(photograph(fields, size))
+    assert found.sensor_shown == pytest.approx(millimetres / 1000, rel=1e-3)
+    camera, taken, missing = fill_in(Camera(0.05, 1.8, 2.0, 0.036), found)
+    assert camera.sensor_width == found.sensor_shown
+    assert any("along the longer side" in text for text in taken)
+    assert not any("sensor" in text for text in missing)
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "millimetres"),
+    [
+        (UNKNOWN, (60, 40), 36.0),
+        (UNKNOWN, (40, 60), 36.0),
+        (UNKNOWN, (40, 40), 24.0),
+        ({**UNKNOWN, ZOOM: (3, 1)}, (60, 40), 12.0),
+        ({**UNKNOWN, WIDTH: 6000, HEIGHT: 4000, ZOOM: (3, 1)}, (40, 40), 8.0),
+    ],
+)
+def test_crop_and_zoom_of_an_unknown_camera(
+    fields: dict[int, Any], size: tuple[int, int], millimetres: float
+) -> None:
+    """The sensor is then the one that was given, and the part of it what the photograph tells."""
+    camera, taken, missing = fill_in(Camera(0.05, 1.8, 2.0, 0.036), read_exif(photograph(fields, size)))
+    assert camera.sensor_width == pytest.approx(millimetres / 1000)
+    assert any("sensor width (the camera is in no table" in text for text in missing)
+    assert any(f"crop and digital zoom: {millimetres:g} mm" in text for text in taken) == (millimetres != 36)

@@ -93,8 +93,8 @@ def check(found: CameraExif) -> None:
     assert found.f_number is None or 0.5 <= found.f_number <= 128
     assert found.focal_length is None or 0.0005 <= found.focal_length <= 5
     assert found.focus_distance is None or 0.001 <= found.focus_distance <= 10_000
-    assert found.sensor_width is None or 0.002 <= found.sensor_width <= 0.07
-    assert found.sensor_across is None or 0 < found.sensor_across <= 0.07
+    assert found.sensor_width is None or 0.002 / (found.digital_zoom or 1) <= found.sensor_width <= 0.07
+    assert found.sensor_shown is None or 0 < found.sensor_shown <= found.sensor_width
     assert found.orientation in {None, *range(1, 9)}
     assert found.digital_zoom is None or 1 < found.digital_zoom <= 100
     assert all(len(text or "") <= 64 for text in (found.make, found.model, found.lens))

@@ -160,7 +160,7 @@ def test_a_term_is_that_of_the_place(pack: ModuleType, tokens: int) -> None:
 
 def test_k_has_a_guidance_scale_of_its_own(pack: ModuleType, s: Sampling) -> None:
     """As the host's dual guider gives, with Bokeh Condition's -30 for the same prompt."""
-    from comfy_extras.nodes_custom_sampler import DualCFGGuider
+    from comfy_extras.nodes_custom_sampler import BasicGuider, CFGGuider, DualCFGGuider
 
     condition = pack.nodes.adapter.BokehCondition
     _, middle = condition.execute(s.positive, s.positive, 14.0, "released (-30)").result
@@ -172,3 +172,26 @@ def test_k_has_a_guidance_scale_of_its_own(pack: ModuleType, s: Sampling) -> Non
     _, off = s.grounded(bokeh_guidance=0.0)
     assert relative(off["samples"], s.grounded()[1]["samples"]) < 1e-6
     assert relative(targets["samples"][:1], pivot["samples"]) < 1e-5
+    # in the other node, on the guider that its workflows have
+    cfg_guider = models.call(CFGGuider, s.model, s.positive, s.negative, 2.0)
+    assert torch.equal(s.advanced(cfg_guider, bokeh_guidance=2.5)[1]["samples"], targets["samples"])
+    basic = models.call(BasicGuider, s.model, s.positive)
+    _, scaled = s.advanced(basic, bokeh_guidance=2.5)
+    by_hand = models.call(DualCFGGuider, s.model, s.positive, middle, s.negative, 2.5, 1.0, "regular")
+    assert relative(scaled["samples"], s.advanced(by_hand)[1]["samples"]) < 1e-5
+    assert set(basic.original_conds) == {"positive"}  # as it was
+    with pytest.raises(
+        pack.bokeh_ops.errors.BokehError, match="the guider is a Guider_DualCFG; expected BasicGuider"
+    ):
+        s.advanced(guider, bokeh_guidance=2.5)
+
+
+def test_much_cfg_of_flux_is_said(s: Sampling, said: Any, kind: str) -> None:
+    """Its guidance is distilled; SD1.5 is meant to be run so."""
+    from comfy_extras.nodes_custom_sampler import CFGGuider
+
+    for cfg, told in ((7.0, kind == "flux"), (3.0, False), (1.0, False)):
+        before = len(said())
+        s.grounded(cfg=cfg, steps=1)
+        s.advanced(models.call(CFGGuider, s.model, s.positive, s.negative, cfg))
+        assert [f"cfg is {cfg:g}, but FLUX" in text for text in said()[before:]] == [True, True] * told

@@ -233,54 +233,6 @@ def test_one_focus_for_each_frame(pack: ModuleType) -> None:
     assert [int(row[12].argmin()) for row in blur] == [0, 31, 0]
 
 
-def test_k_counts_at_512_pixels_or_at_the_image(pack: ModuleType) -> None:
-    at_512 = call(pack, k=80.0, k_reference="512 px")[0]
-    assert torch.equal(at_512, call(pack, k=80.0 * 32 / 512)[0])
-
-
-def test_a_camera_gives_the_blur_it_has(pack: ModuleType) -> None:
-    """50 mm f/1.8 at 2 m on 36 mm: infinity is blurred by f^2 / (2 N (S - f)) = 0.3561 mm of radius on the sensor."""
-    settings = {"f_number": 1.8, "focal_length": 50.0, "focus_distance": 2.0, "sensor": "Full frame"}
-    rest = {"sensor_width": 1.0, "upright": False, "image_width": 512}
-    k, _, distance, _ = pack.nodes.camera.BokehFromCamera.execute(**settings, **rest).result
-    depth = torch.full((1, 24, 32), float("inf"))
-    depth[:, :, :16] = 2.0
-    metric = {"depth": depth, "depth_kind": "metric (metres)", "depth_range": "as is"}
-    chosen = focus(pack, "distance in metres", value=distance)
-    defocus = pack.bokeh_ops.render.Lens(
-        float(pack.bokeh_ops.optics.k_at_width(k, 32)), 1 / distance
-    ).defocus(pack.bokeh_ops.depth.to_depth_map(depth, "metric (metres)").disparity)
-    radius = 0.05**2 / (2 * 1.8 * (2 - 0.05)) * 32 / 0.036
-    assert float(defocus[..., -1].mean()) == pytest.approx(-radius, rel=1e-5)
-    blur = call(pack, **metric, k=k, k_reference="512 px", focus=chosen)[2]
-    assert float(blur[..., :16].max()) == 0
-    assert float(blur[..., 16:].min()) == 1
-    upright = pack.nodes.camera.BokehFromCamera.execute(**settings, **(rest | {"upright": True})).result[0]
-    assert upright == pytest.approx(k * 36 / 24)
-
-
-def test_k_of_a_camera_keeps_its_unit(pack: ModuleType, said: list[str]) -> None:
-    """In a map that is normalised it would be several times too strong or too weak."""
-    k, _, _, listed = pack.nodes.camera.BokehFromCamera.execute(4.0, 50.0, 2.0, "Full frame", 1.0, 512).result
-    depth = torch.linspace(1.0, 8.0, 32).expand(1, 24, 32)
-    right = call(pack, depth=depth, depth_kind="metric (metres)", depth_range="as is", k=k)[0]
-    for given in ({"k": k}, {"k_values": listed}):
-        said.clear()
-        metric = call(
-            pack, depth=depth, depth_kind="metric (metres)", depth_range="normalise to 0..1", **given
-        )
-        assert torch.allclose(metric[0], right, atol=1e-5)
-        assert "read in its own units" in said[0]
-        for scaling in ("normalise to 0..1", "normalise over the batch"):
-            with pytest.raises(pack.bokeh_ops.errors.BokehError, match="K is in pixels per dioptre"):
-                call(pack, depth=1 / depth, depth_range=scaling, **given)
-        between = {"depth_range": "between two distances", "depth_black": 8.0, "depth_white": 1.0}
-        disparity = (1 / depth - 1 / 8) / (1 - 1 / 8)
-        assert torch.allclose(call(pack, depth=disparity, **between, **given)[0], right, atol=1e-4)
-    typed = call(pack, depth=1 / depth, depth_range="normalise to 0..1", k=float(k))[0]
-    assert not torch.allclose(typed, right, atol=1e-2)  # a number alone counts in the map's own measure
-
-
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_of_one_and_four_channels(pack: ModuleType, channels: int) -> None:
     image = torch.rand(2, 24, 32, channels)

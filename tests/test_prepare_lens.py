@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from bokeh_ops.cameras import is_smartphone, table_sensor
 from bokeh_ops.exif import CameraExif
-from trainer.prepare.cameras import is_smartphone, table_sensor
 from trainer.prepare.lens import check_lens, given_number, read_lens
 from trainer.prepare.rejection import Rejected
 from trainer.prepare.settings import Settings
@@ -85,7 +85,7 @@ def test_sensor_by_table_equivalent_or_focal_plane() -> None:
     # Some write the true focal length there, as if the sensor were larger: the table counts.
     wrong = read_lens(held(**known, focal_length_35mm=0.05), {}, SIZE)
     assert wrong.sensor_across == pytest.approx(0.0235)
-    unknown = held(sensor_width=0.0223, sensor_source="the resolution of the focal plane")
+    unknown = held(focal_plane=(0.0223, 0.0149))
     assert read_lens(unknown, {}, SIZE).sensor_across == pytest.approx(0.0223)
     assert read_lens(unknown, {"sensor_width_mm": 30}, SIZE).sensor_across == pytest.approx(0.030)
     assert read_lens(held(**known, digital_zoom=2.0), {}, SIZE).sensor_across == pytest.approx(0.0235 / 2)

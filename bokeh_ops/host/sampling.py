@@ -6,6 +6,7 @@ Source: Fortes et al., "Bokeh Diffusion" (SIGGRAPH Asia 2025), eqs. 11, 12 and 1
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +23,7 @@ from torch.nn import functional
 from ..adapter import K_RELEASED_NEGATIVE
 from ..errors import BokehError
 from ..sweep import GroundingSchedule, SweepRows, resolve_grounding_steps, target_groups
-from .conditioning import with_k
+from .conditioning import K_KEY, KCondition, k_tensor
 from .differences import out_of_memory
 from .models import describe
 from .noise import sampler_is_unknown, share_noise
@@ -38,6 +39,8 @@ BRANCHES = ("positive only", "positive and negative")
 # own estimate of one row that is 10.5 of 82 MB (SD1.5, fp16, 512 x 512) and 113 of 917 MB (FLUX, bf16, 1024 x 1024);
 # both grow with the number of pixels alike.
 _EXTRA_MEMORY = 0.15
+_MOST_CFG = 3.0
+"""Of FLUX, whose guidance is distilled: with a real negative prompt some go a little above 1."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,47 @@ def make_guider(
         bokeh_guidance: None guides K and prompt together, as the paper does. A number is a scale of K alone (ours):
             ``e(negative) + cfg (e(prompt, -30) - e(negative)) + bokeh_guidance (e(prompt, K) - e(prompt, -30))``.
     """
-    if bokeh_guidance is not None:
-        # Here, as the host's extra nodes are loaded with the server and not with its library.
-        from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-
-        guider = Guider_DualCFG(model)
-        guider.set_conds(positive, with_k(positive, [K_RELEASED_NEGATIVE]), negative)
-        guider.set_cfg(bokeh_guidance, cfg)
-        return guider
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    return guider
+    return guider if bokeh_guidance is None else guide_k(guider, bokeh_guidance)
+
+
+def guide_k(guider: Any, scale: float) -> Any:
+    """A guider like ``guider`` that has a scale of its own for K (:func:`make_guider`).
+
+    Args:
+        guider: the host's BasicGuider or CFGGuider.
+        scale: of K alone.
+
+    Raises:
+        BokehError: another guider.
+    """
+    # Here, as the host's extra nodes are loaded with the server and not with its library.
+    from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
+
+    if type(guider) not in (comfy.samplers.CFGGuider, Guider_Basic):
+        raise BokehError(
+            f"bokeh_guidance is {scale:g}, but the guider is a {type(guider).__name__}; expected BasicGuider or "
+            "CFGGuider. Set it to 0, or build K's guidance with DualCFGGuider."
+        )
+    positive = guider.original_conds["positive"]
+    released = KCondition(k_tensor([K_RELEASED_NEGATIVE]))
+    # The positive prompt told that nothing is blurred, which takes the place of a negative one.
+    middle = [
+        {
+            **cond,
+            "model_conds": {**cond["model_conds"], K_KEY: released},
+            "prompt_type": "negative",
+            "uuid": uuid.uuid4(),
+        }
+        for cond in positive
+    ]
+    made = Guider_DualCFG(guider.model_patcher)
+    negative = guider.original_conds.get("negative", positive)
+    made.original_conds = {"positive": positive, "middle": middle, "negative": negative}
+    made.set_cfg(scale, guider.cfg)
+    return made
 
 
 def make_sigmas(model: Any, sampler_name: str, scheduler: str, steps: int, denoise: float) -> Tensor:
@@ -156,6 +188,13 @@ def grounded_sample(
             "denoising can be grounded. Connect sigmas that fall, or set grounding_steps to 0."
         )
     _say_what_does_nothing(patcher, sweep, grounded_steps, node_id)
+    scale = getattr(guider, "cfg2", getattr(guider, "cfg", 1.0))
+    if describe(patcher).kind == "flux" and scale > _MOST_CFG:
+        say(
+            f"cfg is {scale:g}, but FLUX has its guidance built in: so much more burns the picture and takes twice the "
+            "time. Set cfg to 1, and the guidance by FluxGuidance.",
+            node_id,
+        )
     if sweep.subject is not None:
         sweep = replace(sweep, subject=_subject_over(sweep.subject, samples, node_id))
     latent = {**latent, "samples": samples}

@@ -85,7 +85,7 @@ class Renderer:
                 "--depth or --mask, or leave --depth out."
             ) from rejected
         sample = Sample(sharp.stem, np.array(picture), disparity, mask, (), 0.0, True, {"s1_m": distance})
-        own = [float(k_at_width(image["k"], picture.width)) for image in images]
+        own = [float(k_at_width(image["k"], max(picture.size))) for image in images]
         folder.mkdir(parents=True, exist_ok=True)
         for image, rendered in zip(images, render_set(sample, own), strict=True):
             write_png(folder / image["file"], torch.from_numpy(rendered).float() / 255)

@@ -51,7 +51,7 @@ def stock(photographs: Photographs, pairs: Any | None = None) -> Stock:
         BokehError: the folder of pairs is something else, or of another resolution.
     """
     k, all_in_focus = photographs.facts()
-    at_512 = TRAINING_WIDTH / photographs.resolution[0]
+    at_512 = TRAINING_WIDTH / max(photographs.resolution)
     if pairs is None:
         return Stock(k * at_512, all_in_focus)
     levels = pairs.settings.get("pairs", {}).get("levels")
@@ -176,7 +176,7 @@ class Feeder:
         missing = [place for place, latent in enumerate(kept) if latent is None]
         if not rendered:
             return samples, [samples[place].image for place in missing]
-        width = self.photographs.resolution[0]
+        width = max(self.photographs.resolution)
         own = [float(k_at_width(scene[place].k, width)) for place in missing]
         return samples, list(render_set(samples[0], own, self.lens))
 

@@ -190,7 +190,7 @@ def _render(
         _opened[folder] = open_dataset(folder)
     index, variant = job
     sample = _opened[folder].sample(index)
-    width = sample.image.shape[1]
+    width = max(sample.image.shape[:2])
     drawn = draw_levels(draws(seed, "pairs", index, variant), levels)
     ks = [
         float(k_at_width(k, width)) for k in drawn

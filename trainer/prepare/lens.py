@@ -6,21 +6,16 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bokeh_ops.errors import BokehError
+from bokeh_ops.cameras import is_smartphone
 from bokeh_ops.exif import CameraExif
-from bokeh_ops.optics import sensor_width_from_35mm
-from trainer.prepare.cameras import is_smartphone, table_sensor
 from trainer.prepare.rejection import Rejected
 from trainer.prepare.settings import Settings
 
 SHAPES_AGREE = 1.03
 """Ratios of sides that differ by less are the same shape; cameras trim a few rows."""
-
-SENSORS_AGREE = 1.1
-"""Two estimates of a sensor's width that differ by less say the same."""
 
 PORTRAIT_MODES = (7, 8)
 """Values of CustomRendered by which phones mark blur that was computed."""
@@ -72,9 +67,8 @@ class Lens:
 def read_lens(exif: CameraExif, given: Mapping[str, Any], upright: tuple[int, int]) -> Lens:
     """The lens from EXIF and from data beside the picture, which has the last word.
 
-    The sensor's width is taken from, in this order: ``sensor_width_mm`` beside the picture; the table of cameras;
-    the 35 mm equivalent; the resolution of the focal plane. Where the table and the 35 mm equivalent disagree and
-    the equivalent's is smaller, it counts: the camera used a part of its sensor.
+    The sensor's width is ``sensor_width_mm`` beside the picture, or what :class:`~bokeh_ops.exif.CameraExif` makes of
+    the other fields.
 
     Args:
         exif: of the file.
@@ -102,7 +96,17 @@ def read_lens(exif: CameraExif, given: Mapping[str, Any], upright: tuple[int, in
     if numbers["sensor_width_mm"] is not None:
         across, source = numbers["sensor_width_mm"] / 1000, "given"
     else:
-        across, source = _sensor_across(exif, make, model, focal_length, equivalent, upright)
+        told = replace(
+            exif,
+            width=upright[0],
+            height=upright[1],
+            make=make,
+            model=model,
+            focal_length=focal_length,
+            focal_length_35mm=equivalent,
+        )
+        shown, source = told.sensor_shown, told.sensor_source
+        across = None if shown is None else shown * min(1.0, upright[0] / upright[1])
     missing = [
         exif.reasons.get(name, f"{name} is missing")
         for name, value in (("f_number", f_number), ("focal_length", focal_length))
@@ -183,40 +187,6 @@ def given_number(given: Mapping[str, Any], name: str) -> float | None:
     if not least <= value <= most:
         raise Rejected("bad_fields", f"{name} is {value:g}")
     return float(value)
-
-
-def _sensor_across(
-    exif: CameraExif,
-    make: str | None,
-    model: str | None,
-    focal_length: float | None,
-    equivalent: float | None,
-    upright: tuple[int, int],
-) -> tuple[float | None, str | None]:
-    aspect = _shape(exif.recorded_size or upright)
-    across = min(1.0, upright[0] / upright[1])  # of the long side
-    table = table_sensor(make, model)
-    from_table = None
-    if table is not None:
-        width, height = table
-        # A picture squarer than the sensor uses its whole height, any other one its whole width.
-        squarer = aspect * SHAPES_AGREE < width / height
-        from_table = (height * aspect if squarer else width) / (exif.digital_zoom or 1.0)
-    from_35 = None
-    if focal_length is not None and equivalent is not None:
-        try:
-            from_35 = sensor_width_from_35mm(focal_length, equivalent, aspect if aspect <= 2 else 1.5)
-        except BokehError:
-            from_35 = None
-        if from_35 is not None and not 0.002 <= from_35 <= 0.07:
-            from_35 = None
-    if from_table is not None and not (from_35 is not None and from_35 * SENSORS_AGREE < from_table):
-        return from_table * across, "the table of cameras"
-    if from_35 is not None:
-        return from_35 * across, "the 35 mm equivalent"
-    if exif.sensor_width is not None:
-        return exif.sensor_width * across, exif.sensor_source
-    return None, None
 
 
 def _shape(size: tuple[int, int]) -> float:

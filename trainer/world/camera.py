@@ -40,7 +40,7 @@ class Shot:
         return float(k_from_camera(self.focal_length, self.f_number, self.focus_distance, self.sensor_width))
 
     def k_at(self, width: int) -> float:
-        """The same counted on a picture ``width`` pixels wide."""
+        """The same counted on a picture whose longer side is ``width``."""
         return float(k_at_width(self.k, width))
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from bokeh_ops.optics import SENSORS
+from .optics import SENSORS
 
 _MODELS = {
     "Full frame": """
