@@ -65,8 +65,8 @@ def from_geometry(
         Its focal length is the median over the pictures, or what was given.
 
     Raises:
-        BokehError: no geometry, no depth in it, nothing but sky, confidence 0 everywhere, nothing known of a picture;
-            ``DA3_METRIC`` without a focal length.
+        BokehError: no geometry, no depth in it, nothing but sky in all pictures, confidence 0 everywhere, nothing known
+            of a picture; ``DA3_METRIC`` without a focal length.
     """
     unit = GeometryUnit(unit)
     found = _mapping(geometry)
@@ -78,7 +78,7 @@ def from_geometry(
         sky |= _plane(found, "sky", depth) >= SKY
     if "mask" in found:
         sky |= ~_plane(found, "mask", depth).bool()
-    _check_sky(sky, depth)
+    _check_sky(sky, depth, notice)
     if "confidence" in found:
         depth = _confident(depth, _plane(found, "confidence", depth), confidence, notice)
     depth = torch.where(sky, torch.inf, depth)
@@ -124,14 +124,22 @@ def _plane(found: Mapping[str, Any], key: str, depth: Tensor | None = None) -> T
     return plane.detach().float().cpu()
 
 
-def _check_sky(sky: Tensor, depth: Tensor) -> None:
-    for row in range(len(sky)):
-        if bool((sky[row] | torch.isnan(depth[row])).all()):
-            what = "NaN" if bool(torch.isnan(depth[row]).all()) else "sky or masked out"
-            raise BokehError(
-                f"All of picture {row + 1} of {len(sky)} is {what} in the geometry, so nothing is known of its depth. "
-                "Use another picture or another model, or switch apply_mask off."
-            )
+def _check_sky(sky: Tensor, depth: Tensor, notice: Notice | None) -> None:
+    unknown = torch.isnan(depth)
+    empty = [row for row in range(len(sky)) if bool((sky[row] | unknown[row]).all())]
+    nothing = [row for row in empty if len(empty) == len(sky) or bool(unknown[row].all())]
+    if nothing:
+        row = nothing[0]
+        what = "NaN" if bool(unknown[row].all()) else "sky or masked out"
+        raise BokehError(
+            f"All of picture {row + 1} of {len(sky)} is {what} in the geometry, so nothing is known of its depth. "
+            "Use another picture or another model, or switch apply_mask off."
+        )
+    if empty and notice:
+        which = ", ".join(str(row + 1) for row in empty)
+        notice(
+            f"All of picture {which} of {len(sky)} is sky or masked out: it is taken to be infinitely far."
+        )
 
 
 def _confident(depth: Tensor, confidence: Tensor, least: float, notice: Notice | None) -> Tensor:
@@ -172,7 +180,7 @@ def _unknown_unit(found: Mapping[str, Any], da3: bool) -> str:
     if not da3:
         return (
             "MoGe's geometry without normals does not tell its unit, so its depth is taken as relative: near and far, "
-            "not metres. Choose 'metres' for a model of MoGe 2."
+            "not metres. Choose 'metres' for a model of MoGe 2 or 3."
         )
     if "sky" in found:
         return (

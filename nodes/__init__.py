@@ -10,7 +10,7 @@ class BokehExtension(ComfyExtension):
         from .adapter import BokehCondition, LoadBokehAdapter
         from .camera import BokehFromCamera
         from .colour import LabColorMatch
-        from .demo import LoadBokehDemoModel
+        from .demo import LoadBokehDemoModel, LoadBokehDemoPhotograph
         from .depth import BokehLoadDepth
         from .estimate import BokehDepthFromGeometry, BokehEstimateDepth
         from .lens import BokehAperture, BokehFocus
@@ -35,6 +35,7 @@ class BokehExtension(ComfyExtension):
             BokehFromCamera,
             BokehContactSheet,
             LoadBokehDemoModel,
+            LoadBokehDemoPhotograph,
         ]
 
 

@@ -1,13 +1,14 @@
-"""A model small enough to come with the extension, to try everything with."""
+"""What comes with the extension, to try everything with: small models, and photographs with their depth."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host import shipped
+from .lens import DepthType
 
 CATEGORY = "Bokeh/demo"
 
@@ -69,3 +70,40 @@ class LoadBokehDemoModel(io.ComfyNode):
         model: Any
         model, clip, vae = shipped.load_demo(demo_model, with_adapter, getattr(cls.hidden, "unique_id", None))
         return io.NodeOutput(model, clip, vae)
+
+
+class LoadBokehDemoPhotograph(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadBokehDemoPhotograph",
+            display_name="Load Bokeh Demo Photograph",
+            category=CATEGORY,
+            description=(
+                "A picture that comes with the extension, with its depth in metres and a mask of its subject: to try "
+                "lens blur with no file and no model. For pictures of your own: Load Image and Estimate Depth."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=list(shipped.PICTURES),
+                    tooltip="pug: a photograph by a phone, with the depth that it measured. evening: a balcony with "
+                    "lamps, drawn by a program, with exact depth.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The picture, sharp everywhere."),
+                DepthType.Output(
+                    display_name="depth", tooltip="Its depth, which knows its unit, for BokehMe Render."
+                ),
+                io.Mask.Output(
+                    display_name="subject",
+                    tooltip="The dog of pug; black for evening, which has no one subject.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, picture: str) -> io.NodeOutput:
+        image, depth, subject = shipped.load_demo_picture(picture)
+        return io.NodeOutput(image, depth, subject, ui=ui.PreviewImage(image))

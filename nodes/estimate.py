@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..bokeh_ops.depth import DepthMap
 from ..bokeh_ops.depth_view import as_grey, describe
@@ -35,7 +35,8 @@ def _outputs() -> list[io.Output]:
 
 def _given_out(found: DepthMap, source: str, width: int) -> io.NodeOutput:
     focal = (found.focal_pixels or 0.0) * width / found.disparity.shape[3]
-    return io.NodeOutput(found, as_grey(found), focal, describe(found, source))
+    grey = as_grey(found)
+    return io.NodeOutput(found, grey, focal, describe(found, source), ui=ui.PreviewImage(grey[:1]))
 
 
 class BokehEstimateDepth(io.ComfyNode):

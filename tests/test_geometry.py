@@ -123,6 +123,15 @@ def test_holes() -> None:
     assert "3 of 8 values" in said
 
 
+def test_a_frame_of_nothing_but_sky_stops_no_film() -> None:
+    found, said = read(
+        da3(depth=METRES.repeat(3, 1, 1), sky=torch.stack([torch.zeros(2, 4), torch.ones(2, 4)])[[0, 1, 0]])
+    )
+    assert found.disparity[1].eq(0).all()
+    assert found.disparity[0, 0, 0].tolist() == found.disparity[2, 0, 0].tolist() == [1.0, 0.5, 0.25, 0.125]
+    assert "All of picture 2 of 3 is sky or masked out: it is taken to be infinitely far" in said
+
+
 @pytest.mark.parametrize(
     ("geometry", "message"),
     [

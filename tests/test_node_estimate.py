@@ -130,6 +130,37 @@ def test_the_host_may_stop_it(models: Path, node_classes: dict[str, Any]) -> Non
         node(node_classes).execute(picture(64, 64).movedim(1, -1), "a")
 
 
+def test_memory_that_runs_out(
+    models: Path, node_classes: dict[str, Any], pack: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device it goes on with the CPU; there it is an error like any other."""
+    found, told = pack.bokeh_ops.host.depth_models, []
+    depth_models.make("metric", models / "a")
+    image = picture(64, 64).movedim(1, -1)
+    right = found.estimate_depth("a", image)
+    real, devices = found.estimate, []
+
+    def short(estimator: Any, *args: Any) -> Any:
+        devices.append(next(estimator.network.parameters()).device.type)
+        if len(devices) == 1:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return real(estimator, *args)
+
+    monkeypatch.setattr(found, "estimate", short)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        found.estimate_depth("a", image, told.append)
+    devices.clear()
+    monkeypatch.setattr(found.management, "get_torch_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(found.management, "load_models_gpu", lambda *_, **__: None)
+    monkeypatch.setattr(found.management, "should_use_fp16", lambda *_, **__: False)
+    again = found.estimate_depth("a", image, told.append)
+    assert len(devices) == 2
+    assert torch.equal(again.disparity, right.disparity)
+    assert told == [
+        "a does not fit in the memory of meta; its depth is estimated on the CPU, which takes longer."
+    ]
+
+
 def geometry(
     node_classes: dict[str, Any], found: Any, unit: str = "as the geometry tells", **more: Any
 ) -> Any:

@@ -348,3 +348,31 @@ def test_it_can_be_saved(
     network = model.model.diffusion_model.state_dict()
     assert all(torch.equal(whole[f"model.diffusion_model.{name}"], network[name]) for name in network)
     assert sum(name.endswith(("sizes", "table")) for name in whole) == 2
+
+
+def test_a_photograph_with_depth_comes_along(pack: ModuleType, node_classes: dict[str, Any]) -> None:
+    """The dog sits at some 37 cm before what the phone saw at 60; the balcony's lamps are within a metre of 16."""
+    node = node_classes["LoadBokehDemoPhotograph"]
+    shipped = pack.bokeh_ops.host.shipped
+    assert list(shipped.PICTURES) == ["pug", "evening"]
+    known = {
+        "pug": (26 / 43.267 * 1.25, 0.65),
+        "evening": (50 / 36, 16.0),
+    }  # focal length in widths; farthest
+    for name, (focal, farthest) in known.items():
+        image, depth, subject = node.execute(name).result
+        height, width = image.shape[1:3]
+        assert image.shape == (1, height, width, 3)
+        assert subject.shape == (1, height, width)
+        assert 0 <= float(image.min()) < float(image.max()) <= 1
+        assert depth.unit.value == "dioptres"
+        assert depth.focal_pixels == pytest.approx(focal * depth.disparity.shape[3])
+        assert 1 / float(depth.disparity.flatten().quantile(0.05)) == pytest.approx(farthest, rel=0.05)
+    depth, subject = shipped.load_demo_picture("pug")[1:]
+    inside = torch.nn.functional.interpolate(subject[None], depth.disparity.shape[2:])[0, 0] > 0.5
+    metres = 1 / depth.disparity[0, 0]
+    assert float(metres[inside].median()) == pytest.approx(0.37, abs=0.02)
+    assert float(metres[~inside].median()) == pytest.approx(0.59, abs=0.02)
+    assert float(shipped.load_demo_picture("evening")[2].max()) == 0
+    with pytest.raises(ValueError, match="No demo photograph 'cat'; expected one of pug, evening"):
+        shipped.load_demo_picture("cat")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..depth import DepthMap, Notice
 from ..errors import BokehError
 from ..estimate import EXAMPLES, FILES, Estimator, estimate, load_estimator
+from .differences import out_of_memory
 from .files import is_within
 
 FOLDER = "depth"
@@ -93,7 +94,20 @@ def estimate_depth(name: str, images: Tensor, notice: Notice | None = None) -> D
         management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total)
 
-    return estimate(estimator, images.movedim(-1, 1), notice, progress)
+    pictures = images.movedim(-1, 1)
+    try:
+        return estimate(estimator, pictures, notice, progress)
+    except Exception as error:
+        if device.type == "cpu" or not out_of_memory(error):
+            raise
+    # Only here, as inside the handler the error still holds what the failed run held.
+    _load.cache_clear()
+    management.soft_empty_cache()
+    if notice:
+        notice(
+            f"{name} does not fit in the memory of {device}; its depth is estimated on the CPU, which takes longer."
+        )
+    return estimate(load_estimator(folder), pictures, notice, progress)
 
 
 class _Held(nn.Module):

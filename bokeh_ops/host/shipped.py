@@ -1,14 +1,24 @@
-"""The small models that come with the extension, each with its bokeh adapter."""
+"""What comes with the extension to try it with: small models with their bokeh adapters, and photographs with depth."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..depth import DepthKind, DepthMap, DepthRange, to_depth_map
+from ..depth_files import load_depth
 from ..errors import BokehError
 
-FOLDER = Path(__file__).resolve().parents[2] / "workflows" / "assets" / "world"
-"""Where they lie: ``NAME.safetensors`` and ``NAME_adapter.safetensors``."""
+ASSETS = Path(__file__).resolve().parents[2] / "workflows" / "assets"
+"""Pictures: ``NAME.jpg``, its disparity ``NAME_disparity.png``, perhaps a mask ``NAME_subject.png``."""
+FOLDER = ASSETS / "world"
+"""Models: ``NAME.safetensors`` and ``NAME_adapter.safetensors``."""
 _ADAPTER = "_adapter"
 
 
@@ -54,3 +64,50 @@ def load_demo(name: str, adapter: bool = True, node_id: str | None = None) -> tu
         path = demo_path(name, adapter=True)
         patcher = lay_adapter(patcher, read_adapter(path), name=path.name, node_id=node_id)
     return patcher, small_clip(model), small_vae(model)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What is known of a picture: dioptres that white of its disparity is, and its focal length in its own widths."""
+
+    white: float
+    focal: float
+
+
+PICTURES = {"pug": _Scene(8.0, 26 / 43.267 * 1.25), "evening": _Scene(2.5, 50 / 36)}
+"""A photograph by a phone, and a balcony drawn by a program (``workflows/assets/NOTICE.md``)."""
+
+
+def load_demo_picture(name: str) -> tuple[Tensor, DepthMap, Tensor]:
+    """A picture ``[1, H, W, 3]`` 0..1, its depth in dioptres, and a mask ``[1, H, W]`` of its subject (0: none drawn).
+
+    Args:
+        name: of :data:`PICTURES`.
+
+    Raises:
+        BokehError: there is none of that name, or its files are missing.
+    """
+    if name not in PICTURES:
+        raise BokehError(f"No demo photograph {name!r}; expected one of {', '.join(PICTURES)}.")
+    paths = [ASSETS / f"{name}{ending}" for ending in (".jpg", "_disparity.png", "_subject.png")]
+    for path in paths[:2]:
+        if not path.is_file():
+            raise BokehError(
+                f"The demo photograph lacks its file {path}. It comes with the extension: update it, or copy that "
+                "folder again."
+            )
+    image = _read(paths[0], "RGB")
+    scene = PICTURES[name]
+    depth = to_depth_map(load_depth(paths[1]), DepthKind.DISPARITY, DepthRange.SCALE, scene.white)
+    height, width = image.shape[1:3]
+    subject = torch.zeros(1, height, width)
+    if paths[2].is_file():
+        subject = torch.nn.functional.interpolate(
+            _read(paths[2], "L")[None], (height, width), mode="bilinear", antialias=True
+        )[0]
+    return image, replace(depth, focal_pixels=scene.focal * depth.disparity.shape[3]), subject
+
+
+def _read(path: Path, mode: str) -> Tensor:
+    with Image.open(path) as file:
+        return torch.from_numpy(np.asarray(file.convert(mode), dtype=np.float32) / 255)[None]
