@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for `import bokeh_ops`; a host, where one is loaded, goes ahead of it
 
-from tests.host import inprocess  # noqa: E402
+from tests.host import archive, inprocess  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.host.server import ComfyServer
@@ -49,11 +50,19 @@ def node_classes(pack: ModuleType) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def comfy_server() -> Iterator[ComfyServer]:
-    """A running ComfyUI server with this extension in its ``custom_nodes``. One for the whole run."""
+def installed() -> Iterator[Path]:
+    """The extension as the registry installs it: a copy of what its archive holds. Without git, this repository."""
+    with tempfile.TemporaryDirectory(prefix="bokeh-archive-") as folder:
+        yield archive.unpack(Path(folder) / "comfyui-bokeh") if archive.files() else ROOT
+
+
+@pytest.fixture(scope="session")
+def comfy_server(installed: Path) -> Iterator[ComfyServer]:
+    """A running ComfyUI server with this extension, as installed, in its ``custom_nodes``. One for the whole run."""
     from tests.host.server import ComfyServer
 
-    with ComfyServer(custom_nodes=(ROOT / "tests" / "host" / "probe.py",)) as server:
+    probe = ROOT / "tests" / "host" / "probe.py"
+    with ComfyServer(extension=installed, custom_nodes=(probe,)) as server:
         yield server
 
 

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import runpy
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
@@ -312,23 +313,27 @@ def test_messages_quoted_are_messages_of_the_extension(page: Path) -> None:
         assert any(all(piece in message for piece in pieces) for message in messages()), quoted
 
 
-def test_python_examples_run_and_print_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples_run_and_print_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are one script: each goes on where the one before it ended."""
     page = (ROOT / "docs" / "using-from-python.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL)
-    assert sum(kind == "python" for kind, _ in blocks) >= 8
+    end = "- end of the example -"
+    examples, said = [], []
+    for kind, body in re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL):
+        if kind == "python":
+            examples.append(f'{body}print("{end}")\n')
+            said.append("")
+        else:
+            assert kind == "text"
+            assert not said[-1], f"only one example prints this: {body}"
+            said[-1] = body
+    assert len(examples) >= 8
+    script = tmp_path / "examples.py"
+    script.write_text("".join(examples), encoding="utf-8")
     monkeypatch.chdir(ROOT)
-    space: dict[str, Any] = {}
-    printed: str | None = None
-    for kind, body in [*blocks, ("python", "")]:
-        if kind == "text":
-            assert printed == body
-            printed = None
-            continue
-        assert not printed, f"this output stands nowhere: {printed}"
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            exec(body, space)
-        printed = output.getvalue() or None
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        runpy.run_path(str(script))
+    assert output.getvalue().split(f"{end}\n") == [*said, ""]
 
 
 def test_pictures_are_small() -> None:

@@ -226,7 +226,9 @@ def test_clip_and_vae_are_the_hosts_own(loaded: tuple[Any, Any, Any]) -> None:
         24,
     )
     assert vae.get_sd()["sizes"].shape == (24,)
-    assert vae.model_size() == vae.patcher.model_size() < 1000
+    assert vae.patcher.model_size() < 1000
+    if hasattr(vae, "model_size"):  # 0.3.64 asks the patcher alone
+        assert vae.model_size() == vae.patcher.model_size()
     if hasattr(vae, "get_ram_usage"):  # later hosts count it otherwise
         assert vae.get_ram_usage() == vae.model_size()
     assert clip.get_sd()["table"].ndim == 2

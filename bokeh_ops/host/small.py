@@ -260,8 +260,7 @@ def small_vae(model: SmallModel) -> Any:
     # Bytes of one picture: a few copies of its pixels.
     vae.memory_used_encode = lambda shape, _dtype: 64 * shape[2] * shape[3]
     vae.memory_used_decode = lambda shape, _dtype: 64 * patch**2 * shape[2] * shape[3]
-    vae.size = None
-    vae.model_size()
+    vae.size = None  # hosts that keep it count anew
     tell_how_to_load_again(vae.patcher, lambda: small_vae(model).patcher)
     return vae
 

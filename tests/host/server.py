@@ -4,8 +4,8 @@
         run = server.wait(server.queue(prompt))
         picture = server.view(**run.images()[0])
 
-The server gets a folder of its own for models, inputs, outputs and its database, and this repository in its
-``custom_nodes``. Nothing is written into the ComfyUI folder it is started from.
+The server gets a folder of its own for models, inputs, outputs and its database, and this repository (or a copy of
+what its users get) in its ``custom_nodes``. Nothing is written into the ComfyUI folder it is started from.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class ComfyServer:
         base: folder for models, inputs, outputs and the database; None makes one and removes it at the end.
         python: interpreter to run the host with; None for the current one.
         arguments: further arguments of the host's ``main.py``.
+        extension: the folder of the extension, as ``installed`` of ``tests/conftest.py`` makes it.
         custom_nodes: further files or folders for its ``custom_nodes``.
         cpu: keep the host on the CPU; None asks ``BOKEH_DEVICE`` (the CPU unless it says otherwise).
         startup_seconds: how long to wait for the server to answer.
@@ -97,6 +98,7 @@ class ComfyServer:
         base: Path | None = None,
         python: Path | None = None,
         arguments: tuple[str, ...] = (),
+        extension: Path = ROOT,
         custom_nodes: tuple[Path, ...] = (),
         cpu: bool | None = None,
         startup_seconds: float = 180,
@@ -105,7 +107,7 @@ class ComfyServer:
         self.base = Path(tempfile.mkdtemp(prefix="bokeh-server-")) if base is None else base
         self.python = Path(sys.executable) if python is None else python
         self.arguments = arguments
-        self.custom_nodes = {NAME: ROOT, **{path.name: path for path in custom_nodes}}
+        self.custom_nodes = {NAME: extension, **{path.name: path for path in custom_nodes}}
         self.cpu = os.environ.get("BOKEH_DEVICE", "cpu") == "cpu" if cpu is None else cpu
         self.startup_seconds = startup_seconds
         self.port = 0
