@@ -80,7 +80,7 @@ class BokehFromCamera(io.ComfyNode):
                     min=1,
                     max=65536,
                     tooltip=f"Longer side of the picture, in pixels, on which K counts the blur. {TRAINING_WIDTH} is "
-                    "what Bokeh adapters are trained on; BokehMe Render takes it at '512 px' for any size of picture.",
+                    "what Bokeh adapters are trained on; Lens Blur from Depth takes it at '512 px' for any size of picture.",
                 ),
                 io.Combo.Input(
                     "photograph",
@@ -96,7 +96,7 @@ class BokehFromCamera(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip="Several f-numbers at once, as '1.4, 2, 2.8, 4': the output 'K values' then holds the K of "
-                    "each, for the k_values of BokehMe Render.",
+                    "each, for the k_values of Lens Blur from Depth.",
                 ),
             ],
             outputs=[
@@ -104,7 +104,7 @@ class BokehFromCamera(io.ComfyNode):
                     "k",
                     display_name="K",
                     tooltip="Pixels of blur radius per dioptre (1/m) between a thing and the focus. It keeps its unit: "
-                    "BokehMe Render refuses it for a map that has none.",
+                    "Lens Blur from Depth refuses it for a map that has none.",
                 ),
                 io.String.Output(
                     "text",

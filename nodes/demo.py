@@ -94,7 +94,7 @@ class LoadBokehDemoPhotograph(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The picture, sharp everywhere."),
                 DepthType.Output(
-                    display_name="depth", tooltip="Its depth, which knows its unit, for BokehMe Render."
+                    display_name="depth", tooltip="Its depth, which knows its unit, for Lens Blur from Depth."
                 ),
                 io.Mask.Output(
                     display_name="subject",

@@ -21,7 +21,7 @@ CATEGORY = "Bokeh"
 def _outputs() -> list[io.Output]:
     return [
         DepthType.Output(
-            "depth", display_name="depth", tooltip="Depth that knows its unit, for BokehMe Render."
+            "depth", display_name="depth", tooltip="Depth that knows its unit, for Lens Blur from Depth."
         ),
         io.Image.Output("grey", display_name="grey picture", tooltip="The depth to look at: near is bright."),
         io.Float.Output(

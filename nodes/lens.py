@@ -95,7 +95,7 @@ class BokehAperture(io.ComfyNode):
                 ),
             ],
             outputs=[
-                ApertureType.Output("aperture", display_name="aperture", tooltip="For BokehMe Render."),
+                ApertureType.Output("aperture", display_name="aperture", tooltip="For Lens Blur from Depth."),
                 io.Image.Output(
                     "shape",
                     display_name="shape",
@@ -217,7 +217,7 @@ class BokehFocus(io.ComfyNode):
                     "any saliency map or background remover's mask.",
                 ),
             ],
-            outputs=[FocusType.Output("focus", display_name="focus", tooltip="For BokehMe Render.")],
+            outputs=[FocusType.Output("focus", display_name="focus", tooltip="For Lens Blur from Depth.")],
         )
 
     @classmethod

@@ -44,7 +44,7 @@ class BokehMeRender(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="BokehMeRender",
-            display_name="BokehMe Render (depth of field, lens blur from a depth map)",
+            display_name="Lens Blur from Depth (BokehMe Render)",
             category="Bokeh",
             description=(
                 "Blurs a picture that is sharp everywhere as a lens would, from its depth map: every pixel's "

@@ -19,11 +19,11 @@ class BokehDefocusViews(io.ComfyNode):
             display_name="Bokeh Defocus Views (defocus map, masks, overlay)",
             category="Bokeh",
             description=(
-                "Shows what BokehMe Render blurred, and how much: a map in colours, how blurred each pixel is, a mask "
-                "of what looks sharp, and the picture tinted by its focus."
+                "Shows what Lens Blur from Depth blurred, and how much: a map in colours, how blurred each pixel is, a "
+                "mask of what looks sharp, and the picture tinted by its focus."
             ),
             inputs=[
-                io.Mask.Input("defocus", tooltip="The signed defocus of BokehMe Render."),
+                io.Mask.Input("defocus", tooltip="The signed defocus of Lens Blur from Depth."),
                 io.Image.Input(
                     "image",
                     optional=True,
@@ -35,7 +35,7 @@ class BokehDefocusViews(io.ComfyNode):
                     options=list(TRANSFERS),
                     default=next(iter(TRANSFERS)),
                     optional=True,
-                    tooltip="The transfer of BokehMe Render: linear pictures are shown as displays would.",
+                    tooltip="The transfer of Lens Blur from Depth: linear pictures are shown as displays would.",
                 ),
                 io.Float.Input(
                     "largest",
@@ -106,7 +106,7 @@ def _checked(defocus: torch.Tensor, image: torch.Tensor | None) -> tuple[int, in
     """Pictures, height and width of defocus that the pictures belong to."""
     if defocus.ndim != 3 or 0 in defocus.shape:
         raise BokehError(
-            f"Expected the signed defocus of BokehMe Render, a mask [B, H, W]; got {tuple(defocus.shape)}."
+            f"Expected the signed defocus of Lens Blur from Depth, a mask [B, H, W]; got {tuple(defocus.shape)}."
         )
     if not all(bool(torch.isfinite(one).all()) for one in defocus):
         raise BokehError("The defocus has values that are NaN or infinite; all must be finite.")
@@ -121,6 +121,6 @@ def _checked(defocus: torch.Tensor, image: torch.Tensor | None) -> tuple[int, in
         raise BokehError(
             f"The pictures are {tuple(image.shape)} but the defocus is {tuple(defocus.shape)}: size must agree, and "
             "there must be one picture, one for each mask, or as many as went into the series. Link the pictures that "
-            "BokehMe Render got, or gave."
+            "Lens Blur from Depth got, or gave."
         )
     return rows, height, width

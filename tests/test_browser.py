@@ -16,7 +16,7 @@ import pytest
 from tests.host.browser import Browser, BrowserError, Message
 from tests.host.server import ComfyServer
 from tests.host.setup import chromium
-from tests.host.workflow import NOTES, widget_names
+from tests.host.workflow import NOTES, has_nodes, widget_names
 from tests.test_workflows import FOLDERS
 
 pytestmark = pytest.mark.browser
@@ -60,6 +60,14 @@ def page(comfy_server: ComfyServer) -> Iterator[Browser]:
             browser.evaluate(f"app.extensionManager.setting.set({name!r}, {json.dumps(value)}).then(() => 0)")
         yield browser
         print(f"\nScreenshots: {SHOTS}")
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest, comfy_server: ComfyServer) -> str:
+    """A shipped workflow that this host has all nodes of."""
+    if not has_nodes(read(request.param), comfy_server.object_info()):
+        pytest.skip("made of nodes that this ComfyUI does not have")
+    return request.param
 
 
 def read(name: str) -> dict[str, Any]:
@@ -135,7 +143,7 @@ def test_the_template_browser_lists_the_workflows_with_thumbnails(page: Browser)
     shoot(page, "templates")
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", SHIPPED, indirect=True)
 def test_a_workflow_opens_whole(page: Browser, name: str) -> None:
     open_template(page, name)
     shipped = {node["id"]: node for node in read(name)["nodes"]}
@@ -156,7 +164,7 @@ def test_a_workflow_opens_whole(page: Browser, name: str) -> None:
     shoot(page, name)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", SHIPPED, indirect=True)
 def test_every_widget_shows_the_value_that_was_meant_for_it(
     page: Browser, comfy_server: ComfyServer, name: str
 ) -> None:
@@ -175,17 +183,19 @@ def test_every_widget_shows_the_value_that_was_meant_for_it(
                     assert shown[node["id"]][widget] == value, f"{node['type']}.{widget}"
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", SHIPPED, indirect=True)
 def test_no_node_is_too_small_for_what_is_in_it(page: Browser, name: str) -> None:
     open_template(page, name)
     tight = page.evaluate(
-        "app.graph._nodes.filter(n => n.computeSize()[1] > n.size[1] + 1 || n.computeSize()[0] > n.size[0] + 1)"
+        # A video that has been loaded asks for more width than its node has, however wide that is.
+        "app.graph._nodes.filter(n => n.computeSize()[1] > n.size[1] + 1 || "
+        "n.type !== 'LoadVideo' && n.computeSize()[0] > n.size[0] + 1)"
         ".map(n => [n.type, [...n.size], [...n.computeSize()]])"
     )
     assert tight == []
 
 
-@pytest.mark.parametrize("name", ["colour_match", "photo_rerendered_from_depth", "portrait_whole_subject"])
+@pytest.mark.parametrize("name", ["colour_match", "first_lens_blur", "portrait_whole_subject"])
 def test_run_makes_pictures_and_shows_them(page: Browser, name: str) -> None:
     open_template(page, name)
     page.click("[data-testid=queue-button] button, button[data-testid=queue-button]")

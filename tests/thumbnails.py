@@ -70,6 +70,15 @@ def photo(found: Results) -> Image.Image:
     return strips({"K = 0": square(frames[0], 0.45), "K = 28": square(frames[5], 0.45)})
 
 
+def first(found: Results) -> Image.Image:
+    return strips(
+        {
+            "as taken": square(found["as taken"][0], 0.45),
+            "f/1.2": square(found["Through a fast lens"][0], 0.45),
+        }
+    )
+
+
 def portrait(found: Results) -> Image.Image:
     point, whole = found["As a lens does it: only the face"][0], found["The whole subject sharp"][0]
     return quarters(
@@ -112,6 +121,7 @@ def generated(found: Results) -> Image.Image:
 
 
 MADE: dict[str, Callable[[Results], Image.Image]] = {
+    "first_lens_blur": first,
     "photo_rerendered_from_depth": photo,
     "portrait_whole_subject": portrait,
     "focus_pull": pull,
@@ -136,7 +146,7 @@ def results(server: ComfyServer, name: str) -> Results:
             del prompt[source[0]]
     done = server.wait(server.queue(prompt), timeout=3600)
     print(f"{name}: {done.seconds:.0f} s", flush=True)
-    found: Results = {}
+    found: Results = {"as taken": [Image.open(WORKFLOWS / "assets" / "pug.jpg").convert("RGB")]}
     for node in done.outputs:
         for saved in done.images(node):
             if saved["filename"].endswith((".png", ".webp")):

@@ -9,7 +9,14 @@ NOTES = {"Note", "MarkdownNote"}
 CHOICE = "COMFY_DYNAMICCOMBO_V3"
 """A list whose every entry may have widgets of its own."""
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE}
+LATER = {"LoadMoGeModel", "MoGeInference"}
+"""The host's own nodes in shipped workflows that its earlier versions do not have."""
 UPLOADS = ("image_upload", "video_upload", "audio_upload")
+
+
+def has_nodes(workflow: dict[str, Any], object_info: dict[str, Any]) -> bool:
+    """Whether a host has those of :data:`LATER` that a workflow is made of."""
+    return not {node["type"] for node in workflow["nodes"]} & LATER - object_info.keys()
 
 
 def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
