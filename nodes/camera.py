@@ -80,7 +80,7 @@ class BokehFromCamera(io.ComfyNode):
                     min=1,
                     max=65536,
                     tooltip=f"Longer side of the picture, in pixels, on which K counts the blur. {TRAINING_WIDTH} is "
-                    "what Bokeh adapters are trained on; Lens Blur from Depth takes it at '512 px' for any size of picture.",
+                    "what Bokeh adapters are trained on; Lens Blur from Depth takes it at '512 px' for any size.",
                 ),
                 io.Combo.Input(
                     "photograph",
