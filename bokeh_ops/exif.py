@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from .cameras import table_sensor
+from .cameras import is_smartphone, table_sensor
 from .optics import SENSORS, Camera, sensor_width_from_35mm
 from .photograph import NO_EXIF, exif_block, open_photograph
 from .tiff_tags import read_tags
@@ -111,6 +111,9 @@ class CameraExif:
                 self.focal_length, self.focal_length_35mm, aspect
             )  # of what zoom left
             if _PLAUSIBLE_SENSOR[0] <= width <= _PLAUSIBLE_SENSOR[1]:
+                # Telephones that crop say so in the equivalent, as if they zoomed.
+                if self.recorded_size and is_smartphone(self.make, self.model):
+                    aspect = _shape(self.recorded_size)
                 equivalent = width, width / aspect
         # An equivalent of a clearly smaller sensor tells of a crop mode.
         if table and not (equivalent and equivalent[0] * _SENSORS_AGREE < table[0] / zoom):
@@ -263,7 +266,11 @@ def fill_in(camera: Camera, photograph: CameraExif) -> tuple[Camera, list[str], 
         taken.append(label.format(value * 1000 if label.endswith("mm") else value))
     shown = photograph.sensor_shown
     if shown is not None:
-        taken.append(f"sensor {shown * 1000:.4g} mm along the longer side (by {photograph.sensor_source})")
+        part = "" if shown == photograph.sensor_width else ", cropped"
+        part += f", digital zoom {photograph.digital_zoom:g}" if photograph.digital_zoom else ""
+        taken.append(
+            f"sensor {shown * 1000:.4g} mm along the longer side (by {photograph.sensor_source}{part})"
+        )
     else:
         shown = whole = camera.sensor_width
         if "exif" not in photograph.reasons:  # or nothing tells that a camera took it

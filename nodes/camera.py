@@ -61,7 +61,7 @@ class BokehFromCamera(io.ComfyNode):
                     "sensor",
                     options=[*SENSORS, CUSTOM],
                     default="Full frame",
-                    tooltip="Format of the sensor: its width counts. "
+                    tooltip="Format of the sensor: its longer side counts. "
                     + "; ".join(f"{name} {width:g} mm" for name, (width, _) in SENSORS.items())
                     + ".",
                 ),
@@ -119,8 +119,8 @@ class BokehFromCamera(io.ComfyNode):
                 io.String.Output(
                     "k_values",
                     display_name="K values",
-                    tooltip="The K of each of f_numbers, with commas and their unit: for the k_values of BokehMe "
-                    "Render. K alone where f_numbers is empty.",
+                    tooltip="The K of each of f_numbers, with commas and their unit: for the K values of Lens "
+                    "Blur from Depth. K alone where f_numbers is empty.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

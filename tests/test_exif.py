@@ -291,6 +291,9 @@ UNKNOWN = {MAKE: "Nobody", MODEL: "One", F_NUMBER: (28, 10), FOCAL: (50, 1)}
         ({**PHONE, FOCAL_35: 26}, (64, 48), 43.267 * 5.7 / 26 * 0.8),
         ({**PHONE, FOCAL_35: 26}, (48, 48), 43.267 * 5.7 / 26 * 0.6),
         ({**PHONE, FOCAL_35: 78, ZOOM: (3, 1)}, (64, 48), 43.267 * 5.7 / 78 * 0.8),  # the zoom is in it
+        # an iPhone 6 Plus in its square mode: 29 mm, told as 39, and 3.6 mm of its sensor (4.8 x 3.6)
+        ({MAKE: "Apple", MODEL: "iPhone 6 Plus", FOCAL: (415, 100), FOCAL_35: 39, WIDTH: 2448, HEIGHT: 2448}, (48, 48),
+         43.267 * 4.15 / 39 * 0.8),
         # a camera's own square, then a cut-out of that
         ({**CANON_350D, WIDTH: 2304, HEIGHT: 2304}, (60, 40), 14.9),
         # its own crop mode: the equivalent tells of a smaller sensor
@@ -307,7 +310,9 @@ def test_the_part_of_the_sensor_that_a_picture_shows(
     assert found.sensor_shown == pytest.approx(millimetres / 1000, rel=1e-3)
     camera, taken, missing = fill_in(Camera(0.05, 1.8, 2.0, 0.036), found)
     assert camera.sensor_width == found.sensor_shown
-    assert any("along the longer side" in text for text in taken)
+    (text,) = [text for text in taken if "along the longer side" in text]
+    assert (", cropped" in text) == (camera.sensor_width < found.sensor_width)
+    assert (", digital zoom 3" in text) == (found.digital_zoom == 3)
     assert not any("sensor" in text for text in missing)
 
 
