@@ -19,30 +19,33 @@ def available() -> list[str]:
     if wanted == CPU:
         return [CPU]
     if wanted == "card":
-        from tests import pretended
-
-        return [CPU, pretended.insert()]
+        prepare(wanted)
+        return [CPU, wanted]
     there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     return [CPU, *(name for name, found in there.items() if found())]
+
+
+def prepare(device: str) -> None:
+    """Have a device and its arithmetic be as the tests want them, before anything is computed there."""
+    if device == "card":
+        from tests import pretended
+
+        pretended.insert()
+    # Single precision that is one: on NVIDIA's cards PyTorch rounds what convolutions multiply to TF32.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def load_pack(device: str) -> ModuleType:
     """Host and extension in this process, the host computing on ``device``; one device to a process."""
     from tests.host import inprocess
 
+    prepare(device)
+    pack = inprocess.load_pack(cpu=device in (CPU, "card"))
     if device == "card":
         from tests import pretended
 
-        pretended.insert()
-        pack = inprocess.load_pack(cpu=True)
         pretended.tell_host()
-        return pack
-    return inprocess.load_pack(cpu=device == CPU)
-
-
-def be_exact() -> None:
-    """Have single precision mean that: on NVIDIA's cards PyTorch rounds what convolutions multiply to TF32."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return pack
 
 
 def synchronise(device: torch.device | str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 try:
-    from pytest import fixture
+    from pytest import fixture  # noqa: PT013
 except ImportError:
 
     def fixture(function: Any = None, **_: Any) -> Any:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_iter, tree_map
 
+from tests.launches import WAITS
+
 NAME = "card"
 _HOST, _CARD = torch.device("cpu"), f"{NAME}:0"
 _MAY_MIX = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 """Whose indices may lie on the CPU, as on a real device."""
-_WAITS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2", "unique_dim"}
 _kept: list[Any] = []  # a torch Library takes its operators with it when it is collected
 
 waits = 0
@@ -90,7 +91,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [each for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)]
     cards = [each for each in tensors if isinstance(each, Card)]
     device = kwargs.get("device")
-    waits += name in _WAITS and bool(cards)
+    waits += name in WAITS and bool(cards)
     if name == "copy_":
         waits += not isinstance(args[0], Card)
         _off(args[0]).copy_(_off(args[1]))
