@@ -250,13 +250,14 @@ def predict(
     real, conds, loaded = comfy.sampler_helpers.prepare_sampling(model, x.shape, conds, options)
     try:
         model.pre_run()
+        x = x.to(model.load_device)
         conds = comfy.samplers.process_conds(real, x, conds, x.device, x, None, 0)
-        sigmas = torch.full((x.shape[0],), sigma)
+        sigmas = torch.full((x.shape[0],), sigma, device=x.device)
         out = comfy.samplers.calc_cond_batch(real, list(conds.values()), x, sigmas, options)
     finally:
         model.cleanup()
         comfy.sampler_helpers.cleanup_models(conds, loaded)
-    return out
+    return [one.cpu() for one in out]
 
 
 def unload() -> None:

@@ -60,6 +60,10 @@ class Card(Tensor):
     def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> Tensor:
         return torch.tensor(data, dtype=dtype or self.dtype, device=device or self.device, **kwargs)
 
+    def __getitem__(self, index: Any) -> Any:
+        each = index if isinstance(index, tuple) else (index,)
+        return super().__getitem__(tuple(torch.tensor(one) if isinstance(one, list) else one for one in each))
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
@@ -126,6 +130,7 @@ def insert() -> str:
     for func in (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_strided.default):
         some.impl(func, lambda *a, func=func, **k: _made(func, a, k), "PrivateUse1")
     torch.tensor, torch.as_tensor = _moved(torch.tensor), _moved(torch.as_tensor)
+    torch.Generator = _Generator
     return NAME
 
 
@@ -135,10 +140,18 @@ def _moved(make: Any) -> Any:
     def tensor(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
         if not _there(device if device is not None or not isinstance(data, Card) else data.device):
             return make(data, *args, device=device, **kwargs)
-        made = data if isinstance(data, Tensor) else make(data, *args, **kwargs)
-        return made.to(device=device or _CARD, dtype=kwargs.get("dtype"))
+        if not isinstance(data, Tensor):
+            data = make(tree_map(lambda one: one.item() if isinstance(one, Card) else one, data), *args, **kwargs)
+        return data.to(device=device or _CARD, dtype=kwargs.get("dtype"))
 
     return tensor
+
+
+class _Generator(torch.Generator):
+    """Of random numbers: those of the CPU, on the card as well."""
+
+    def __new__(cls, device: Any = None) -> _Generator:
+        return super().__new__(cls, _HOST if _there(device) else device or _HOST)
 
 
 def _made(func: Any, args: Any, kwargs: dict[str, Any]) -> Card:

@@ -24,8 +24,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @fixture(scope="module")
-def base(pack: ModuleType, kind: str) -> Any:
-    return models.host_model(kind)
+def base(pack: ModuleType, kind: str, device: str) -> Any:
+    return models.host_model(kind, device=device)
 
 
 @fixture(scope="module")

@@ -78,6 +78,9 @@ def work(events: Path, parts: Sequence[str], device: str | None, tiny: bool, end
             file.write(json.dumps(event) + "\n")
             file.flush()
 
+        from .standins import stand_in
+
+        missing = stand_in()
         from tests import devices
 
         from .budgets import BUDGETS, LAST
@@ -89,7 +92,7 @@ def work(events: Path, parts: Sequence[str], device: str | None, tiny: bool, end
             device = found[0] if found else devices.CPU
         devices.prepare(device)
         setting = Setting(device, tiny or device not in ("cuda", "mps"))
-        tell({"about": about(device)})
+        tell({"about": about(device) + f" Stand-ins for {', '.join(missing)}." * bool(missing)})
         with suppress(Exception):
             assert (
                 setting.pack
