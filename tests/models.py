@@ -185,6 +185,7 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     )
 
 
+@torch.no_grad()
 def sample(
     model: Any,
     positive: Any,

@@ -60,9 +60,12 @@ class Card(Tensor):
     def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> Tensor:
         return torch.tensor(data, dtype=dtype or self.dtype, device=device or self.device, **kwargs)
 
+    # PyTorch makes indices of lists where no Python device is asked.
     def __getitem__(self, index: Any) -> Any:
-        each = index if isinstance(index, tuple) else (index,)
-        return super().__getitem__(tuple(torch.tensor(one) if isinstance(one, list) else one for one in each))
+        return super().__getitem__(_indices(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(_indices(index), value)
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -72,6 +75,11 @@ class Card(Tensor):
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         return self.numpy()
+
+
+def _indices(index: Any) -> Any:
+    each = index if isinstance(index, tuple) else (index,)
+    return tuple(torch.tensor(one) if isinstance(one, list) else one for one in each)
 
 
 def _there(device: Any) -> bool:
