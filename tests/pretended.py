@@ -149,7 +149,9 @@ def _moved(make: Any) -> Any:
         if not _there(device if device is not None or not isinstance(data, Card) else data.device):
             return make(data, *args, device=device, **kwargs)
         if not isinstance(data, Tensor):
-            data = make(tree_map(lambda one: one.item() if isinstance(one, Card) else one, data), *args, **kwargs)
+            data = make(
+                tree_map(lambda one: one.item() if isinstance(one, Card) else one, data), *args, **kwargs
+            )
         return data.to(device=device or _CARD, dtype=kwargs.get("dtype"))
 
     return tensor

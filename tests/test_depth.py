@@ -34,7 +34,12 @@ AS_IS, NORMALISE, SCALE = DepthRange.AS_IS, DepthRange.NORMALISE, DepthRange.SCA
 )
 @pytest.mark.parametrize("channels", [None, 1, 3, 4])
 def test_kinds_and_ranges(
-    kind: DepthKind, scaling: DepthRange, scale: float, expected: list[float], channels: int | None, device: str
+    kind: DepthKind,
+    scaling: DepthRange,
+    scale: float,
+    expected: list[float],
+    channels: int | None,
+    device: str,
 ) -> None:
     depth = torch.tensor([0.25, 0.5, 1.0], device=device).reshape(1, 1, 3)
     if channels:

@@ -24,7 +24,18 @@ LIMIT = 64 * 2**20
 _LARGE = 2 * 2**20
 """Bytes of a file of the host that is left out: pictures, fonts and the like; never Python."""
 _HOST_NEEDS = {".py", ".json", ".yaml", ".txt", ".model", ".toml"}
-_HOST_LEAVES = {"tests", "tests-unit", "web", "models", "input", "output", "custom_nodes", "user", "__pycache__", ".git"}
+_HOST_LEAVES = {
+    "tests",
+    "tests-unit",
+    "web",
+    "models",
+    "input",
+    "output",
+    "custom_nodes",
+    "user",
+    "__pycache__",
+    ".git",
+}
 _PYTHON_LEAVES = {"__pycache__", "tests", "test"}
 
 
@@ -70,7 +81,9 @@ def fill(folder: Path, limit: int = LIMIT) -> dict[str, int]:
     ]
     sizes = {name: sum(path.stat().st_size for path, _ in files) for name, files in wanted.items()}
     if sum(sizes.values()) > limit:
-        most = ", ".join(f"{name} {sizes[name] / 2**20:.1f}" for name in sorted(sizes, key=sizes.__getitem__)[:-5:-1])
+        most = ", ".join(
+            f"{name} {sizes[name] / 2**20:.1f}" for name in sorted(sizes, key=sizes.__getitem__)[:-5:-1]
+        )
         raise TooLarge(
             f"That would be {sum(sizes.values()) / 2**20:.1f} MiB, and {limit / 2**20:.1f} may be carried. Most of it: "
             f"{most} MiB."
@@ -123,5 +136,7 @@ def _package_files(name: str) -> list[tuple[Path, Path]]:
     for distribution in metadata.packages_distributions().get(name, ())[:1]:
         site = Path(str(metadata.distribution(distribution).locate_file("")))
         folder = Path(str(metadata.distribution(distribution)._path))  # type: ignore[attr-defined]
-        found += [(path, path.relative_to(site)) for path in folder.glob("*") if path.name in ("METADATA", "RECORD")]
+        found += [
+            (path, path.relative_to(site)) for path in folder.glob("*") if path.name in ("METADATA", "RECORD")
+        ]
     return found

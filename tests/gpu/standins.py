@@ -20,7 +20,16 @@ PACKED = ("einops", "torchsde", "trampoline", "tqdm", "typing_extensions")
 """Pure Python, and used: ``--pack`` takes them along."""
 PYTEST = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments")
 """Pure Python, for the tests that take a device; without them those are left out."""
-STOOD_IN = ("torchvision", "transformers", "tokenizers", "sentencepiece", "av", "scipy", "torchaudio", "spandrel")
+STOOD_IN = (
+    "torchvision",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "av",
+    "scipy",
+    "torchaudio",
+    "spandrel",
+)
 """Imported, and not used: where they are missing, anything may be imported from them."""
 
 

@@ -13,6 +13,13 @@ from pathlib import Path
 
 from .board import FAILED, LEFT_OUT, OK, Found, LeftOut, last_lines
 
+_PYTEST = """
+import sys
+from tests.gpu.standins import stand_in
+stand_in()
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
 ROOT = Path(__file__).resolve().parents[2]
 
 
