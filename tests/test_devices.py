@@ -1,4 +1,4 @@
-"""What a device computes is what the CPU does, by the comparisons of ``python -m tests.gpu``; and the pretended device."""
+"""A device computes what the CPU does, by the comparisons of ``python -m tests.gpu``; and the pretended device."""
 
 from __future__ import annotations
 

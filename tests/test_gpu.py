@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import subprocess
@@ -69,10 +68,7 @@ def test_agreement_names_every_comparison() -> None:
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
-        (
-            "attention",
-            ["2 x 32 tokens, 2 rows: plain", "2 x 32 tokens, 2 rows: literal", "2 x 32 tokens, 2 rows: ours"],
-        ),
+        ("attention", [f"2 x 32 tokens, 2 rows: {v}" for v in ("plain", "literal", "ours")]),
         (
             "step",
             [f"{m}, small, 2 rows: {v}" for m in ("SD1.5", "FLUX") for v in ("plain", "adapter", "grounded")],
@@ -126,7 +122,7 @@ def test_a_wrong_renderer_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     def render(*args: Any, **kwargs: Any) -> Any:
         out = renderers.render(*args, **kwargs)
         calls.append(1)
-        return out if len(calls) % 2 else dataclasses.replace(out, image=out.image + 0.01)
+        return out if len(calls) % 2 else out._replace(image=out.image + 0.01)
 
     monkeypatch.setattr(compare, "render", render)
     cases = [(name, case) for name, case in parts.agreement(TINY) if name in ("classical", "thin_lens")]

@@ -6,6 +6,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -42,12 +43,10 @@ def cost(run: Callable[[], object], device: str, rounds: int = 3) -> dict[str, A
         found["megabytes"] = (torch.cuda.max_memory_allocated() - held) / 1e6
         found["launches"], found["syncs"] = _profiled(run)
     else:
-        calls = operators(run)
+        with Peak() if device == "cpu" else nullcontext() as peak:
+            calls = operators(run)
         found["launches"], found["syncs"] = calls.total(), waits(calls)
-        if device == "cpu":
-            with Peak() as peak:
-                run()
-            found["megabytes"] = peak.bytes / 1e6
+        found["megabytes"] = None if peak is None else peak.bytes / 1e6
     return found
 
 
