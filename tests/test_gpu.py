@@ -257,30 +257,53 @@ def test_the_table() -> None:
 # ---- the tests that take a device ----
 
 
-def test_tests_are_rows(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(
+def device_tests(folder: Path) -> list[str]:
+    """Arguments that have pytest run these alone."""
+    (folder / "test_it.py").write_text(
+        "import time\n"
         "import pytest\n"
         "pytestmark = pytest.mark.device\n"
         "@pytest.mark.parametrize('where', ['abacus', 'other'])\n"
-        "@pytest.mark.parametrize('number', [1, 2, 3])\n"
+        "@pytest.mark.parametrize('number', [1, 2, 3, 4])\n"
         "def test_it(where, number):\n"
         "    if number == 3:\n"
         "        pytest.skip('no beads')\n"
-        "    assert number == 1\n"
+        "    if number == 4:\n"
+        "        time.sleep(2)\n"
+        "    assert number != 2\n"
     )
-    found = dict(suite.outcomes("abacus", str(tmp_path), "--rootdir", str(tmp_path), "-o", "addopts="))
+    return [str(folder), "--rootdir", str(folder), "-o", "addopts=", "-o", "markers=device: on one"]
+
+
+def test_tests_are_rows(tmp_path: Path) -> None:
+    arguments = [*device_tests(tmp_path), "-k", "abacus and not 4"]
+    found = dict(suite.outcomes("abacus", time.time() + 60, *arguments))
     assert {name: row["outcome"] for name, row in found.items()} == {
         "test_it.py: test_it[2-abacus]": board.FAILED,
         "test_it.py: test_it[3-abacus]": board.LEFT_OUT,
         "test_it.py: 1 passed": board.OK,
     }
-    assert "assert 2 == 1" in found["test_it.py: test_it[2-abacus]"]["note"]
+    assert "assert 2 != 2" in found["test_it.py: test_it[2-abacus]"]["note"]
+    assert "no beads" in found["test_it.py: test_it[3-abacus]"]["note"]
+
+
+def test_tests_that_take_too_long_leave_what_they_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "_SPARE", 0.0)
+    arguments = [*device_tests(tmp_path), "-p", "no:terminalprogress"]
+    script = tmp_path / "test_it.py"
+    script.write_text(script.read_text().replace("sleep(2)", "sleep(60)"))
+    found = dict(suite.outcomes("abacus", time.time() + 4, *arguments))
+    assert found["test_it.py: 1 passed"]["outcome"] == board.OK
+    assert found["test_it.py: test_it[2-abacus]"]["outcome"] == board.FAILED
+    assert found["the rest"]["outcome"] == board.NO_TIME
 
 
 def test_without_pytest_the_comparisons_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(board.LeftOut, match="no pytest here"):
-        list(suite.outcomes("cuda"))
+        list(suite.outcomes("cuda", time.time()))
 
 
 # ---- what a bare machine gets ----

@@ -91,7 +91,7 @@ def work(events: Path, parts: Sequence[str], device: str | None, tiny: bool, end
             found = [one for one in devices.available() if one != devices.CPU and not tiny]
             device = found[0] if found else devices.CPU
         devices.prepare(device)
-        setting = Setting(device, tiny or device not in ("cuda", "mps"))
+        setting = Setting(device, tiny or device not in ("cuda", "mps"), end)
         tell({"about": about(device) + f" Stand-ins for {', '.join(missing)}." * bool(missing)})
         with suppress(Exception):
             assert (

@@ -15,18 +15,19 @@ from tests.devices import synchronise
 from tests.launches import operators, waits
 from tests.memory import Peak
 
-LONG = 10.0
-"""Seconds after which a piece of work is not run again for the sake of a median."""
+LONG = 3.0
+"""Seconds after which a piece of work that was timed once more is not run again for the sake of a median."""
 
 
-def cost(run: Callable[[], object], device: str, rounds: int = 3) -> dict[str, Any]:
+def cost(run: Callable[[], object], device: str, rounds: int = 3, counted: bool = True) -> dict[str, Any]:
     """Fields of a :class:`.board.Row`.
 
     On an NVIDIA card PyTorch's profiler counts kernels and waits; elsewhere operators are counted, each of which would
     be a kernel at least, and memory is that of the tensors.
 
     Args:
-        rounds: how often it is timed after the first time, unless that takes long.
+        rounds: how often it is timed after the first time; only once where that takes long.
+        counted: whether to run it once more for launches and waits.
     """
     cuda = torch.device(device).type == "cuda"
     gc.collect()
@@ -36,13 +37,14 @@ def cost(run: Callable[[], object], device: str, rounds: int = 3) -> dict[str, A
         held = torch.cuda.memory_allocated()
     first = _seconds(run, device)
     taken: list[float] = []
-    while len(taken) < rounds and first + sum(taken) < LONG:
+    while len(taken) < rounds and (not taken or first + sum(taken) < LONG):
         taken.append(_seconds(run, device))
     found: dict[str, Any] = {"first": first, "seconds": statistics.median(taken) if taken else first}
     if cuda:
         found["megabytes"] = (torch.cuda.max_memory_allocated() - held) / 1e6
-        found["launches"], found["syncs"] = _profiled(run)
-    else:
+        if counted:
+            found["launches"], found["syncs"] = _profiled(run)
+    elif counted:
         with Peak() if device == "cpu" else nullcontext() as peak:
             calls = operators(run)
         found["launches"], found["syncs"] = calls.total(), waits(calls)
@@ -76,6 +78,7 @@ def free_bytes(device: str) -> int | None:
     """Memory that is free on a device; None where nobody says."""
     kind = torch.device(device).type
     if kind == "cuda":
+        torch.cuda.empty_cache()
         return torch.cuda.mem_get_info()[0]
     import psutil
 
