@@ -47,6 +47,9 @@ def pack() -> ModuleType:
 @pytest.fixture(scope="module")
 def device(request: pytest.FixtureRequest) -> str:
     """``cpu``, and the accelerator where there is one: a test that asks for it runs on each."""
+    from tests import devices
+
+    devices.prepare(request.param)
     return request.param
 
 

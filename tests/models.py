@@ -266,4 +266,6 @@ def unload() -> None:
     import comfy.model_management as management
 
     management.unload_all_models()
-    management.free_memory(1e30, torch.device("cpu"))  # models of its own, where the host has an accelerator
+    # That looks at the host's own device alone, and takes "cuda" and "cuda:0" for two.
+    for device in {loaded.device for loaded in management.current_loaded_models}:
+        management.free_memory(1e30, device)

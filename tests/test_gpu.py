@@ -10,7 +10,7 @@ import time
 import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ import torch
 
 from bokeh_ops import render as renderers
 from tests import golden
-from tests.gpu import board, compare, pack, parts, standins, suite
+from tests.gpu import board, compare, measure, pack, parts, standins, suite
 from tests.gpu.board import Row, judged, run_part, table, watch
 from tests.gpu.budgets import BUDGETS, LAST, WHOLE
 from tests.models import one_thread  # noqa: F401
@@ -111,6 +111,47 @@ def test_a_model_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch, 
     found = rows_of("step")
     assert {row.outcome for row in found} == {board.LEFT_OUT}
     assert re.search(r"needs \d+ GB of memory, of which 0 GB are free", found[0].note)
+
+
+def test_what_a_card_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the answers put in: nothing here can say that a card gives them."""
+    answers = {
+        "synchronize": None, "empty_cache": None, "reset_peak_memory_stats": None, "memory_allocated": 10**6,
+        "max_memory_allocated": 5 * 10**6, "mem_get_info": (7, 9),
+        "get_device_properties": SimpleNamespace(name="A card", total_memory=80 * 2**30),
+    }  # fmt: skip
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    found = measure.cost(lambda: None, "cuda")
+    assert found["megabytes"] == 4
+    assert "not profiled" in found["note"]
+
+    class Profile:
+        def __init__(self, activities: Any) -> None:
+            assert [activity.name for activity in activities] == ["CUDA"]
+
+        def __enter__(self) -> Profile:
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            pass
+
+        def key_averages(self) -> list[Any]:
+            entries = (
+                ("gemm", 5, "CUDA"),
+                ("cudaLaunchKernel", 5, "CPU"),
+                ("cudaStreamSynchronize", 2, "CPU"),
+            )
+            return [
+                SimpleNamespace(key=key, count=count, device_type=SimpleNamespace(name=where))
+                for key, count, where in entries
+            ]
+
+    monkeypatch.setattr("torch.profiler.profile", Profile)
+    found = measure.cost(lambda: None, "cuda")
+    assert (found["launches"], found["syncs"]) == (5, 2)
+    assert measure.about("cuda").startswith("A card, 80 GiB, CUDA ")
+    assert measure.free_bytes("cuda") == 7
 
 
 # ---- what is wrong ----

@@ -43,7 +43,10 @@ def cost(run: Callable[[], object], device: str, rounds: int = 3, counted: bool 
     if cuda:
         found["megabytes"] = (torch.cuda.max_memory_allocated() - held) / 1e6
         if counted:
-            found["launches"], found["syncs"] = _profiled(run)
+            try:
+                found["launches"], found["syncs"] = _profiled(run)
+            except Exception as error:  # noqa: BLE001 (what was timed is worth more)
+                found["note"] = f"not profiled: {type(error).__name__}: {error}"
     elif counted:
         with Peak() if device == "cpu" else nullcontext() as peak:
             calls = operators(run)

@@ -212,7 +212,8 @@ def lenses(setting: Setting) -> Cases:
 
         found = cost(run, setting.device, setting.rounds, counted)
         again, made = apertures._KERNELS.found - kernels[0], apertures._KERNELS.made - kernels[1]
-        return {**found, "note": f"{again} kernels found again, {made} made" if aperture.cats_eye else ""}
+        note = {"note": f"{again} kernels found again, {made} made"} if aperture.cats_eye else {}
+        return {**note, **found}
 
     for width, height in [(24, 16)] if setting.tiny else [(1920, 1080), (3840, 2160)]:
         shown = [plane.to(setting.device) for plane in scene(width, height)]
