@@ -122,9 +122,14 @@ def test_what_a_card_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+
+    def broken(**_: Any) -> None:
+        raise RuntimeError("CUPTI_ERROR")
+
+    monkeypatch.setattr("torch.profiler.profile", broken)
     found = measure.cost(lambda: None, "cuda")
     assert found["megabytes"] == 4
-    assert "not profiled" in found["note"]
+    assert found["note"] == "not profiled: RuntimeError: CUPTI_ERROR"
 
     class Profile:
         def __init__(self, activities: Any) -> None:
