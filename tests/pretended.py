@@ -178,3 +178,5 @@ def tell_host() -> None:
     management.cpu_state = management.CPUState.GPU
     management.vram_state = management.set_vram_to = management.VRAMState.NORMAL_VRAM
     management.soft_empty_cache = lambda *_: None
+    # As a CPU answers: the host would ask a real card's properties.
+    management.should_use_fp16 = management.should_use_bf16 = lambda *_, **__: False
