@@ -16,9 +16,11 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.fullsize import SD15_UNET
 
 ROUNDS = 3
 ATTENTION = {
@@ -28,23 +30,8 @@ ATTENTION = {
     "FLUX 512 + 4096 tokens": (24, 4608, 128),
 }
 TARGETS = (1, 5)
+STEPS = {"sd15": "SD1.5 512 x 512", "flux": "FLUX 1024 x 1024, 1 + 1 blocks"}
 
-UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "num_heads": 8,
-    "use_spatial_transformer": True,
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1] * 9 + [0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": 768,
-    "use_linear_in_transformer": False,
-    "legacy": False,
-}
 FLUX = {
     "in_channels": 64,
     "num_layers": 1,
@@ -57,6 +44,8 @@ FLUX = {
     "axes_dims_rope": [16, 56, 56],
 }
 
+Variants = dict[str, Callable[[], Any]]
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmark", description=__doc__.split("\n\n")[1])
@@ -68,77 +57,100 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args(argv)
 
-    from tests.host.inprocess import load_host, load_pack
+    bench = Bench(args.device)
+    print(f"{machine(bench)}; {args.rounds} rounds", flush=True)
+    figures: list[dict[str, Any]] = []
 
-    load_host(cpu=args.device == "cpu")
-    from comfy.cli_args import args as host_args
+    def row(cells: dict[str, Any]) -> None:
+        figures.append(cells)
+        texts = [f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells.values()]
+        print("| " + " | ".join(texts) + " |", flush=True)
 
-    # The host's fastest attention everywhere; on a CPU its default is several times slower, which flatters us.
-    host_args.use_pytorch_cross_attention = True
-    pack = load_pack(cpu=args.device == "cpu")
-    import torch
-
-    bench = Bench(pack, torch.device(args.device), args.rounds)
-    print(bench.machine(), flush=True)
     if args.only != "model":
         print("\n| attention | rows | literal / plain | ours / plain | literal / ours | plain, s |")
         print("|---|---|---|---|---|---|")
         for name, shape in ATTENTION.items():
             for targets in args.targets:
-                bench.attention(name, shape, targets)
+                times = bench.time(bench.attention(shape, targets), args.rounds)
+                ratios = (("literal", "plain"), ("ours", "plain"), ("literal", "ours"))
+                row({"what": name, "rows": 1 + targets, **compared(times, ratios)})
     if args.only != "attention":
         print(
             "\n| model step | rows | grounded / plain | adapter / plain | plain, s |\n|---|---|---|---|---|"
         )
         for kind in args.models:
             for targets in args.targets:
-                bench.model(kind, targets)
+                times = bench.time(bench.steps(kind, targets), args.rounds)
+                ratios = (("grounded", "plain"), ("adapter", "plain"))
+                row({"what": STEPS[kind], "rows": 1 + targets, **compared(times, ratios)})
     if args.out:
-        args.out.write_text(json.dumps({"machine": bench.machine(), "figures": bench.figures}, indent=1))
+        args.out.write_text(json.dumps({"machine": machine(bench), "figures": figures}, indent=1))
     return 0
 
 
+def compared(times: dict[str, list[float]], ratios: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Medians of the ratios, round by round, and the median seconds of ``plain``."""
+    found = {
+        f"{a}/{b}": statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+        for a, b in ratios
+    }
+    return {**found, "plain_s": statistics.median(times["plain"])}
+
+
+def machine(bench: Bench) -> str:
+    import torch
+
+    if bench.device.type == "cuda":
+        name = torch.cuda.get_device_name(bench.device)
+    else:
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        model = next(
+            (line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor()
+        )
+        name = f"{model}, {torch.get_num_threads()} threads"
+    return f"{name}; torch {torch.__version__}, {str(bench.dtype).removeprefix('torch.')}"
+
+
 class Bench:
-    def __init__(self, pack: Any, device: Any, rounds: int) -> None:
+    """What is timed, as functions of no argument that run it once.
+
+    Args:
+        device: where; the host of this process computes there too.
+    """
+
+    def __init__(self, device: str) -> None:
         import torch
 
-        self.pack, self.device, self.rounds = pack, device, rounds
-        self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        self.figures: list[dict[str, Any]] = []
+        from tests import devices
+        from tests.host.inprocess import load_host
 
-    def machine(self) -> str:
-        import torch
+        load_host(cpu=device in ("cpu", "card"))
+        from comfy.cli_args import args as host_args
 
-        if self.device.type == "cuda":
-            name = torch.cuda.get_device_name(self.device)
-        else:
-            lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-            model = next(
-                (line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor()
-            )
-            name = f"{model}, {torch.get_num_threads()} threads"
-        return f"{name}; torch {torch.__version__}, {str(self.dtype).removeprefix('torch.')}; {self.rounds} rounds"
+        # The host's fastest attention everywhere; on a CPU its default is several times slower, which flatters us.
+        host_args.use_pytorch_cross_attention = True
+        self.pack, self.device = devices.load_pack(device), torch.device(device)
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
-    def time(self, variants: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    def time(self, variants: Variants, rounds: int) -> dict[str, list[float]]:
         """Seconds per variant and round; every variant runs once before, uncounted."""
         import torch
 
+        from tests.devices import synchronise
+
         times: dict[str, list[float]] = {name: [] for name in variants}
-        for counted in range(-1, self.rounds):
-            for name, run in variants.items():
-                start = time.perf_counter()
-                run()
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                if counted >= 0:
-                    times[name].append(time.perf_counter() - start)
+        with torch.no_grad():
+            for counted in range(-1, rounds):
+                for name, run in variants.items():
+                    start = time.perf_counter()
+                    run()
+                    synchronise(self.device)
+                    if counted >= 0:
+                        times[name].append(time.perf_counter() - start)
         return times
 
-    @staticmethod
-    def ratio(a: list[float], b: list[float]) -> float:
-        return statistics.median(x / y for x, y in zip(a, b, strict=True))
-
-    def attention(self, name: str, shape: tuple[int, int, int], targets: int) -> None:
+    def attention(self, shape: tuple[int, int, int], targets: int) -> Variants:
+        """``plain``, ``literal`` and ``ours`` for one pivot: ``shape`` is heads, tokens, features of a head."""
         import torch
         from comfy.ldm.modules.attention import optimized_attention
 
@@ -158,25 +170,23 @@ class Bench:
             both = torch.cat((k, k[:1].expand_as(k)), dim=-2)
             return host(q[:1].expand_as(q), both, torch.cat((v, v), dim=-2))
 
-        with torch.no_grad():
-            times = self.time(
-                {
-                    "plain": lambda: host(q, k, v),
-                    "literal": literal,
-                    "ours": lambda: ops.grounded_attention(q, k, v, plan, host),
-                }
-            )
-        figures = {
-            "what": name,
-            "rows": rows,
-            "literal/plain": self.ratio(times["literal"], times["plain"]),
-            "ours/plain": self.ratio(times["ours"], times["plain"]),
-            "literal/ours": self.ratio(times["literal"], times["ours"]),
-            "plain_s": statistics.median(times["plain"]),
+        return {
+            "plain": lambda: host(q, k, v),
+            "literal": literal,
+            "ours": lambda: ops.grounded_attention(q, k, v, plan, host),
         }
-        self._row(figures)
 
-    def model(self, kind: str, targets: int) -> None:
+    def steps(
+        self, kind: str, targets: int, config: dict[str, Any] | None = None, side: int | None = None
+    ) -> Variants:
+        """``plain``, ``adapter`` and ``grounded`` (with the adapter): one call of a model with random weights.
+
+        Args:
+            kind: ``sd15`` or ``flux``.
+            targets: rows beside the pivot.
+            config: of the model, as :mod:`tests.golden` takes it; by default of real width.
+            side: of the latents; by default 64 for SD1.5 and 128 for FLUX.
+        """
         import comfy.sampler_helpers
         import comfy.samplers
         import torch
@@ -185,29 +195,33 @@ class Bench:
         from tests import golden
 
         torch.manual_seed(0)
-        make = golden.unet_model if kind == "sd15" else golden.flux_model
-        base = make(UNET if kind == "sd15" else FLUX, self.dtype, self.device)
+        flux = kind == "flux"
+        config = dict((FLUX if flux else SD15_UNET) if config is None else config)
+        base = (golden.flux_model if flux else golden.unet_model)(config, self.dtype, self.device)
+        base.offload_device = self.device  # where it was made, and goes from here
         with torch.no_grad():
             for parameter in base.model.diffusion_model.parameters():
                 parameter.normal_(std=0.02)
         rows = self.pack.bokeh_ops.sweep.SweepRows(1, targets)
-        adapter = self._adapter(kind, base)
-        adapted = self.pack.bokeh_ops.host.lay.lay_adapter(base, adapter)
+        adapted = self.pack.bokeh_ops.host.lay.lay_adapter(base, self._adapter(kind, base))
         sigmas = torch.tensor([1.0, 0.5, 0.0])
         grounded = self.pack.bokeh_ops.host.sampling.ground_model(adapted, rows, sigmas, 1)
         carry = self.pack.bokeh_ops.host.conditioning
-        context = torch.randn(1, 77 if kind == "sd15" else 512, 768 if kind == "sd15" else 4096)
-        positive = [[context, {"pooled_output": torch.randn(1, 768), "guidance": 3.5}]]
+        context = torch.randn(
+            1, 512 if flux else 77, config["joint_attention_dim" if flux else "context_dim"]
+        )
+        prompt = {"pooled_output": torch.randn(1, config.get("pooled_projection_dim", 768)), "guidance": 3.5}
+        positive = [[context, prompt]]
         with_k = carry.with_k(positive, rows.per_row(14.0, [float(i) for i in range(targets)]))
         pivots = carry.PivotCondition(torch.tensor(rows.pivots(), dtype=torch.float32))
         with_pivots = carry.with_conditions(with_k, bokeh_pivot=pivots)
-        size, channels = (64, 4) if kind == "sd15" else (128, 16)
-        x = torch.randn(rows.total, channels, size, size, device=self.device)
+        side = (128 if flux else 64) if side is None else side
+        x = torch.randn(rows.total, 16 if flux else 4, side, side, device=self.device)
         sigma = torch.full((rows.total,), 0.9, device=self.device)
 
         def step(model: Any, conditioning: Any) -> Callable[[], Any]:
             options = dict(model.model_options, transformer_options={})
-            load_models_gpu([model])
+            load_models_gpu([model], force_full_load=True)
             model.pre_run()
             conds = {"positive": comfy.sampler_helpers.convert_cond(conditioning)}
             comfy.sampler_helpers.prepare_model_patcher(model, conds, options)
@@ -219,22 +233,11 @@ class Bench:
 
             return run
 
-        with torch.no_grad():
-            times = self.time(
-                {
-                    "plain": step(base, positive),
-                    "grounded": step(grounded, with_pivots),
-                    "adapter": step(adapted, with_k),
-                }
-            )
-        figures = {
-            "what": "SD1.5 512 x 512" if kind == "sd15" else "FLUX 1024 x 1024, 1 + 1 blocks",
-            "rows": rows.total,
-            "grounded/plain": self.ratio(times["grounded"], times["plain"]),
-            "adapter/plain": self.ratio(times["adapter"], times["plain"]),
-            "plain_s": statistics.median(times["plain"]),
+        return {
+            "plain": step(base, positive),
+            "adapter": step(adapted, with_k),
+            "grounded": step(grounded, with_pivots),
         }
-        self._row(figures)
 
     def _adapter(self, kind: str, base: Any) -> Any:
         import torch
@@ -248,16 +251,11 @@ class Bench:
                 if p.startswith("output") and p.endswith("attn2")
             }
         else:
-            layers = {p: ops.LayerSpec(w, 128) for p, w in widths.items()}
+            layers = {p: ops.LayerSpec(w, min(w, 128)) for p, w in widths.items()}
         adapter = ops.BokehAdapter(ops.AdapterConfig(kind), layers).requires_grad_(False)
         for parameter in adapter.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
         return adapter
-
-    def _row(self, figures: dict[str, Any]) -> None:
-        self.figures.append(figures)
-        cells = [f"{v:.2f}" if isinstance(v, float) else str(v) for v in figures.values()]
-        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

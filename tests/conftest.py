@@ -39,8 +39,26 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def pack() -> ModuleType:
-    """The extension as the host imports it, in a real host, in this process."""
-    return inprocess.load_pack(cpu=inprocess.on_cpu())
+    """The extension as the host imports it, in a real host, in this process; on the accelerator if there is one."""
+    from tests import devices
+
+    return devices.load_pack(devices.available()[-1])
+
+
+@pytest.fixture(scope="module")
+def device(request: pytest.FixtureRequest) -> str:
+    """``cpu``, and the accelerator where there is one: a test that asks for it runs on each."""
+    from tests import devices
+
+    devices.prepare(request.param)
+    return request.param
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        from tests import devices
+
+        metafunc.parametrize("device", devices.available(), indirect=True, scope="module")
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +86,7 @@ def comfy_server(installed: Path) -> Iterator[ComfyServer]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark a test by the fixtures it asks for, so that it can be left out by its mark."""
-    needs = {"pack": "host", "node_classes": "host", "comfy_server": "server"}
+    needs = {"device": "device", "pack": "host", "node_classes": "host", "comfy_server": "server"}
     for item in items:
         for name in getattr(item, "fixturenames", ()):
             if name in needs:

@@ -35,6 +35,11 @@ _FREE = {
     "empty_like",
 }
 
+WAITS = frozenset(
+    {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2", "unique_dim"}
+)
+"""Operators whose result the CPU waits for."""
+
 
 class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
@@ -53,3 +58,8 @@ def operators(work: Callable[[], object]) -> Counter[str]:
     with _Counter() as counter:
         work()
     return counter.calls
+
+
+def waits(calls: Counter[str]) -> int:
+    """How many of the operators have the CPU wait for a GPU; copies from one to the other are not among them."""
+    return sum(calls[name] for name in WAITS)

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 import bokeh_ops.adapter as plain_ops
 from tests import golden
+from tests.fixture import fixture
 
 FLUX = {
     "in_channels": 64,
@@ -62,7 +62,7 @@ UNET_WIDTHS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
+@fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Import it into a test file: tiny models are many times slower on all cores of a busy machine than on one."""
     threads = torch.get_num_threads()
@@ -79,11 +79,12 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator(seed))
 
 
-def host_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+def host_model(
+    kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, device: torch.device | str = "cpu"
+) -> Any:
     """A MODEL of the host with random weights. The host has to be loaded already."""
-    cpu = torch.device("cpu")
     make, config = (golden.flux_model, FLUX) if kind == "flux" else (golden.unet_model, UNET)
-    model = make(dict(config), dtype, cpu)
+    model = make(dict(config), dtype, torch.device(device))
     source = generator(seed)
     with torch.no_grad():
         for name, weight in model.model.diffusion_model.named_parameters():
@@ -184,6 +185,7 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     )
 
 
+@torch.no_grad()
 def sample(
     model: Any,
     positive: Any,
@@ -249,17 +251,21 @@ def predict(
     real, conds, loaded = comfy.sampler_helpers.prepare_sampling(model, x.shape, conds, options)
     try:
         model.pre_run()
+        x = x.to(model.load_device)
         conds = comfy.samplers.process_conds(real, x, conds, x.device, x, None, 0)
-        sigmas = torch.full((x.shape[0],), sigma)
+        sigmas = torch.full((x.shape[0],), sigma, device=x.device)
         out = comfy.samplers.calc_cond_batch(real, list(conds.values()), x, sigmas, options)
     finally:
         model.cleanup()
         comfy.sampler_helpers.cleanup_models(conds, loaded)
-    return out
+    return [one.cpu() for one in out]
 
 
 def unload() -> None:
     """Take every model off, as the host does to make room: weight patches are undone."""
-    import comfy.model_management
+    import comfy.model_management as management
 
-    comfy.model_management.unload_all_models()
+    management.unload_all_models()
+    # That looks at the host's own device alone, and takes "cuda" and "cuda:0" for two.
+    for device in {loaded.device for loaded in management.current_loaded_models}:
+        management.free_memory(1e30, device)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 def keys_and_values(adapter: Any, k: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Eq. 10's ``K_b`` and ``V_b`` per layer, ``[R, T, C]``, from the tensors of the file, in double precision."""
-    w = {name: value.double() for name, value in adapter.state_dict().items()}
+    w = {name: value.double().to(k.device) for name, value in adapter.state_dict().items()}
     hidden = (k.double() / adapter.config.k_range)[:, None] * w["embedding_layer.0.weight"].T
     hidden = torch.relu(hidden + w["embedding_layer.0.bias"])
     context = hidden @ w["embedding_layer.2.weight"].T + w["embedding_layer.2.bias"]
@@ -98,7 +98,7 @@ def by_hooks(
     def changed(x: Tensor, path: str, name: str) -> Tensor:
         """``q <- q + s U (D q)``, one adapter after the other."""
         for product, scale in query_key_changes(path, name):
-            x = x + scale * (x.double() @ product.T).to(x.dtype)
+            x = x + scale * (x.double() @ product.T.to(x.device)).to(x.dtype)
         return x
 
     def with_terms(out: Tensor, q: Tensor, path: str, sources: Sequence[int]) -> Tensor:
@@ -106,7 +106,8 @@ def by_hooks(
         out = out.double().clone()
         for strength, keys, values in terms.get(path, ()):
             for row, source in enumerate(sources):
-                term = attend(q[source], heads(keys[row], q.shape[1]), heads(values[row], q.shape[1]))
+                pair = (heads(each[row], q.shape[1]).to(q.device) for each in (keys, values))
+                term = attend(q[source], *pair)
                 out[row] += strength * term.transpose(0, 1).flatten(1)
         return out
 
@@ -202,7 +203,7 @@ def _flux(
             # The host hands out its joint attention in two parts, text tokens first.
             q, k, v = (torch.cat(pair, 2) for pair in zip(seen["txt"], seen["img"], strict=True))
             text = q.shape[2] - out.shape[1] if part == "img" else out.shape[1]
-            whole = torch.zeros(len(q), q.shape[2], out.shape[2])
+            whole = torch.zeros(len(q), q.shape[2], out.shape[2], device=out.device)
             where = slice(text, None) if part == "img" else slice(text)
             whole[:, where] = out
             return joint(q, k, v, path, whole)[:, where]

@@ -5,43 +5,46 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from torch import Tensor
 
 from tests import models
+from tests.fixture import fixture
+
+if TYPE_CHECKING:
+    import pytest
 
 PIVOT = 14.0
 
 
-@pytest.fixture(scope="module", params=models.KINDS)
+@fixture(scope="module", params=models.KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def base(pack: ModuleType, kind: str) -> Any:
-    return models.host_model(kind)
+@fixture(scope="module")
+def base(pack: ModuleType, kind: str, device: str) -> Any:
+    return models.host_model(kind, device=device)
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def adapter(kind: str) -> Any:
     return models.adapter(kind)
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def model(pack: ModuleType, base: Any, adapter: Any) -> Any:
     return pack.bokeh_ops.host.lay.lay_adapter(base, adapter)
 
 
-@pytest.fixture(autouse=True)
+@fixture(autouse=True)
 def unloaded(pack: ModuleType) -> Iterator[None]:
     yield
     models.unload()
 
 
-@pytest.fixture
+@fixture
 def said(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
     with caplog.at_level(logging.WARNING, "bokeh"):
         yield lambda: [r.message for r in caplog.records if r.name.startswith("bokeh")]
@@ -130,7 +133,7 @@ class Sampling:
         )
 
 
-@pytest.fixture
+@fixture
 def s(pack: ModuleType, kind: str, model: Any) -> Sampling:
     return Sampling(pack, kind, model)
 

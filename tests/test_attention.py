@@ -74,11 +74,12 @@ def qkv(rows: int, heads: int = 2, length: int = 5, features: int = 4, seed: int
 
 @pytest.mark.parametrize("shared", [None, True, False])
 @pytest.mark.parametrize("plan", PLANS, ids=str)
-def test_equation_11(plan: list[int], shared: bool | None) -> None:
+def test_equation_11(plan: list[int], shared: bool | None, device: str) -> None:
     q, k, v = qkv(len(plan))
-    out = grounded_attention(q, k, v, Grounding.from_pivots(plan), shared=shared)
+    there = (t.to(device) for t in (q, k, v))
+    out = grounded_attention(*there, Grounding.from_pivots(plan), shared=shared)
     assert out.shape == (len(plan), 5, 8)
-    assert relative(out, written_out(q, k, v, plan)) < 2e-6
+    assert relative(out.cpu(), written_out(q, k, v, plan)) < 2e-6
 
 
 def test_equation_11_is_not_plain_attention() -> None:
@@ -88,8 +89,8 @@ def test_equation_11_is_not_plain_attention() -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_pivot_rows_are_what_they_are_alone(shared: bool) -> None:
-    q, k, v = qkv(4)
+def test_pivot_rows_are_what_they_are_alone(shared: bool, device: str) -> None:
+    q, k, v = (t.to(device) for t in qkv(4))
     out = grounded_attention(q, k, v, Grounding.from_pivots([1, -1, 1, 1]), shared=shared)
     assert torch.equal(out[1], sdpa(q[1:2], k[1:2], v[1:2])[0])
 
@@ -119,10 +120,10 @@ def test_inputs_are_not_changed() -> None:
     assert all(torch.equal(t, k) for t, k in zip(tensors, kept, strict=True))
 
 
-def test_more_tokens_than_one_block_of_logits() -> None:
+def test_more_tokens_than_one_block_of_logits(device: str) -> None:
     q, k, v = qkv(3, heads=1, length=2500, features=4)
     plan = Grounding.from_pivots([-1, 0, 0])
-    long = grounded_attention(q, k, v, plan, shared=True)
+    long = grounded_attention(*(t.to(device) for t in (q, k, v)), plan, shared=True).cpu()
     logits = torch.einsum("id,rjd->rij", q[0, 0].double(), k[:, 0].double()) / 2
     both = torch.logaddexp(logits[1:], logits[:1])
     assert relative(long[1:], both.softmax(-1) @ v[1:, 0].double()) < 5e-6

@@ -60,9 +60,11 @@ OPENCV_MEAN = [
 ]  # fmt: skip
 
 
-def test_lab_has_the_published_values() -> None:
-    torch.testing.assert_close(rgb_to_lab(RGB), LAB, atol=1e-4, rtol=0)  # it rounds 7.787
-    torch.testing.assert_close(rgb_to_lab(RGB.float()), LAB.float(), atol=1e-3, rtol=0)
+def test_lab_has_the_published_values(device: str) -> None:
+    found = rgb_to_lab(RGB.to(device)).cpu()
+    torch.testing.assert_close(found, LAB, atol=1e-4, rtol=0)  # it rounds 7.787
+    found = rgb_to_lab(RGB.float().to(device)).cpu()
+    torch.testing.assert_close(found, LAB.float(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
@@ -116,9 +118,9 @@ def test_gradients_are_right_and_finite_even_at_black() -> None:
 
 
 @pytest.mark.parametrize(("mode", "rows"), [("mean", MEAN_ROWS), ("mean and deviation", DEVIATION_ROWS)])
-def test_matching_is_equation_13(mode: str, rows: list[list[list[float]]]) -> None:
-    images, reference = pictures()
-    result = match_lab(images, reference, mode)
+def test_matching_is_equation_13(mode: str, rows: list[list[list[float]]], device: str) -> None:
+    images, reference = (picture.to(device) for picture in pictures())
+    result = match_lab(images, reference, mode).cpu()
     torch.testing.assert_close(result[0, ::3], torch.tensor(rows), atol=2e-5, rtol=0)
 
 

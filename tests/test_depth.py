@@ -34,9 +34,14 @@ AS_IS, NORMALISE, SCALE = DepthRange.AS_IS, DepthRange.NORMALISE, DepthRange.SCA
 )
 @pytest.mark.parametrize("channels", [None, 1, 3, 4])
 def test_kinds_and_ranges(
-    kind: DepthKind, scaling: DepthRange, scale: float, expected: list[float], channels: int | None
+    kind: DepthKind,
+    scaling: DepthRange,
+    scale: float,
+    expected: list[float],
+    channels: int | None,
+    device: str,
 ) -> None:
-    depth = torch.tensor([0.25, 0.5, 1.0]).reshape(1, 1, 3)
+    depth = torch.tensor([0.25, 0.5, 1.0], device=device).reshape(1, 1, 3)
     if channels:
         depth = depth[..., None].repeat(1, 1, 1, channels)
         if channels == 4:
@@ -47,8 +52,8 @@ def test_kinds_and_ranges(
     assert torch.equal(out, to_depth_map(depth, kind.value, scaling.value, scale).disparity)
 
 
-def test_each_map_is_normalised_by_itself() -> None:
-    depth = torch.tensor([[[1.0, 2.0, 3.0]], [[10.0, 10.0, 30.0]]])
+def test_each_map_is_normalised_by_itself(device: str) -> None:
+    depth = torch.tensor([[[1.0, 2.0, 3.0]], [[10.0, 10.0, 30.0]]], device=device)
     assert to_depth_map(depth, DISPARITY, NORMALISE).disparity.flatten().tolist() == [0, 0.5, 1, 0, 0, 1]
 
 
@@ -76,9 +81,9 @@ def test_sky_is_at_infinity_in_metric_maps_and_a_hole_in_others() -> None:
 )
 @pytest.mark.parametrize("scaling", [AS_IS, NORMALISE])
 def test_what_is_not_known_is_filled_in_from_around_it(
-    bad: float, kind: DepthKind, scaling: DepthRange
+    bad: float, kind: DepthKind, scaling: DepthRange, device: str
 ) -> None:
-    depth = torch.linspace(0.4, 0.6, 20).expand(2, 12, 20).clone()
+    depth = torch.linspace(0.4, 0.6, 20, device=device).expand(2, 12, 20).clone()
     right = to_depth_map(depth, kind, scaling).disparity
     depth[1, 4:7, 8:11] = bad
     said: list[str] = []

@@ -37,8 +37,8 @@ def test_point(x: float, y: float, expected: float) -> None:
     assert focus_at_point(quadrants(), x, y).tolist() == [expected, expected * 10]
 
 
-def test_a_wrong_pixel_at_the_point_does_not_matter() -> None:
-    disparity = quadrants()
+def test_a_wrong_pixel_at_the_point_does_not_matter(device: str) -> None:
+    disparity = quadrants().to(device)
     disparity[:, :, 10, 15] = 1000.0
     assert focus_at_point(disparity, 15.5 / 60, 10.5 / 40).tolist() == [1, 10]
 
@@ -57,20 +57,20 @@ def test_points_outside_are_refused(x: float, y: float) -> None:
         focus_at_point(quadrants(), x, y)
 
 
-def test_mask_takes_the_median_inside() -> None:
-    disparity = quadrants()
-    mask = torch.zeros(1, 40, 60)
+def test_mask_takes_the_median_inside(device: str) -> None:
+    disparity = quadrants().to(device)
+    mask = torch.zeros(1, 40, 60, device=device)
     mask[:, 2:18, 40:55] = 1.0
     mask[:, 20:23, 40:42] = 1.0  # a few pixels of another quarter
     mask[:, :20, :30] = 0.4  # not inside
     assert focus_in_mask(disparity, mask).tolist() == [2, 20]
 
 
-def test_masks_of_another_size_and_one_per_image() -> None:
-    masks = torch.zeros(2, 20, 30)
+def test_masks_of_another_size_and_one_per_image(device: str) -> None:
+    masks = torch.zeros(2, 20, 30, device=device)
     masks[0, 12:18, 2:10] = 1.0
     masks[1, 2:8, 20:28] = 1.0
-    assert focus_in_mask(quadrants(), masks).tolist() == [3, 20]
+    assert focus_in_mask(quadrants().to(device), masks).tolist() == [3, 20]
 
 
 def test_masks_that_cannot_be_used_are_refused() -> None:
@@ -109,15 +109,15 @@ def test_the_whole_mask_is_sharp_and_nothing_else_by_it() -> None:
     assert float(defocus[0, 45, 50]) == pytest.approx(0, abs=1e-4)  # at the depth of the focus
 
 
-def test_the_mask_is_cut_at_a_half_whatever_its_size() -> None:
+def test_the_mask_is_cut_at_a_half_whatever_its_size(device: str) -> None:
     """A soft edge gives no depth between the subject's and what is behind it."""
-    disparity = torch.zeros(2, 1, 40, 60)
-    soft = torch.linspace(0, 1, 30).expand(2, 20, 30).clone()
+    disparity = torch.zeros(2, 1, 40, 60, device=device)
+    soft = torch.linspace(0, 1, 30, device=device).expand(2, 20, 30).clone()
     soft[1] = soft[1].flip(1)
     middle, sharp = focus_on_whole_mask(disparity, soft)
     assert sharp.shape == (2, 40, 60)
     assert torch.equal(sharp[1], sharp[0].flip(1))
-    assert sharp[0].float().mean() == pytest.approx(0.5, abs=0.02)
+    assert float(sharp[0].float().mean()) == pytest.approx(0.5, abs=0.02)
     lens = Lens(10.0, middle + 1, sharp=sharp)
     assert lens.defocus(disparity).unique().tolist() == [-10, 0]
     one = Lens(10.0, middle + 1, sharp=sharp[:1]).defocus(disparity)

@@ -50,8 +50,8 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("what", SPOILT)
-def test_the_edge_comes_back_to_where_the_colours_change(what: str) -> None:
-    image, truth = two_planes()
+def test_the_edge_comes_back_to_where_the_colours_change(what: str, device: str) -> None:
+    image, truth = (plane.to(device) for plane in two_planes())
     spoilt = SPOILT[what](truth)
     inside = slice(None), slice(None), slice(4, -4), slice(4, -4)
     wrong = ((spoilt - truth).abs() > 0.05)[inside].float().mean()
@@ -70,13 +70,14 @@ def test_where_the_picture_says_nothing_an_edge_stays() -> None:
     assert torch.allclose(aligned, truth, atol=1e-6)
 
 
-def test_flat_maps_and_slopes_keep_their_bits() -> None:
-    image, _ = two_planes()
+def test_flat_maps_and_slopes_keep_their_bits(device: str) -> None:
+    image = two_planes()[0].to(device)
     for disparity in (
         torch.full((1, 1, 48, 64), 0.4),
         torch.linspace(0.1, 0.9, 64).expand(1, 1, 48, 64),
         torch.linspace(0.1, 0.9, 48).view(1, 1, -1, 1).expand(1, 1, 48, 64),
     ):
+        disparity = disparity.to(device)
         assert torch.equal(align_to_image(disparity, image), disparity)
 
 

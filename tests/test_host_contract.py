@@ -25,8 +25,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def base(pack: ModuleType, kind: str) -> Any:
-    return models.host_model(kind)
+def base(pack: ModuleType, kind: str, device: str) -> Any:
+    return models.host_model(kind, device=device)
 
 
 @pytest.fixture(scope="module")

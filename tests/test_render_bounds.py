@@ -38,8 +38,10 @@ def bokehme() -> BokehMe:
 
 @pytest.mark.parametrize("k", [60_000.0, 3e38])
 @pytest.mark.parametrize("model", ["layered", "classical", "bokehme"])
-def test_a_radius_far_beyond_the_picture_is_drawn_as_one_that_covers_it(model: str, k: float) -> None:
-    image, disparity = scene(16, 16)
+def test_a_radius_far_beyond_the_picture_is_drawn_as_one_that_covers_it(
+    model: str, k: float, device: str
+) -> None:
+    image, disparity = (plane.to(device) for plane in scene(16, 16))
     which: str | LensModel = bokehme() if model == "bokehme" else model
     start = time.perf_counter()
     out = render(image, disparity, Lens(k, 0.9), which)
@@ -113,8 +115,8 @@ def test_how_many_kernels_an_accelerator_is_asked_to_launch() -> None:
 
 
 @pytest.mark.parametrize("model", ["layered", "classical", "thin_lens", "bokehme"])
-def test_tiles_of_any_size_give_the_same_picture(model: str) -> None:
-    image, disparity = scene(150, 100)
+def test_tiles_of_any_size_give_the_same_picture(model: str, device: str) -> None:
+    image, disparity = (plane.to(device) for plane in scene(150, 100))
     which: str | LensModel = bokehme() if model == "bokehme" else model
     seen: list[tuple[int, int]] = []
     whole = render(image, disparity, Lens(8.0, 0.9, 2.2), which).image

@@ -53,15 +53,15 @@ def scene(height: int = 26, width: int = 33, channels: int = 3, dtype: torch.dty
 
 @pytest.mark.parametrize("gamma", [1.0, 2.2, 4.0])
 @pytest.mark.parametrize("k", [0.4, 3.0, 12.0, 70.0, 250.0])
-def test_equals_the_definition(k: float, gamma: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_the_definition(k: float, gamma: float, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classical, "CPU_NUMBERS", 4 * 16 * 16)  # several tiles even here
     image, disparity = scene()
-    out = render(image, disparity, Lens(k, 0.45, gamma))
-    radius = out.defocus[0, 0].abs().double().numpy()
+    out = render(image.to(device), disparity.to(device), Lens(k, 0.45, gamma))
+    made, radius = out.image[0].cpu().numpy(), out.defocus[0, 0].abs().double().cpu().numpy()
     expected = literal(image[0].numpy() ** gamma, radius) ** (1 / gamma)
-    assert np.abs(out.image[0].numpy() - expected).max() < 1e-4
+    assert np.abs(made - expected).max() < 1e-4
     # In light, where the cut-off is stated, it is far closer.
-    assert np.abs(out.image[0].numpy() ** gamma - expected**gamma).max() < 5e-6
+    assert np.abs(made**gamma - expected**gamma).max() < 5e-6
 
 
 @pytest.mark.parametrize(
@@ -124,16 +124,16 @@ def test_a_point_of_light_becomes_the_stated_kernel() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_a_flat_picture_stays_flat_up_to_the_border(dtype: torch.dtype) -> None:
+def test_a_flat_picture_stays_flat_up_to_the_border(dtype: torch.dtype, device: str) -> None:
     _, disparity = scene()
-    image = torch.full((1, 3, 26, 33), 0.375, dtype=dtype)
-    out = render(image, disparity.float(), Lens(15.0, 0.3)).image
+    image = torch.full((1, 3, 26, 33), 0.375, dtype=dtype, device=device)
+    out = render(image, disparity.float().to(device), Lens(15.0, 0.3)).image
     assert out.dtype == dtype
     assert float((out.double() - 0.375).abs().max()) < 4 * torch.finfo(dtype).eps
 
 
-def test_k_zero_and_a_focused_plane_give_the_same_bits_back() -> None:
-    image, disparity = scene(dtype=torch.float32)
+def test_k_zero_and_a_focused_plane_give_the_same_bits_back(device: str) -> None:
+    image, disparity = (plane.to(device) for plane in scene(dtype=torch.float32))
     image[0, 0, 0, 0] = -0.25  # would be clipped if it were rendered
     assert torch.equal(render(image, disparity, Lens(0.0, 0.45)).image, image)
     plane = torch.full_like(disparity, 0.3)
@@ -164,8 +164,8 @@ def test_a_focus_band_is_sharp_and_defocus_counts_from_its_nearer_end() -> None:
         Lens(1.0, focus_band=torch.ones(3)).defocus(disparity)
 
 
-def test_rows_of_a_batch_have_their_own_k_and_focus() -> None:
-    image, disparity = scene(dtype=torch.float32)
+def test_rows_of_a_batch_have_their_own_k_and_focus(device: str) -> None:
+    image, disparity = (plane.to(device) for plane in scene(dtype=torch.float32))
     images = torch.cat([image, image.flip(3)])
     disparities = torch.cat([disparity, disparity.flip(2)])
     lens = Lens(torch.tensor([4.0, 9.0]), torch.tensor([0.2, 0.6]))

@@ -30,9 +30,9 @@ def psnr(one: Tensor, other: Tensor) -> float:
     return -10 * math.log10(float((encoded[0] - encoded[1]).square().mean()))
 
 
-def half_plane(size: int, near: float, far: float, edge: int) -> Tensor:
+def half_plane(size: int, near: float, far: float, edge: int, device: str = "cpu") -> Tensor:
     """Disparity ``[1, 1, size, size]``: near to the left of column ``edge``, far from there on."""
-    disparity = torch.full((1, 1, size, size), far)
+    disparity = torch.full((1, 1, size, size), far, device=device)
     disparity[..., :edge] = near
     return disparity
 
@@ -43,10 +43,10 @@ def covered(distance: Tensor) -> Tensor:
     return 0.5 + (d * (1 - d * d).sqrt() + d.asin()) / math.pi
 
 
-def test_a_sharp_edge_keeps_its_colour_and_takes_none() -> None:
+def test_a_sharp_edge_keeps_its_colour_and_takes_none(device: str) -> None:
     """In focus in front of a blurred background of one colour: nothing changes on either side, at any blur."""
     for k in (3.0, 12.0, 40.0):
-        disparity = half_plane(96, 1.0, 0.0, 48)
+        disparity = half_plane(96, 1.0, 0.0, 48, device)
         image = torch.where(disparity > 0.5, 0.8, 0.1).expand(-1, 3, -1, -1).contiguous()
         made = render(image, disparity, Lens(k, 1.0, 1.0), "layered").image
         assert float((made - image).abs().max()) < 1e-3
@@ -54,12 +54,12 @@ def test_a_sharp_edge_keeps_its_colour_and_takes_none() -> None:
         assert float((blended - image).abs().max()) > 0.05  # what is avoided
 
 
-def test_a_blurred_edge_covers_what_the_disc_does() -> None:
+def test_a_blurred_edge_covers_what_the_disc_does(device: str) -> None:
     """A near half plane out of focus over a background in focus: opacity is a segment of the disc."""
     size, edge, k = 128, 64, 16.0
-    disparity = half_plane(size, 1.0, 0.0, edge)
+    disparity = half_plane(size, 1.0, 0.0, edge, device)
     image = torch.where(disparity > 0.5, 1.0, 0.0).expand(-1, 3, -1, -1).contiguous()
-    made = render(image, disparity, Lens(k, 0.0, 1.0), "layered").image[0, 0, size // 2]
+    made = render(image, disparity, Lens(k, 0.0, 1.0), "layered").image[0, 0, size // 2].cpu()
     x = torch.arange(size) + 0.5
     expected = covered((edge - x) / k)
     inside = slice(20, -20)  # the frame cuts the plane off
@@ -97,17 +97,18 @@ def test_the_two_sides_of_an_edge_see_different_things() -> None:
 
 @pytest.mark.parametrize("piece", [4096, 128], ids=["tiles", "pieces"])
 @pytest.mark.parametrize("k", [6.0, 20.0])
-def test_tiles_leave_no_seam(monkeypatch: pytest.MonkeyPatch, k: float, piece: int) -> None:
+def test_tiles_leave_no_seam(monkeypatch: pytest.MonkeyPatch, k: float, piece: int, device: str) -> None:
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(1, 3, 300, 420, generator=generator)
     disparity = torch.linspace(0.2, 1.0, 420).expand(1, 1, 300, -1).clone()
     disparity[..., 100:180, 130:250] = 1.6
+    image, disparity = image.to(device), disparity.to(device)
     lens = Lens(k, 0.6, 1.0)
     monkeypatch.setattr(layered, "_TILES", {})
     whole = render(image, disparity, lens, "layered").image
     monkeypatch.setattr(layered, "LARGEST", 1000)
     monkeypatch.setattr(layered, "_PIECE", piece)
-    monkeypatch.setattr(layered, "_TILES", {"cpu": (128, 64)})
+    monkeypatch.setattr(layered, "_TILES", {device: (128, 64)})
     tiled = render(image, disparity, lens, "layered").image
     assert float((whole - image).abs().mean()) > 0.1
     assert float((whole - tiled).abs().max()) < 1e-4

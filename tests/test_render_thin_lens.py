@@ -71,9 +71,9 @@ def test_a_camera_is_the_contract_with_its_k() -> None:
     assert bool((out.defocus[depth < 2] > 0).all())
 
 
-def test_gradients_of_the_blur() -> None:
-    image = noise(1, 2, 4, 5).requires_grad_()
-    radius = (noise(1, 1, 4, 5, seed=1) * 2.5).requires_grad_()
+def test_gradients_of_the_blur(device: str) -> None:
+    image = noise(1, 2, 4, 5).to(device).requires_grad_()
+    radius = (noise(1, 1, 4, 5, seed=1) * 2.5).to(device).requires_grad_()
     assert torch.autograd.gradcheck(thin_lens_blur, (image, radius))
     assert torch.autograd.gradcheck(lambda x: thin_lens_blur(x, radius.detach()), (image,))
     assert torch.autograd.gradcheck(lambda r: thin_lens_blur(image.detach(), r), (radius,))
@@ -105,9 +105,9 @@ def test_gradients_under_the_contract(channels: int) -> None:
     assert torch.autograd.gradcheck(lens, given, eps=1e-7, atol=1e-4, rtol=1e-3)
 
 
-def test_black_and_focused_pixels_have_finite_gradients() -> None:
-    image = torch.zeros(1, 3, 9, 9, requires_grad=True)
-    disparity = torch.full((1, 1, 9, 9), 0.5, requires_grad=True)
+def test_black_and_focused_pixels_have_finite_gradients(device: str) -> None:
+    image = torch.zeros(1, 3, 9, 9, device=device, requires_grad=True)
+    disparity = torch.full((1, 1, 9, 9), 0.5, device=device, requires_grad=True)
     k = torch.tensor([3.0], requires_grad=True)
     render_thin_lens(image, disparity, Lens(k, 0.5)).image.sum().backward()
     for tensor in (image, disparity, k):

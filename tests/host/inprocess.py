@@ -11,7 +11,6 @@ import asyncio
 import atexit
 import importlib
 import importlib.util
-import os
 import shutil
 import sys
 import tempfile
@@ -78,8 +77,3 @@ def load_pack(*, cpu: bool = True) -> ModuleType:
     for cls in node_classes(pack).values():
         cls.hidden = HiddenHolder.from_dict(None)  # the host does this on the copy of the class that it runs
     return pack
-
-
-def on_cpu() -> bool:
-    """Whether the tests run on the CPU: yes, unless ``BOKEH_DEVICE`` says otherwise."""
-    return os.environ.get("BOKEH_DEVICE", "cpu") == "cpu"

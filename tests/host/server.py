@@ -108,7 +108,7 @@ class ComfyServer:
         self.python = Path(sys.executable) if python is None else python
         self.arguments = arguments
         self.custom_nodes = {NAME: extension, **{path.name: path for path in custom_nodes}}
-        self.cpu = os.environ.get("BOKEH_DEVICE", "cpu") == "cpu" if cpu is None else cpu
+        self.cpu = os.environ.get("BOKEH_DEVICE", "cpu") in ("cpu", "card") if cpu is None else cpu
         self.startup_seconds = startup_seconds
         self.port = 0
         self.log = self.base / "server.log"

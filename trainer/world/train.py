@@ -130,6 +130,8 @@ class Training:
         )
         self.network = self.model.network
         first_weights(self.network, plan.seed)
+        loading.on_device(self.model.patcher)  # before anything is made beside the weights
+        self.device = loading.device()
         self.parameters = dict(self.network.named_parameters())
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.optimizer = torch.optim.AdamW(
@@ -140,7 +142,6 @@ class Training:
         self.rows = Rows(self.model.words)
         self.flow = denoise.prediction(self.model.patcher) == "flow"
         self.sigmas = None if self.flow else denoise.discrete_sigmas(self.model.patcher)
-        loading.on_device(self.model.patcher)
 
     def run(self, until: int | None = None) -> list[float]:
         """Train to the plan's end, or to step ``until``; the losses."""
@@ -182,6 +183,7 @@ class Training:
             sigma = torch.special.ndtri(places.clamp(1e-4, 1 - 1e-4)).sigmoid().clamp(min=LEAST_FLOW_SIGMA)
         else:
             sigma = self.sigmas[(places * len(self.sigmas)).long().clamp(max=len(self.sigmas) - 1)]
+        x0, noise, sigma = (drawn.to(self.device) for drawn in (x0, noise, sigma))
         x = denoise.add_noise(self.model.patcher, x0, noise, sigma)
         context, pooled = self.rows(texts)
         condition = denoise.conditioning(context, pooled, 1.0 if self.flow else None, [0.0] * plan.batch)
@@ -218,7 +220,7 @@ class Training:
                 state[f"first.{name}"] = moments[value]["exp_avg"]
                 state[f"second.{name}"] = moments[value]["exp_avg_sq"]
         metadata = {"step": str(self.step), "seconds": str(self.seconds), "architecture": self.architecture}
-        state = {name: value.contiguous() for name, value in state.items()}
+        state = {name: value.cpu().contiguous() for name, value in state.items()}
         replace_file(self.out / STATE, lambda temporary: save_file(state, temporary, metadata=metadata))
         with self._averaged():
             replace_file(self.out / WEIGHTS, lambda temporary: self.model.save(temporary, torch.float16))
@@ -244,9 +246,9 @@ class Training:
                 self.average[name].copy_(kept[f"average.{name}"])
                 if f"first.{name}" in kept:
                     self.optimizer.state[value] = {
-                        "step": torch.tensor(float(self.step)),
-                        "exp_avg": kept[f"first.{name}"],
-                        "exp_avg_sq": kept[f"second.{name}"],
+                        "step": torch.tensor(float(self.step), device=value.device),
+                        "exp_avg": kept[f"first.{name}"].to(value.device),
+                        "exp_avg_sq": kept[f"second.{name}"].to(value.device),
                     }
 
     def _averaged(self) -> Any:
