@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,12 @@ def test_what_was_computed_before_is_kept(comfy_server: ComfyServer) -> None:
 
 def test_history_holds_the_run(comfy_server: ComfyServer) -> None:
     run = comfy_server.run(saved("remembered"))
-    assert comfy_server.history(run.prompt_id)[run.prompt_id]["status"]["status_str"] == "success"
+    for _ in range(100):  # the server tells of the end a little before it writes it down
+        held = comfy_server.history(run.prompt_id)
+        if held:
+            break
+        time.sleep(0.1)
+    assert held[run.prompt_id]["status"]["status_str"] == "success"
 
 
 def test_steps_previews_and_texts_arrive(comfy_server: ComfyServer) -> None:
