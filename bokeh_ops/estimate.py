@@ -159,11 +159,18 @@ def estimate_one(estimator: Estimator, picture: Image.Image) -> Estimate:
         picture: RGB, upright.
 
     Raises:
-        BokehError: the network puts out no map, or nothing that is finite.
+        BokehError: a picture that is too small or too narrow; a network that puts out no map, or nothing that is
+            finite.
     """
     network, processor = estimator.network, estimator.processor
     weight = next(network.parameters())
-    given = processor(images=picture, return_tensors="pt")
+    try:
+        given = processor(images=picture, return_tensors="pt")
+    except (ValueError, RuntimeError) as error:  # a side that would have no pixels left
+        raise BokehError(
+            f"{estimator.name} cannot look at a picture of {picture.width} x {picture.height} pixels: "
+            f"{_first_line(error)} Give a larger one, or one that is less narrow."
+        ) from error
     inputs = {
         name: value.to(weight.device, weight.dtype) for name, value in given.items() if name == "pixel_values"
     }

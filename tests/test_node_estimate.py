@@ -130,6 +130,19 @@ def test_the_host_may_stop_it(models: Path, node_classes: dict[str, Any]) -> Non
         node(node_classes).execute(picture(64, 64).movedim(1, -1), "a")
 
 
+@pytest.mark.parametrize(
+    ("kind", "height", "width"), [("relative", 1, 1), ("metric", 3, 400), ("glpn", 3, 400)]
+)
+def test_pictures_that_a_model_cannot_look_at(
+    models: Path, node_classes: dict[str, Any], kind: str, height: int, width: int
+) -> None:
+    depth_models.make(kind, models / "a")
+    with pytest.raises(
+        ValueError, match=f"a cannot look at a picture of {width} x {height} pixels: .* a larger one"
+    ):
+        node(node_classes).execute(torch.rand(1, height, width, 3), "a")
+
+
 def test_memory_that_runs_out(
     models: Path, node_classes: dict[str, Any], pack: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
