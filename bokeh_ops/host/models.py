@@ -28,12 +28,14 @@ class HostModel:
         widths: features of each attention by path inside the diffusion model. UNet paths end in ``attn1``
             (self) or ``attn2`` (cross); FLUX paths are ``double_blocks.N`` and ``single_blocks.N``.
         double_blocks: number of double blocks (FLUX), else 0.
+        most_cfg: more classifier-free guidance than this burns its pictures, as its guidance is distilled; None: any.
     """
 
     kind: Literal["unet", "flux"]
     title: str
     widths: dict[str, int]
     double_blocks: int = 0
+    most_cfg: float | None = None
 
     def slots(self) -> dict[str, Slot]:
         """UNet only: the host's ``(block, number, index)`` of every transformer block, by path."""
@@ -62,7 +64,8 @@ def describe(patcher: Any) -> HostModel:
             for i, block in enumerate(getattr(model, kind))
         }
         title = f"{title} ({len(model.double_blocks)} double and {len(model.single_blocks)} single blocks)"
-        return HostModel("flux", title, widths, len(model.double_blocks))
+        # With a real negative prompt some go a little above 1.
+        return HostModel("flux", title, widths, len(model.double_blocks), most_cfg=3.0)
     if hasattr(model, "input_blocks") and hasattr(model, "output_blocks"):
         widths = {
             path: module.heads * module.dim_head

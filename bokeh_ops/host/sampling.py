@@ -39,8 +39,6 @@ BRANCHES = ("positive only", "positive and negative")
 # own estimate of one row that is 10.5 of 82 MB (SD1.5, fp16, 512 x 512) and 113 of 917 MB (FLUX, bf16, 1024 x 1024);
 # both grow with the number of pixels alike.
 _EXTRA_MEMORY = 0.15
-_MOST_CFG = 3.0
-"""Of FLUX, whose guidance is distilled: with a real negative prompt some go a little above 1."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +186,8 @@ def grounded_sample(
             "denoising can be grounded. Connect sigmas that fall, or set grounding_steps to 0."
         )
     _say_what_does_nothing(patcher, sweep, grounded_steps, node_id)
-    scale = getattr(guider, "cfg2", getattr(guider, "cfg", 1.0))
-    if describe(patcher).kind == "flux" and scale > _MOST_CFG:
+    scale, most = getattr(guider, "cfg2", getattr(guider, "cfg", 1.0)), describe(patcher).most_cfg
+    if most is not None and scale > most:
         say(
             f"cfg is {scale:g}, but FLUX has its guidance built in: so much more burns the picture and takes twice the "
             "time. Set cfg to 1, and the guidance by FluxGuidance.",
