@@ -23,12 +23,13 @@ from .photograph import NO_EXIF, exif_block, open_photograph
 from .tiff_tags import read_tags
 
 LONGEST_TEXT = 64
+SHAPES_AGREE = 1.03
+"""Ratios of sides that differ by less are the same shape; cameras trim a few rows."""
 _UNKNOWN = 0xFFFFFFFF  # EXIF 2.3: a numerator of this is infinity; many cameras mean "unknown"
 # Lengths of FocalPlaneResolutionUnit in metres.
 _PLANE_UNITS = {2: 0.0254, 3: 0.01, 4: 0.001, 5: 1e-6}
 _PLAUSIBLE_SENSOR = (0.002, 0.07)
 _SENSOR_SHAPES = (4 / 3, 1.5)  # long side over short side, of nearly all
-_SHAPES_AGREE = 1.03  # ratios of sides that differ by less are the same; cameras trim a few rows
 _SENSORS_AGREE = 1.1  # widths of sensors likewise; equivalents are rounded
 
 # Tags of the first directory and of the EXIF directory, by their names there.
@@ -106,14 +107,14 @@ class CameraExif:
         if self.focal_length and self.focal_length_35mm:
             # Of another shape than sensors have, the picture was cropped, in the camera or later.
             least, most = _SENSOR_SHAPES
-            aspect = min(max(_shape(self.recorded_size or (self.width, self.height)), least), most)
+            aspect = min(max(shape(self.recorded_size or (self.width, self.height)), least), most)
             width = sensor_width_from_35mm(
                 self.focal_length, self.focal_length_35mm, aspect
             )  # of what zoom left
             if _PLAUSIBLE_SENSOR[0] <= width <= _PLAUSIBLE_SENSOR[1]:
                 # Telephones that crop say so in the equivalent, as if they zoomed.
                 if self.recorded_size and is_smartphone(self.make, self.model):
-                    aspect = _shape(self.recorded_size)
+                    aspect = shape(self.recorded_size)
                 equivalent = width, width / aspect
         # An equivalent of a clearly smaller sensor tells of a crop mode.
         if table and not (equivalent and equivalent[0] * _SENSORS_AGREE < table[0] / zoom):
@@ -150,10 +151,10 @@ class CameraExif:
         crops, and after it the one who cuts the picture. How much more was cut off nothing tells.
         """
         for size in filter(None, (self.recorded_size, (self.width, self.height))):
-            aspect = _shape(size)
-            if aspect * _SHAPES_AGREE < long / short:
+            aspect = shape(size)
+            if aspect * SHAPES_AGREE < long / short:
                 long = short * aspect
-            elif aspect > long / short * _SHAPES_AGREE:
+            elif aspect > long / short * SHAPES_AGREE:
                 short = long / aspect
         return long
 
@@ -345,6 +346,6 @@ def _focal_plane(fields: Mapping[str, Any], recorded: tuple[int, int] | None) ->
     return None
 
 
-def _shape(size: tuple[int, int]) -> float:
-    """Long side over short side."""
+def shape(size: tuple[int, int]) -> float:
+    """Long side over short side, of a picture or a sensor."""
     return max(size) / min(size)

@@ -10,12 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bokeh_ops.cameras import is_smartphone
-from bokeh_ops.exif import CameraExif
+from bokeh_ops.exif import SHAPES_AGREE, CameraExif, shape
 from trainer.prepare.rejection import Rejected
 from trainer.prepare.settings import Settings
-
-SHAPES_AGREE = 1.03
-"""Ratios of sides that differ by less are the same shape; cameras trim a few rows."""
 
 PORTRAIT_MODES = (7, 8)
 """Values of CustomRendered by which phones mark blur that was computed."""
@@ -150,7 +147,7 @@ def check_lens(lens: Lens, exif: CameraExif, settings: Settings, upright: tuple[
     if not lens.known:
         raise Rejected("no_lens_data", "; ".join(lens.missing))
     if exif.recorded_size is not None and lens.sensor_from != "given":
-        was, now = _shape(exif.recorded_size), _shape(upright)
+        was, now = shape(exif.recorded_size), shape(upright)
         if max(was / now, now / was) > SHAPES_AGREE:
             raise Rejected(
                 "cropped",
@@ -187,10 +184,6 @@ def given_number(given: Mapping[str, Any], name: str) -> float | None:
     if not least <= value <= most:
         raise Rejected("bad_fields", f"{name} is {value:g}")
     return float(value)
-
-
-def _shape(size: tuple[int, int]) -> float:
-    return max(size) / min(size)
 
 
 def _first_text(*values: Any) -> str | None:
