@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,11 +24,19 @@ class Strength:
             known); or f-numbers.
         stops: whether they are f-numbers, of a full-frame camera with the picture's own field of view.
         width: longer side in pixels of the picture on which K's pixels are counted.
+
+    Raises:
+        BokehError: an f-number that is not above 0.
     """
 
     values: Sequence[float]
     stops: bool = False
     width: float = TRAINING_WIDTH
+
+    def __post_init__(self) -> None:
+        for value in self.values if self.stops else ():
+            if not (math.isfinite(value) and value > 0):
+                raise BokehError(f"The f-number is {value}; it must be above 0 and finite, or 0 to go by K.")
 
     @property
     def needs_dioptres(self) -> bool:
@@ -75,9 +84,15 @@ class Strength:
             return DepthRange.AS_IS
         return scaling
 
-    def at(
-        self, focus_disparity: Tensor, height: int, width: int, focal: float | None
-    ) -> list[float | Tensor]:
+    def check_focal(self, focal: float) -> None:
+        """Raise where an f-number lacks the picture's focal length (0: not known): before anything is computed."""
+        if self.stops and not focal:
+            raise BokehError(
+                "f_number needs the focal length of the picture, which its depth does not tell. Link Estimate Depth "
+                "with Depth Pro, or Depth From Geometry; or set focal_pixels; or use Bokeh K From Camera."
+            )
+
+    def at(self, focus_disparity: Tensor, height: int, width: int, focal: float) -> list[float | Tensor]:
         """K of each value in pixels of a picture, per unit of its map's disparity.
 
         Args:
@@ -94,11 +109,7 @@ class Strength:
         side = max(height, width)
         if not self.stops:
             return [float(k_at_width(value, side, self.width)) for value in self.values]
-        if not focal:
-            raise BokehError(
-                "f_number needs the focal length of the picture, which its depth does not tell. Link Estimate Depth "
-                "with Depth Pro, or Depth From Geometry; or set focal_pixels; or use Bokeh K From Camera."
-            )
+        self.check_focal(focal)
         length = focal * width / side * FULL_FRAME_WIDTH
         distance = torch.where(focus_disparity > 0, 1 / focus_disparity.clamp(min=1e-12), torch.inf)
         return [

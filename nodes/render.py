@@ -331,6 +331,7 @@ class BokehMeRender(io.ComfyNode):
         )
         units, maps = known.unit is depths.DepthUnit.DIOPTRES, known.disparity
         focal = (focal_pixels or known.focal_pixels or 0.0) / maps.shape[3]
+        strength.check_focal(focal)
         del known  # or it would stay in memory beside the maps with aligned edges
         maps = fit_frames(
             maps,

@@ -112,6 +112,12 @@ def test_an_f_number_beside_a_focus_pull(pack: ModuleType) -> None:
         assert float(signed[row, 0, -1]) == pytest.approx(k * (1 / 8 - 1 / distance), rel=1e-4)
 
 
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
+def test_f_numbers_that_are_none(pack: ModuleType, bad: float) -> None:
+    with pytest.raises(pack.bokeh_ops.errors.BokehError, match=f"f-number is {bad}; it must be above 0"):
+        call(pack, depth=known(pack), f_number=bad)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
