@@ -6,15 +6,15 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..bokeh_ops.adapter.files import read_adapter
 from ..bokeh_ops.errors import BokehError
-from ..bokeh_ops.formats import read_adapter
-from ..bokeh_ops.host import conditioning as carry
-from ..bokeh_ops.host import library
+from ..bokeh_ops.host.adapter.apply import lay_adapter
+from ..bokeh_ops.host.architectures.architecture import describe
+from ..bokeh_ops.host.folders import adapters as library
 from ..bokeh_ops.host.graph import samplers_without_adapter
-from ..bokeh_ops.host.lay import lay_adapter
-from ..bokeh_ops.host.models import describe
 from ..bokeh_ops.host.notices import say
-from ..bokeh_ops.values import check_k_range, parse_values
+from ..bokeh_ops.host.sampling import conditioning as carry
+from ..bokeh_ops.numbers import check_k_range, parse_values
 
 CATEGORY = "Bokeh"
 

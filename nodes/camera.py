@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..bokeh_ops.exif import fill_in, read_exif
-from ..bokeh_ops.host.files import check_input_file, input_file, input_file_hash, input_pictures
+from ..bokeh_ops.camera.exif import fill_in, read_exif
+from ..bokeh_ops.camera.optics import SENSORS, TRAINING_WIDTH, Camera
+from ..bokeh_ops.camera.optics import sensor_width as named_sensor_width
+from ..bokeh_ops.host.folders.files import check_input_file, input_file, input_file_hash, input_pictures
 from ..bokeh_ops.host.notices import say
-from ..bokeh_ops.optics import SENSORS, TRAINING_WIDTH, Camera
-from ..bokeh_ops.optics import sensor_width as named_sensor_width
-from ..bokeh_ops.values import PER_DIOPTRE, PerDioptre, check_k_range, format_value, parse_values
+from ..bokeh_ops.numbers import PER_DIOPTRE, PerDioptre, check_k_range, format_value, parse_values
 
 CUSTOM = "custom width"
 # Empty and not a word: the front end would look for a preview of a file of that name.

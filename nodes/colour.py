@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..bokeh_ops.colour import MODES, match_lab
 from ..bokeh_ops.host.notices import say
+from ..bokeh_ops.picture.colour import MODES, match_lab
 
 
 class LabColorMatch(io.ComfyNode):

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..bokeh_ops.errors import BokehError
-from ..bokeh_ops.host import shipped
+from ..bokeh_ops.host.small import shipped
 from .lens import DepthType
 
 CATEGORY = "Bokeh/demo"

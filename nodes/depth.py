@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..bokeh_ops.depth_files import FILES, load_depth
-from ..bokeh_ops.host.files import check_input_file, input_file, input_file_hash, input_pictures
+from ..bokeh_ops.depth.files import FILES, load_depth
+from ..bokeh_ops.host.folders.files import check_input_file, input_file, input_file_hash, input_pictures
 from ..bokeh_ops.host.notices import say
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..bokeh_ops.depth import DepthMap
-from ..bokeh_ops.depth_view import as_grey, describe
+from ..bokeh_ops.depth.conventions import DepthMap
+from ..bokeh_ops.depth.geometry import GeometryUnit, from_geometry
+from ..bokeh_ops.depth.view import as_grey, describe
 from ..bokeh_ops.errors import BokehError
-from ..bokeh_ops.geometry import GeometryUnit, from_geometry
-from ..bokeh_ops.host import depth_models
+from ..bokeh_ops.host.folders import depth_models
 from ..bokeh_ops.host.notices import say
 from .lens import DepthType
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io
 
+from ..bokeh_ops.depth.focus import Focus, FocusMode
 from ..bokeh_ops.errors import BokehError
-from ..bokeh_ops.focus import Focus, FocusMode
 from ..bokeh_ops.host.notices import say
+from ..bokeh_ops.numbers import parse_values
 from ..bokeh_ops.render import Aperture
-from ..bokeh_ops.values import parse_values
 
 ApertureType = io.Custom("BOKEH_APERTURE")
 DepthType = io.Custom("BOKEH_DEPTH")

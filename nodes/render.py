@@ -9,26 +9,20 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..bokeh_ops import depth as depths
+from ..bokeh_ops.cache import Kept
+from ..bokeh_ops.camera.optics import TRAINING_WIDTH
+from ..bokeh_ops.camera.strength import Strength
+from ..bokeh_ops.depth import conventions as depths
+from ..bokeh_ops.depth.focus import Focus, FocusMode
+from ..bokeh_ops.depth.frames import fit_frames
 from ..bokeh_ops.errors import BokehError
-from ..bokeh_ops.focus import Focus, FocusMode
-from ..bokeh_ops.frames import fit_frames
+from ..bokeh_ops.host.folders.renderers import load_renderer
 from ..bokeh_ops.host.memory import within_memory
 from ..bokeh_ops.host.notices import say
-from ..bokeh_ops.host.renderers import load_renderer
-from ..bokeh_ops.kept import Kept
-from ..bokeh_ops.optics import TRAINING_WIDTH
-from ..bokeh_ops.render import (
-    DEFAULT_MODEL,
-    MODELS,
-    Aperture,
-    Lens,
-    render_series,
-)
+from ..bokeh_ops.numbers import K_TRAINED, parse_values
+from ..bokeh_ops.render import DEFAULT_MODEL, MODELS, Aperture, Lens, render_series
 from ..bokeh_ops.render.contract import USUAL_RECOVERY, largest_radius
 from ..bokeh_ops.render.transfer import TRANSFERS, from_light
-from ..bokeh_ops.strength import Strength
-from ..bokeh_ops.values import K_TRAINED, parse_values
 from .lens import ApertureType, DepthType, FocusType
 
 AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"

@@ -9,8 +9,15 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..bokeh_ops.host.notices import say
-from ..bokeh_ops.host.sampling import BRANCHES, Sweep, grounded_sample, guide_k, make_guider, make_sigmas
-from ..bokeh_ops.values import check_k_range, parse_values
+from ..bokeh_ops.host.sampling.grounded import (
+    BRANCHES,
+    Sweep,
+    grounded_sample,
+    guide_k,
+    make_guider,
+    make_sigmas,
+)
+from ..bokeh_ops.numbers import check_k_range, parse_values
 
 CATEGORY = "Bokeh"
 

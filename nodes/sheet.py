@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..bokeh_ops.sheet import BACKGROUNDS, PLACES, contact_sheet, sheet_labels
+from ..bokeh_ops.picture.sheet import BACKGROUNDS, PLACES, contact_sheet, sheet_labels
 
 
 class BokehContactSheet(io.ComfyNode):

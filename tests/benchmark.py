@@ -154,7 +154,7 @@ class Bench:
         import torch
         from comfy.ldm.modules.attention import optimized_attention
 
-        ops = self.pack.bokeh_ops.attention
+        ops = self.pack.bokeh_ops.adapter.attention
         heads, length, features = shape
         rows = 1 + targets
         torch.manual_seed(0)
@@ -202,11 +202,11 @@ class Bench:
         with torch.no_grad():
             for parameter in base.model.diffusion_model.parameters():
                 parameter.normal_(std=0.02)
-        rows = self.pack.bokeh_ops.sweep.SweepRows(1, targets)
-        adapted = self.pack.bokeh_ops.host.lay.lay_adapter(base, self._adapter(kind, base))
+        rows = self.pack.bokeh_ops.adapter.rows.SweepRows(1, targets)
+        adapted = self.pack.bokeh_ops.host.adapter.apply.lay_adapter(base, self._adapter(kind, base))
         sigmas = torch.tensor([1.0, 0.5, 0.0])
-        grounded = self.pack.bokeh_ops.host.sampling.ground_model(adapted, rows, sigmas, 1)
-        carry = self.pack.bokeh_ops.host.conditioning
+        grounded = self.pack.bokeh_ops.host.sampling.grounded.ground_model(adapted, rows, sigmas, 1)
+        carry = self.pack.bokeh_ops.host.sampling.conditioning
         context = torch.randn(
             1, 512 if flux else 77, config["joint_attention_dim" if flux else "context_dim"]
         )
@@ -242,8 +242,8 @@ class Bench:
     def _adapter(self, kind: str, base: Any) -> Any:
         import torch
 
-        ops = self.pack.bokeh_ops.adapter
-        widths = self.pack.bokeh_ops.host.models.describe(base).widths
+        ops = self.pack.bokeh_ops.adapter.network
+        widths = self.pack.bokeh_ops.host.architectures.architecture.describe(base).widths
         if kind == "sd15":
             layers = {
                 p: ops.LayerSpec(w)

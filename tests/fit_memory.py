@@ -91,10 +91,13 @@ def step_memory(
         blocks: double and single ones of FLUX.
         real: on real tensors in single precision, on the CPU, instead of tensors without data in bf16.
     """
-    from bokeh_ops.attention import Grounding
-    from bokeh_ops.host import flux, loading, training, unet
-    from bokeh_ops.host.call import Call
-    from bokeh_ops.host.models import describe
+    from bokeh_ops.adapter.attention import Grounding
+    from bokeh_ops.host.architectures import joint_attention as flux
+    from bokeh_ops.host.architectures import unet_attention as unet
+    from bokeh_ops.host.architectures.architecture import describe
+    from bokeh_ops.host.architectures.model_call import Call
+    from bokeh_ops.host.loading import models as loading
+    from bokeh_ops.host.training import gradients as training
     from trainer.fit.build import choose_parameters, new_adapter
     from trainer.fit.config import Fit
     from trainer.fit.localise import Localiser

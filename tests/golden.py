@@ -128,7 +128,7 @@ def sigma_for(golden: Golden) -> Tensor:
 def run(golden: Golden, pack: ModuleType, case: str) -> Tensor:
     """The diffusion model's own output for ``case``: adapter by LoadBokehAdapter, K by BokehCondition, grounding
     by what GroundedSampler uses, one call through the host's condition batching."""
-    carry = pack.bokeh_ops.host.conditioning
+    carry = pack.bokeh_ops.host.sampling.conditioning
     io = golden.io
     k = io["K"].tolist() if "K" in io else [0.0]  # a directory of another system has a base alone
     if case == "out_negative":
@@ -154,8 +154,10 @@ def run(golden: Golden, pack: ModuleType, case: str) -> Tensor:
     if "grounded" in case:
         pivot = int(io["pivot"][0])
         pivots = [-1.0 if row == pivot else float(pivot) for row in range(len(k))]
-        sampling = pack.bokeh_ops.host.sampling
-        model = sampling.ground_model(model, pack.bokeh_ops.sweep.SweepRows(1, len(k) - 1), torch.zeros(2), 1)
+        sampling = pack.bokeh_ops.host.sampling.grounded
+        model = sampling.ground_model(
+            model, pack.bokeh_ops.adapter.rows.SweepRows(1, len(k) - 1), torch.zeros(2), 1
+        )
         positive = carry.with_conditions(positive, bokeh_pivot=carry.PivotCondition(torch.tensor(pivots)))
     return forward(golden, model, positive, sigma)
 

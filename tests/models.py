@@ -1,7 +1,7 @@
 """Tiny random models of both architectures and adapters for them, the same on every machine.
 
 The adapters are built with plain ``bokeh_ops``, or with the extension's own classes where ``ops`` is
-``pack.bokeh_ops.adapter`` (an error it raises is then of the extension's class).
+``pack.bokeh_ops.adapter.network`` (an error it raises is then of the extension's class).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import bokeh_ops.adapter as plain_ops
+import bokeh_ops.adapter.network as plain_ops
 from tests import golden
 from tests.fixture import fixture
 

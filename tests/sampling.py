@@ -35,7 +35,7 @@ def adapter(kind: str) -> Any:
 
 @fixture(scope="module")
 def model(pack: ModuleType, base: Any, adapter: Any) -> Any:
-    return pack.bokeh_ops.host.lay.lay_adapter(base, adapter)
+    return pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapter)
 
 
 @fixture(autouse=True)
@@ -55,7 +55,7 @@ class Sampling:
 
     def __init__(self, pack: ModuleType, kind: str, model: Any) -> None:
         self.pack, self.kind, self.model = pack, kind, model
-        self.carry = pack.bokeh_ops.host.conditioning
+        self.carry = pack.bokeh_ops.host.sampling.conditioning
         self.positive, self.negative = models.conditioning(kind, 0), models.conditioning(kind, 1)
         self.latent = models.empty_latent(kind)
 

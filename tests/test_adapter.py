@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bokeh_ops.adapter import (
+from bokeh_ops.adapter.network import (
     AdapterConfig,
     BokehAdapter,
     FullProjection,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bokeh_ops.attention import (
+from bokeh_ops.adapter.attention import (
     Grounding,
     bokeh_attention,
     ground_queries,

@@ -72,8 +72,8 @@ def write_project(folder: Path, kind: str = "sd15", **settings: Any) -> dict[str
 
 
 def write_released(pack: ModuleType, folder: Path, **settings: Any) -> dict[str, Tensor]:
-    made = models.adapter("flux", ops=pack.bokeh_ops.adapter, **settings)
-    return load_file(pack.bokeh_ops.formats.write_released(made, folder, double_blocks=2))
+    made = models.adapter("flux", ops=pack.bokeh_ops.adapter.network, **settings)
+    return load_file(pack.bokeh_ops.adapter.files.write_released(made, folder, double_blocks=2))
 
 
 # ---- not a safetensors file at all ----
@@ -186,7 +186,7 @@ def test_names_that_leave_the_folder(pack: ModuleType, bases: Any, folder: Path,
 
 
 def test_reading_a_path_that_is_not_there(pack: ModuleType, tmp_path: Path) -> None:
-    read = pack.bokeh_ops.formats.read_adapter
+    read = pack.bokeh_ops.adapter.files.read_adapter
     (tmp_path / "a.safetensors").write_bytes(b"")
     with pytest.raises(
         pack.bokeh_ops.errors.BokehError, match=r"No adapter file .*: the folder holds a\.safetensors"

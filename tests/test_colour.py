@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bokeh_ops.colour import lab_to_rgb, linear_to_srgb, match_lab, rgb_to_lab, srgb_to_linear
 from bokeh_ops.errors import BokehError
+from bokeh_ops.picture.colour import lab_to_rgb, linear_to_srgb, match_lab, rgb_to_lab, srgb_to_linear
 
 # skimage.color.rgb2lab
 PUBLISHED = [

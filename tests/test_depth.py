@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bokeh_ops.depth import DepthKind, DepthMap, DepthRange, DepthUnit, fit_to_image, to_depth_map
-from bokeh_ops.depth_files import load_depth
+from bokeh_ops.depth.conventions import DepthKind, DepthMap, DepthRange, DepthUnit, fit_to_image, to_depth_map
+from bokeh_ops.depth.files import load_depth
 from bokeh_ops.errors import BokehError
 
 DISPARITY, INVERTED, METRIC = DepthKind.DISPARITY, DepthKind.INVERTED, DepthKind.METRIC

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from bokeh_ops.depth import DepthUnit
+from bokeh_ops.depth.conventions import DepthUnit
+from bokeh_ops.depth.estimate import Estimate, estimate, load_estimator, to_map
 from bokeh_ops.errors import BokehError
-from bokeh_ops.estimate import Estimate, estimate, load_estimator, to_map
 from tests import depth_models
 
 pytest.importorskip("transformers")
@@ -159,7 +159,7 @@ def test_half_precision_is_for_those_that_bear_it(made: Made) -> None:
 
 
 def test_zero_and_infinite_metres() -> None:
-    from bokeh_ops.depth import DepthKind
+    from bokeh_ops.depth.conventions import DepthKind
 
     said: list[str] = []
     values = torch.tensor([[2.0, torch.inf, 4.0], [2.0, 0.0, torch.nan]])

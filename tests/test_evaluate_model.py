@@ -33,7 +33,7 @@ def unloaded(pack: Any) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def adapters(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An adapter of each kind that does something: random numbers, no training."""
-    from bokeh_ops.formats import read_adapter, write_adapter
+    from bokeh_ops.adapter.files import read_adapter, write_adapter
 
     folder = tmp_path_factory.mktemp("adapters")
     made = {}
@@ -71,7 +71,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_pictures_figures_and_sheets(
     workshop: Path, tmp_path: Path, adapters: dict[str, Path], kind: str
 ) -> None:
-    from bokeh_ops.formats import read_adapter
+    from bokeh_ops.adapter.files import read_adapter
     from trainer.fit.base import Fingerprints
     from trainer.fit.load import load_base
     from trainer.fit.samples import sweep

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bokeh_ops import photograph as photograph_module
+from bokeh_ops.camera import photograph as photograph_module
+from bokeh_ops.camera.exif import CameraExif, fill_in, read_exif
+from bokeh_ops.camera.optics import Camera
 from bokeh_ops.errors import BokehError
-from bokeh_ops.exif import CameraExif, fill_in, read_exif
-from bokeh_ops.optics import Camera
 
 MAKE, MODEL, ORIENTATION, EXPOSURE, F_NUMBER = 0x010F, 0x0110, 0x0112, 0x829A, 0x829D
 DISTANCE, FOCAL, MAKER_NOTE, WIDTH, HEIGHT = 0x9206, 0x920A, 0x927C, 0xA002, 0xA003

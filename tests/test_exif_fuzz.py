@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image, features
 
+from bokeh_ops.camera.exif import CameraExif, read_exif
+from bokeh_ops.camera.tiff_tags import MOST_TEXT, MOST_VALUES, Ratio, claimed_bytes, read_tags
 from bokeh_ops.errors import BokehError
-from bokeh_ops.exif import CameraExif, read_exif
-from bokeh_ops.tiff_tags import MOST_TEXT, MOST_VALUES, Ratio, claimed_bytes, read_tags
 
 MAKE, ORIENTATION, POINTER, F_NUMBER, FOCAL, LENS = 0x010F, 0x0112, 0x8769, 0x829D, 0x920A, 0xA434
 INTERESTING = (0, 1, 2, 7, 8, 26, 255, 65535, 65536, 2**24, 2**28, 2**31 - 1, 2**31, 2**32 - 1)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from bokeh_ops.adapter import BokehAdapter
-from bokeh_ops.formats import read_adapter, write_adapter
+from bokeh_ops.adapter.files import read_adapter, write_adapter
+from bokeh_ops.adapter.network import BokehAdapter
 from tests import models
 from trainer.cli import main
 

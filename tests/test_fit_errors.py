@@ -164,7 +164,7 @@ def test_samples_that_cannot_be_made_are_found_before_the_training(workshop: Pat
 def test_a_model_of_another_kind(tmp_path: Path) -> None:
     import comfy.supported_models
 
-    from bokeh_ops.host.loading import check_architecture
+    from bokeh_ops.host.loading.models import check_architecture
 
     sd15, flux = models.host_model("sd15"), models.host_model("flux")
     check_architecture(sd15, "sd15", "it")
@@ -220,7 +220,7 @@ def test_a_damaged_photograph_stops_the_training(workshop: Path, tmp_path: Path)
 
 
 def test_fp32_on_narrower_weights(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bokeh_ops.host import loading
+    from bokeh_ops.host.loading import models as loading
 
     monkeypatch.setattr(loading, "compute_dtype", lambda patcher: torch.bfloat16)
     with pytest.raises(BokehError, match=r"precision is fp32, but with base.weights bf16"):

@@ -167,8 +167,8 @@ def test_what_trained_is_what_samples(
 
     Grounded, and with a K for each row as BokehCondition gives it.
     """
-    from bokeh_ops.formats import write_adapter
-    from bokeh_ops.host import denoise
+    from bokeh_ops.adapter.files import write_adapter
+    from bokeh_ops.host.training import denoise
     from tests import golden
     from trainer.fit.cache import stack
     from trainer.fit.loop import trained_adapter
@@ -192,9 +192,9 @@ def test_what_trained_is_what_samples(
         ).result[0]
     assert (max(micro.pivots()) >= 0) == (batch == "contrastive")
     if batch == "contrastive":  # grounded, as GroundedSampler grounds
-        sampling, sweep = pack.bokeh_ops.host.sampling, pack.bokeh_ops.sweep
+        sampling, sweep = pack.bokeh_ops.host.sampling.grounded, pack.bokeh_ops.adapter.rows
         loaded = sampling.ground_model(loaded, sweep.SweepRows(1, 1), torch.zeros(2), 1)
-    from bokeh_ops.host.loading import on_device
+    from bokeh_ops.host.loading.models import on_device
 
     on_device(loaded)
     with torch.no_grad():

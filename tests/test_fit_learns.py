@@ -46,7 +46,7 @@ def contrasts(base: Any, adapter: Any, settings: Fit) -> Tensor:
 
 @pytest.mark.timeout(1500)
 def test_k_becomes_controllable(pack: Any, repo: Path, tmp_path: Path) -> None:
-    from bokeh_ops.formats import read_adapter
+    from bokeh_ops.adapter.files import read_adapter
     from trainer.fit.build import new_adapter
     from trainer.fit.run import fit
     from trainer.fit.small import SmallBase

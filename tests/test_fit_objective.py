@@ -21,7 +21,8 @@ SIGMA = torch.tensor([0.2, 0.9, 2.5])
 
 
 def sampling_of(kind: str) -> Any:
-    from bokeh_ops.host import denoise, loading
+    from bokeh_ops.host.loading import models as loading
+    from bokeh_ops.host.training import denoise
 
     model = models.host_model("flux" if kind == "flow" else "sd15")
     if kind == "v":
@@ -34,7 +35,7 @@ def sampling_of(kind: str) -> Any:
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
 def test_losses_are_those_of_the_networks_output(pack: ModuleType, kind: str, gamma: float) -> None:
     """Whatever the network puts out: the weighted error of x0 is the mean square error of noise, v or flow."""
-    from bokeh_ops.host import denoise
+    from bokeh_ops.host.training import denoise
 
     model, sampling = sampling_of(kind)
     sigma = SIGMA / 3 if kind == "flow" else SIGMA

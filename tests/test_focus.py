@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bokeh_ops.errors import BokehError
-from bokeh_ops.focus import (
+from bokeh_ops.depth.focus import (
     Focus,
     FocusMode,
     focus_at_distance,
@@ -18,6 +17,7 @@ from bokeh_ops.focus import (
     focus_on_salient,
     focus_on_whole_mask,
 )
+from bokeh_ops.errors import BokehError
 from bokeh_ops.render import Lens
 
 

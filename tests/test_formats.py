@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bokeh_ops import formats
-from bokeh_ops.adapter import AdapterConfig, BokehAdapter, LayerSpec
+from bokeh_ops.adapter import files as formats
+from bokeh_ops.adapter.files import read_adapter, read_tensors, write_adapter, write_released
+from bokeh_ops.adapter.network import AdapterConfig, BokehAdapter, LayerSpec
 from bokeh_ops.errors import BokehError
-from bokeh_ops.formats import read_adapter, read_tensors, write_adapter, write_released
 from tests import models
 from tests.models import one_thread, relative  # noqa: F401
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from bokeh_ops.depth import DepthMap, DepthUnit
+from bokeh_ops.depth.conventions import DepthMap, DepthUnit
+from bokeh_ops.depth.geometry import GeometryUnit, from_geometry
 from bokeh_ops.errors import BokehError
-from bokeh_ops.geometry import GeometryUnit, from_geometry
 
 METRES = torch.tensor([[[1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 10.0]]])
 

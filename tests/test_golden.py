@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bokeh_ops.formats import read_adapter
+from bokeh_ops.adapter.files import read_adapter
 from tests import golden, parity
 from tests.models import one_thread  # noqa: F401
 from tests.reference import by_hooks
@@ -85,7 +85,7 @@ def test_its_own_bound(shared: Path, pack: ModuleType) -> None:
 
 def test_a_file_in_the_layout_of_this_project(shared: Path, pack: ModuleType, tmp_path: Path) -> None:
     """The released FLUX adapter, read and written anew in this project's layout, computes the same."""
-    formats = pack.bokeh_ops.formats
+    formats = pack.bokeh_ops.adapter.files
     folder = tmp_path / "golden"
     shutil.copytree(shared / "golden" / "flux_official", folder)
     adapter = formats.read_adapter(folder)

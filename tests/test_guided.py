@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bokeh_ops.depth.edges import align_to_image, edge_reach
 from bokeh_ops.errors import BokehError
-from bokeh_ops.guided import align_to_image, edge_reach
 
 NEAR, FAR = 0.9, 0.3
 

@@ -25,7 +25,7 @@ Lay = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def lay(pack: ModuleType) -> Lay:
-    return pack.bokeh_ops.host.lay.lay_adapter
+    return pack.bokeh_ops.host.adapter.apply.lay_adapter
 
 
 @pytest.fixture(scope="module", params=models.KINDS)
@@ -46,7 +46,7 @@ def unloaded(pack: ModuleType) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def carry(pack: ModuleType) -> ModuleType:
-    return pack.bokeh_ops.host.conditioning
+    return pack.bokeh_ops.host.sampling.conditioning
 
 
 def picture(kind: str, rows: int = 3, height: int = 8, width: int = 6) -> Tensor:
@@ -407,7 +407,7 @@ def test_half_precision_models(
 
 
 def test_clones_share_the_adapter(pack: ModuleType, kind: str, base: Any, lay: Lay) -> None:
-    patch_of = pack.bokeh_ops.host.patch.patch_of
+    patch_of = pack.bokeh_ops.host.adapter.patch.patch_of
     adapter = models.adapter(kind)
     model = lay(base, adapter)
     mine = {p.data_ptr() for p in adapter.parameters()}
@@ -498,12 +498,12 @@ def load(pack: ModuleType, model: Any, name: str, strength: float = 1.0, query_k
 def test_the_node_loads_both_layouts(
     pack: ModuleType, kind: str, base: Any, carry: ModuleType, bokeh_folder: Path
 ) -> None:
-    adapter = models.adapter(kind, lora_alpha=1.5, full=False, ops=pack.bokeh_ops.adapter)
-    pack.bokeh_ops.formats.write_adapter(adapter, bokeh_folder / "sub" / "mine.safetensors")
+    adapter = models.adapter(kind, lora_alpha=1.5, full=False, ops=pack.bokeh_ops.adapter.network)
+    pack.bokeh_ops.adapter.files.write_adapter(adapter, bokeh_folder / "sub" / "mine.safetensors")
     out = run(carry, load(pack, base, "sub/mine.safetensors", 0.5), kind)
     assert relative(out, expected(base, kind, [(adapter, 0.5)])) < 1e-5
     if kind == "flux":
-        pack.bokeh_ops.formats.write_released(adapter, bokeh_folder / "released", double_blocks=2)
+        pack.bokeh_ops.adapter.files.write_released(adapter, bokeh_folder / "released", double_blocks=2)
         again = run(carry, load(pack, base, "released/model.safetensors", 0.5), kind)
         assert torch.equal(again, out)
 
@@ -526,7 +526,7 @@ def test_the_node_lists_safetensors_only(
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    library = pack.bokeh_ops.host.library
+    library = pack.bokeh_ops.host.folders.adapters
     for _ in range(2):
         names = library.adapter_names()
         assert sorted(name.replace("\\", "/") for name in names) == ["a.safetensors", "sub/d.safetensors"]
@@ -542,14 +542,14 @@ def test_the_node_lists_safetensors_only(
 
 def test_the_nodes_hash_follows_file_and_config(pack: ModuleType, bokeh_folder: Path) -> None:
     node = pack.nodes.adapter.LoadBokehAdapter
-    ops = pack.bokeh_ops.adapter
-    path = pack.bokeh_ops.formats.write_released(
+    ops = pack.bokeh_ops.adapter.network
+    path = pack.bokeh_ops.adapter.files.write_released(
         models.adapter("flux", ops=ops), bokeh_folder, double_blocks=2
     )
     seen = [node.fingerprint_inputs("model.safetensors", strength=1.0)]
     seen.append(node.fingerprint_inputs("model.safetensors", strength=0.5))
     assert seen[0] == seen[1]  # other inputs are the host's to compare
-    pack.bokeh_ops.formats.write_released(
+    pack.bokeh_ops.adapter.files.write_released(
         models.adapter("flux", seed=2, ops=ops), bokeh_folder, double_blocks=2
     )
     seen.append(node.fingerprint_inputs(path.name))
@@ -574,7 +574,7 @@ def test_the_node_says_when_it_does_nothing(
     has_query_key: bool,
     says: bool,
 ) -> None:
-    pack.bokeh_ops.formats.write_adapter(
+    pack.bokeh_ops.adapter.files.write_adapter(
         models.adapter(kind, query_key=has_query_key), bokeh_folder / "a.safetensors"
     )
     with caplog.at_level(logging.WARNING, "bokeh"):

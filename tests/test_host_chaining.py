@@ -25,7 +25,7 @@ Model = Callable[[Any], Any]
 
 @pytest.fixture(scope="module")
 def carry(pack: ModuleType) -> ModuleType:
-    return pack.bokeh_ops.host.conditioning
+    return pack.bokeh_ops.host.sampling.conditioning
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def both_orders(pack: ModuleType, bases: Any, adapters: Any, carry: ModuleType) 
 
     def check(kind: str, other: Model, grounded: bool = True, effect: float = 1e-3) -> None:
         base, adapter, x = bases[kind], adapters[kind], picture(kind)
-        lay = pack.bokeh_ops.host.lay.lay_adapter
+        lay = pack.bokeh_ops.host.adapter.apply.lay_adapter
         prompts = models.conditioning(kind, 0), models.conditioning(kind, 1)
         positive, negative = carry.with_k(prompts[0], K), carry.with_k(prompts[1], [-30.0])
         for conditioning, pivots in ((positive, [1.0, -1.0, 1.0]), (negative, [-1.0] * 3)):
@@ -66,10 +66,10 @@ def both_orders(pack: ModuleType, bases: Any, adapters: Any, carry: ModuleType) 
             expected = torch.stack(predict(other(base), *prompts, x=x))
             without = torch.stack(predict(base, *prompts, x=x))
         assert relative(expected, without) > effect  # the other one does something
-        rows = pack.bokeh_ops.sweep.SweepRows(1, 2)
+        rows = pack.bokeh_ops.adapter.rows.SweepRows(1, 2)
         for patched in (lay(other(base), adapter, 0.8), other(lay(base, adapter, 0.8))):
             if grounded:
-                patched = pack.bokeh_ops.host.sampling.ground_model(patched, rows, torch.zeros(2), 1)
+                patched = pack.bokeh_ops.host.sampling.grounded.ground_model(patched, rows, torch.zeros(2), 1)
             assert relative(torch.stack(predict(patched, positive, negative, x=x)), expected) < 1e-5
             models.unload()
 
@@ -166,8 +166,8 @@ def test_grounding_goes_through_other_attention(
     prompts = models.conditioning(kind, 0), models.conditioning(kind, 1)
     plans = [carry.PivotCondition(torch.tensor(p)) for p in ([1.0, -1.0, 1.0], [-1.0] * 3)]
     pivots = [carry.with_conditions(c, bokeh_pivot=p) for c, p in zip(prompts, plans, strict=True)]
-    ground = pack.bokeh_ops.host.sampling.ground_model
-    rows = pack.bokeh_ops.sweep.SweepRows(1, 2)
+    ground = pack.bokeh_ops.host.sampling.grounded.ground_model
+    rows = pack.bokeh_ops.adapter.rows.SweepRows(1, 2)
     outs = [
         torch.stack(predict(model, *pivots, x=x))
         for model in (
@@ -356,7 +356,7 @@ def test_a_control_net(pack: ModuleType, bases: Any, adapters: Any, carry: Modul
     import nodes
 
     base, x = bases["sd15"], picture("sd15")
-    model = pack.bokeh_ops.host.lay.lay_adapter(base, adapters["sd15"])
+    model = pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapters["sd15"])
     hint = torch.rand(3, 64, 48, 3, generator=models.generator(32))
     apply = nodes.ControlNetApplyAdvanced().apply_controlnet
     prompts = models.conditioning("sd15", 0), models.conditioning("sd15", 1)
@@ -373,8 +373,8 @@ def test_a_control_net(pack: ModuleType, bases: Any, adapters: Any, carry: Modul
             carry.with_conditions(controlled[0], bokeh_pivot=plan),
             carry.with_conditions(controlled[1], bokeh_pivot=none),
         )
-        grounded = pack.bokeh_ops.host.sampling.ground_model(
-            model, pack.bokeh_ops.sweep.SweepRows(1, 2), torch.zeros(2), 1
+        grounded = pack.bokeh_ops.host.sampling.grounded.ground_model(
+            model, pack.bokeh_ops.adapter.rows.SweepRows(1, 2), torch.zeros(2), 1
         )
         with watched(base) as calls:
             out = torch.stack(predict(grounded, *pivots, x=x))
@@ -414,7 +414,7 @@ def test_guidance_by_attention(
     pack: ModuleType, bases: Any, adapters: Any, carry: ModuleType, name: str
 ) -> None:
     """The pivot is what it is alone, and so is a target of the pivot's K."""
-    lay = pack.bokeh_ops.host.lay.lay_adapter
+    lay = pack.bokeh_ops.host.adapter.apply.lay_adapter
     prompts = models.conditioning("sd15", 0), models.conditioning("sd15", 1)
     latent = models.empty_latent("sd15", 1, 16, 16)
     adapter = adapters["sd15"]
@@ -454,7 +454,7 @@ def test_what_tears_rows_or_tokens_apart_is_refused(
 ) -> None:
     base = bases["sd15"]
     weights = models.snapshot(base)
-    model = core(name, pack.bokeh_ops.host.lay.lay_adapter(base, adapters["sd15"]))
+    model = core(name, pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapters["sd15"]))
     prompt = models.conditioning("sd15")
     arguments = {"grounded_branches": "positive only", "rows_per_batch": 0, "pivot_bokeh": 14.0}
 

@@ -31,7 +31,7 @@ def base(pack: ModuleType, kind: str, device: str) -> Any:
 
 @pytest.fixture(scope="module")
 def carry(pack: ModuleType) -> ModuleType:
-    return pack.bokeh_ops.host.conditioning
+    return pack.bokeh_ops.host.sampling.conditioning
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def adapter(kind: str) -> Any:
 
 @pytest.fixture(scope="module")
 def laid(pack: ModuleType, base: Any, adapter: Any) -> Any:
-    return pack.bokeh_ops.host.lay.lay_adapter(base, adapter)
+    return pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapter)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def ground(pack: ModuleType) -> Callable[[Any], Any]:
     """Ground the rows of a model at every noise level above 0."""
 
     def grounded(model: Any) -> Any:
-        rows = pack.bokeh_ops.sweep.SweepRows(1, 2)
-        return pack.bokeh_ops.host.sampling.ground_model(model, rows, torch.zeros(2), 1)
+        rows = pack.bokeh_ops.adapter.rows.SweepRows(1, 2)
+        return pack.bokeh_ops.host.sampling.grounded.ground_model(model, rows, torch.zeros(2), 1)
 
     return grounded
 
@@ -334,7 +334,7 @@ def test_what_the_negative_is_told(
     pack: ModuleType, kind: str, laid: Any, base: Any, adapter: Any, mode: int
 ) -> None:
     node = pack.nodes.adapter.BokehCondition
-    carry = pack.bokeh_ops.host.conditioning
+    carry = pack.bokeh_ops.host.sampling.conditioning
     x = picture(kind)
     prompt = models.conditioning(kind), models.conditioning(kind, 1)
     positive, negative = node.execute(*prompt, 15.0, carry.NEGATIVE_MODES[mode], "2, 14, 30").result
@@ -420,7 +420,7 @@ def test_k_without_an_adapter_is_said(
 
     hidden = {io.Hidden.unique_id: "4", io.Hidden.prompt: {**GRAPH, **change}}
     monkeypatch.setattr(node, "hidden", HiddenHolder.from_dict(hidden))
-    node.execute([], [], 8.0, pack.bokeh_ops.host.conditioning.NEGATIVE_MODES[0], "")
+    node.execute([], [], 8.0, pack.bokeh_ops.host.sampling.conditioning.NEGATIVE_MODES[0], "")
     assert any("no LoadBokehAdapter feeds the sampler" in text for text in said()) == warns
 
 

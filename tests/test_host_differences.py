@@ -62,7 +62,7 @@ def test_a_file_of_either_kind_of_host_fits_either(pack: ModuleType, later: bool
 
 def test_a_small_flux_written_by_either_host_is_read_by_this_one(pack: ModuleType, tmp_path: Path) -> None:
     """And what is written here has the published names, byte for byte as shipped."""
-    from bokeh_ops.host import small
+    from bokeh_ops.host.small import model as small
 
     shipped = SHIPPED / "flux.safetensors"
     published = load_file(shipped)

@@ -22,8 +22,8 @@ OVERRIDE = "optimized_attention_override"
 
 @pytest.fixture
 def ground(pack: ModuleType) -> Callable[[Any], Any]:
-    rows = pack.bokeh_ops.sweep.SweepRows(1, 2)
-    return lambda model: pack.bokeh_ops.host.sampling.ground_model(model, rows, torch.zeros(2), 1)
+    rows = pack.bokeh_ops.adapter.rows.SweepRows(1, 2)
+    return lambda model: pack.bokeh_ops.host.sampling.grounded.ground_model(model, rows, torch.zeros(2), 1)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def apply(pack: ModuleType, model: Any, kind: str, seed: int, **conds: Tensor) -
     x = models.randn(3, models.LATENT_CHANNELS[kind], 8, 6, seed=seed)
     args = (x, torch.full((3,), models.sigma_of(kind)), None, context.expand(3, -1, -1), None, {})
     more = {name: value.expand(3, *value.shape[1:]) for name, value in more.items()}
-    patch = pack.bokeh_ops.host.patch.patch_of(model)
+    patch = pack.bokeh_ops.host.adapter.patch.patch_of(model)
     executor = Executor(model.model)
     with torch.no_grad():
         return executor(*args, **more) if patch is None else patch(executor, *args, **more, **conds)
@@ -104,7 +104,7 @@ def test_clones_in_threads_do_not_meet(
     """Each has its own K and pivots, and a clone without anything on it has none, though all share one network."""
     base = bases[kind]
     network = base.model.diffusion_model
-    laid = ground(pack.bokeh_ops.host.lay.lay_adapter(base, adapters[kind], query_key_strength=0.0))
+    laid = ground(pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapters[kind], query_key_strength=0.0))
     if foreign and kind == "sd15":  # layers that another extension runs, where hooks do more
         for path in (
             "output_blocks.3.1.transformer_blocks.0.attn1",
@@ -134,11 +134,13 @@ def test_what_is_said_once_a_run_is_said_once_by_all_threads(
     pack: ModuleType, bases: Any, adapters: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(pack.bokeh_ops.host.patch, "say", lambda text, _node: said.append(text))
-    laid = pack.bokeh_ops.host.lay.lay_adapter(bases["sd15"], adapters["sd15"], query_key_strength=0.0)
+    monkeypatch.setattr(pack.bokeh_ops.host.adapter.patch, "say", lambda text, _node: said.append(text))
+    laid = pack.bokeh_ops.host.adapter.apply.lay_adapter(
+        bases["sd15"], adapters["sd15"], query_key_strength=0.0
+    )
     module = bases["sd15"].model.diffusion_model.output_blocks[0]
     for runs in (1, 2):
-        pack.bokeh_ops.host.patch.patch_of(laid).begin_run()
+        pack.bokeh_ops.host.adapter.patch.patch_of(laid).begin_run()
         together(module, [lambda: apply(pack, laid.clone(), "sd15", 0)] * 2)
         assert len(said) == runs
 
@@ -146,7 +148,7 @@ def test_what_is_said_once_a_run_is_said_once_by_all_threads(
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_a_demo_model_is_loaded_once_more_for_another_device(pack: ModuleType, kind: str) -> None:
     """As hosts with several devices ask for it, each time another network; and once more without comings and goings."""
-    model, clip, vae = pack.bokeh_ops.host.shipped.load_demo(kind, adapter=False)
+    model, clip, vae = pack.bokeh_ops.host.small.shipped.load_demo(kind, adapter=False)
     for patcher in (model, clip.patcher, vae.patcher):
         load, args, *_ = patcher.cached_patcher_init
         for again in (load(*args), load(*args, disable_dynamic=True)):
@@ -157,12 +159,12 @@ def test_a_demo_model_is_loaded_once_more_for_another_device(pack: ModuleType, k
 
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_a_clone_for_another_device_obeys_k(pack: ModuleType, kind: str) -> None:
-    model = pack.bokeh_ops.host.shipped.load_demo(kind)[0]
+    model = pack.bokeh_ops.host.small.shipped.load_demo(kind)[0]
     if not hasattr(model, "deepclone_multigpu"):
         pytest.skip("this host has no clones for several devices")
     clone = model.deepclone_multigpu()
     assert clone.model is not model.model
-    patch_of = pack.bokeh_ops.host.patch.patch_of
+    patch_of = pack.bokeh_ops.host.adapter.patch.patch_of
     assert patch_of(clone) is patch_of(model)
     assert clone.patches.keys() == model.patches.keys()
 
@@ -259,7 +261,9 @@ def test_arguments_of_attention_reach_it(
     pack: ModuleType, bases: Any, adapters: Any, ground: Any, prompts: Any, way: str, same_as: str
 ) -> None:
     """Grounded and not, with an adapter whose terms read the queries."""
-    laid = pack.bokeh_ops.host.lay.lay_adapter(bases["flux"], adapters["flux"], 0.8, query_key_strength=0.0)
+    laid = pack.bokeh_ops.host.adapter.apply.lay_adapter(
+        bases["flux"], adapters["flux"], 0.8, query_key_strength=0.0
+    )
     for model in (laid, ground(laid)):
         outs = {
             each: torch.stack(
@@ -296,7 +300,7 @@ def test_an_override_put_on_top_while_sampling(
         return out
 
     def lay(model: Any) -> Any:
-        return ground(pack.bokeh_ops.host.lay.lay_adapter(model, adapters[kind], 0.8))
+        return ground(pack.bokeh_ops.host.adapter.apply.lay_adapter(model, adapters[kind], 0.8))
 
     base, install = bases[kind], on_top(scaled, inside)
     both = run(install(lay(base)))
@@ -313,8 +317,8 @@ def test_attention_in_containers(pack: ModuleType, bases: Any) -> None:
     if not hasattr(host, "AttentionTensorContainer"):
         pytest.skip("this host has no containers")
     q = models.randn(3, 2, 7, 16)
-    call = pack.bokeh_ops.host.call.Call({}, None)
-    described = pack.bokeh_ops.host.models.describe(bases["flux"])
+    call = pack.bokeh_ops.host.architectures.model_call.Call({}, None)
+    described = pack.bokeh_ops.host.architectures.architecture.describe(bases["flux"])
     network = bases["flux"].model.diffusion_model
     previous = SimpleNamespace(calls=0)
 
@@ -323,7 +327,7 @@ def test_attention_in_containers(pack: ModuleType, bases: Any) -> None:
         return func(*args, **kwargs)
 
     theirs.container_function = lambda *_args, **_kwargs: pytest.fail("went past ours")  # type: ignore[attr-defined]
-    with pack.bokeh_ops.host.flux.lay(
+    with pack.bokeh_ops.host.architectures.joint_attention.lay(
         {OVERRIDE: theirs}, call, described, network, picture("flux")
     ) as options:
         parts = [host.AttentionTensorContainer(t) for t in (q, q, q)]

@@ -49,7 +49,7 @@ def test_a_model_of_another_kind(pack: ModuleType) -> None:
     with pytest.raises(
         pack.bokeh_ops.errors.BokehError, match=r"SimpleNamespace \(Linear\).*UNet of SD1.5 and FLUX"
     ):
-        pack.bokeh_ops.host.models.describe(other)
+        pack.bokeh_ops.host.architectures.architecture.describe(other)
 
 
 def test_a_network_that_another_extension_runs(
@@ -62,7 +62,9 @@ def test_a_network_that_another_extension_runs(
 
     wrapped = models.host_model(kind)
     wrapped.model.diffusion_model = TheirWrapper()
-    monkeypatch.setattr(pack.bokeh_ops.host.library, "adapter_path", lambda _name: tmp_path / "a.safetensors")
+    monkeypatch.setattr(
+        pack.bokeh_ops.host.folders.adapters, "adapter_path", lambda _name: tmp_path / "a.safetensors"
+    )
     with pytest.raises(pack.bokeh_ops.errors.BokehError) as caught:
         node_classes["LoadBokehAdapter"].execute(wrapped, "a.safetensors", 1.0, 1.0)
     text = str(caught.value)
@@ -78,7 +80,7 @@ def test_sigmas_may_be_split_where_grounding_ends(s: Sampling, pack: ModuleType)
     """And nowhere inside: a second sweep makes a pivot of its own of every target."""
     from comfy_extras.nodes_custom_sampler import DisableNoise, SamplerCustomAdvanced, SplitSigmas
 
-    sigmas = pack.bokeh_ops.host.sampling.make_sigmas(s.model, "euler", "simple", 6, 1.0)
+    sigmas = pack.bokeh_ops.host.sampling.grounded.make_sigmas(s.model, "euler", "simple", 6, 1.0)
     guider = cfg_guider(s.model, s.positive, s.negative)
 
     def split(at: int) -> Tensor:
@@ -234,7 +236,7 @@ def test_weights_are_bit_identical_after_sampling(s: Sampling, base: Any) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision(pack: ModuleType, kind: str, adapter: Any, dtype: torch.dtype) -> None:
-    half = pack.bokeh_ops.host.lay.lay_adapter(models.host_model(kind, dtype), adapter)
+    half = pack.bokeh_ops.host.adapter.apply.lay_adapter(models.host_model(kind, dtype), adapter)
     s = Sampling(pack, kind, half)
     pivot, targets = s.grounded(steps=3)
     alone = s.alone(steps=3)

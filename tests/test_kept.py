@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from bokeh_ops.depth import fit_to_image
-from bokeh_ops.frames import fit_frames
-from bokeh_ops.kept import Kept, content_digest
+from bokeh_ops.cache import Kept, content_digest
+from bokeh_ops.depth.conventions import fit_to_image
+from bokeh_ops.depth.frames import fit_frames
 
 
 def one(value: float) -> torch.Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from bokeh_ops.colour import rgb_to_lab
 from bokeh_ops.errors import BokehError
+from bokeh_ops.picture.colour import rgb_to_lab
 from trainer.metrics import (
     Drift,
     Lpips,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bokeh_ops.values import parse_values
+from bokeh_ops.numbers import parse_values
 from tests.host.server import ComfyServer, PromptError
 
 PHONE = {0x010F: "Maker", 0x0110: "Phone 7"}

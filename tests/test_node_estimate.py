@@ -63,7 +63,7 @@ def test_depth_pro_through_the_host(models: Path, node_classes: dict[str, Any]) 
 def test_it_is_kept_until_its_files_change(
     models: Path, node_classes: dict[str, Any], pack: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = pack.bokeh_ops.host.depth_models
+    found = pack.bokeh_ops.host.folders.depth_models
     loads: list[Path] = []
     real = found.load_estimator
     monkeypatch.setattr(
@@ -147,7 +147,7 @@ def test_memory_that_runs_out(
     models: Path, node_classes: dict[str, Any], pack: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a device it goes on with the CPU; there it is an error like any other."""
-    found, told = pack.bokeh_ops.host.depth_models, []
+    found, told = pack.bokeh_ops.host.folders.depth_models, []
     depth_models.make("metric", models / "a")
     image = picture(64, 64).movedim(1, -1)
     right = found.estimate_depth("a", image)

@@ -29,7 +29,9 @@ def frames(count: int) -> dict[str, Any]:
 def quick(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Edges that are not moved: what counts here is what is held beyond the frame that is worked on."""
     pack.nodes.render.ALIGNED.clear()
-    monkeypatch.setattr(pack.bokeh_ops.depth, "align_to_image", lambda disparity, *_: disparity.clone())
+    monkeypatch.setattr(
+        pack.bokeh_ops.depth.conventions, "align_to_image", lambda disparity, *_: disparity.clone()
+    )
 
 
 def a_frame(pack: ModuleType, changes: Callable[[int], dict[str, Any]]) -> float:
@@ -102,13 +104,13 @@ def aligned(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each map whose edges are moved; nothing is kept from before."""
     pack.nodes.render.ALIGNED.clear()
     done: list[int] = []
-    real = pack.bokeh_ops.depth.align_to_image
+    real = pack.bokeh_ops.depth.conventions.align_to_image
 
     def counted(disparity: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         done.extend([1] * len(disparity))
         return real(disparity, *args, **kwargs)
 
-    monkeypatch.setattr(pack.bokeh_ops.depth, "align_to_image", counted)
+    monkeypatch.setattr(pack.bokeh_ops.depth.conventions, "align_to_image", counted)
     return done
 
 

@@ -479,7 +479,7 @@ def test_bokehme_needs_its_weights_and_takes_them_from_the_host_s_folders(
 ) -> None:
     import folder_paths  # type: ignore[import-not-found]
 
-    renderers, networks = pack.bokeh_ops.host.renderers, pack.bokeh_ops.render.networks
+    renderers, networks = pack.bokeh_ops.host.folders.renderers, pack.bokeh_ops.render.networks
     with pytest.raises(
         pack.bokeh_ops.errors.BokehError, match=r"Put arnet\.pth and iunet\.pth .*bokeh_renderers"
     ):

@@ -39,8 +39,8 @@ def test_a_camera_gives_the_blur_it_has(pack: ModuleType) -> None:
     metric = {"depth": depth, "depth_kind": "metric (metres)", "depth_range": "as is"}
     chosen = focus(pack, "distance in metres", value=distance)
     defocus = pack.bokeh_ops.render.Lens(
-        float(pack.bokeh_ops.optics.k_at_width(k, 32)), 1 / distance
-    ).defocus(pack.bokeh_ops.depth.to_depth_map(depth, "metric (metres)").disparity)
+        float(pack.bokeh_ops.camera.optics.k_at_width(k, 32)), 1 / distance
+    ).defocus(pack.bokeh_ops.depth.conventions.to_depth_map(depth, "metric (metres)").disparity)
     radius = 0.05**2 / (2 * 1.8 * (2 - 0.05)) * 32 / 0.036
     assert float(defocus[..., -1].mean()) == pytest.approx(-radius, rel=1e-5)
     blur = call(pack, **metric, k=k, k_reference="512 px", focus=chosen)[2]
@@ -74,7 +74,7 @@ METRES = torch.linspace(1.0, 8.0, 32).expand(1, 24, 32).contiguous()
 
 
 def known(pack: ModuleType, unit: str = "dioptres", focal: float | None = 24.0, depth: Any = METRES) -> Any:
-    depths = pack.bokeh_ops.depth
+    depths = pack.bokeh_ops.depth.conventions
     return depths.DepthMap(1 / depth[:, None], depths.DepthUnit(unit), focal)
 
 
@@ -138,7 +138,7 @@ def test_a_grey_map_without_a_unit_takes_no_f_number(pack: ModuleType) -> None:
 
 
 def test_depth_that_knows_its_unit(pack: ModuleType, said: list[str]) -> None:
-    k = pack.bokeh_ops.values.PerDioptre(7.0)
+    k = pack.bokeh_ops.numbers.PerDioptre(7.0)
     right = call(pack, depth=METRES, depth_kind="metric (metres)", depth_range="as is", k=k)[-1]
     # metres are kept for a K per dioptre, and normalised as every map is for another
     assert torch.equal(call(pack, depth=known(pack), depth_range="normalise to 0..1", k=k)[-1], right)

@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from bokeh_ops import optics
-from bokeh_ops.errors import BokehError
-from bokeh_ops.optics import (
+from bokeh_ops.camera import optics
+from bokeh_ops.camera.optics import (
     blur_radius,
     bokehdiff_gain,
     bokehme_k,
@@ -24,6 +23,7 @@ from bokeh_ops.optics import (
     sensor_width,
     sensor_width_from_35mm,
 )
+from bokeh_ops.errors import BokehError
 
 
 def test_the_worked_value_of_equation_9() -> None:

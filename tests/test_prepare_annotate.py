@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bokeh_ops.optics import k_from_camera
+from bokeh_ops.camera.optics import k_from_camera
 from tests.photographs import photograph, pixels
 from trainer.dataset.sample import Sample, decode_sample
 from trainer.prepare.annotate import Outcome, look_at

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bokeh_ops.cameras import is_smartphone, table_sensor
-from bokeh_ops.exif import CameraExif
+from bokeh_ops.camera.exif import CameraExif
+from bokeh_ops.camera.sensors import is_smartphone, table_sensor
 from trainer.prepare.lens import check_lens, given_number, read_lens
 from trainer.prepare.rejection import Rejected
 from trainer.prepare.settings import Settings

@@ -195,7 +195,7 @@ def test_two_hundred_megapixels_in_little_memory(tmp_path: Path) -> None:
         import resource, sys
         from pathlib import Path
         from trainer.prepare.picture import decode, opened
-        import bokeh_ops.exif
+        import bokeh_ops.camera.exif
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with opened(Path({str(path)!r}), 100) as (image, header):
             small = decode(image, header, (1024, 512))

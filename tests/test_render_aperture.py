@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.render.aperture import Aperture
-from bokeh_ops.render.plan import aperture_scale
+from bokeh_ops.render.offsets import aperture_scale
 
 
 def moments(kernel: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from bokeh_ops import render as models
 from bokeh_ops.errors import BokehError
 from bokeh_ops.render import Aperture, Lens, blur_amount, classical, colour_defocus
-from bokeh_ops.render.plan import Plan, aperture_scale
+from bokeh_ops.render.offsets import Plan, aperture_scale
 
 render = partial(models.render, model="classical")
 render_sweep = partial(models.render_sweep, model="classical")

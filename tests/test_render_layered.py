@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from bokeh_ops.fill import pull_push
+from bokeh_ops.depth.fill import pull_push
 from bokeh_ops.render import Aperture, Lens, layered, render
 from bokeh_ops.render.highlights import recover
 from bokeh_ops.render.matte import take_apart

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bokeh_ops.camera.optics import coc_diameter, k_from_camera
 from bokeh_ops.errors import BokehError
-from bokeh_ops.optics import coc_diameter, k_from_camera
 from bokeh_ops.render import Aperture, Lens
 from bokeh_ops.render.thin_lens import (
     circle_of_confusion,

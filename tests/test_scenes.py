@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("mitsuba", reason="mitsuba, which traces the scenes, is not installed")
 
-from bokeh_ops.render.plan import aperture_scale
+from bokeh_ops.render.offsets import aperture_scale
 from tests.scenes import development, held
 from tests.scenes.mesh import World, between, outline, quad, sphere
 from tests.scenes.optics import Lamp, Lens, load, polygon_sample

@@ -10,9 +10,9 @@ import torch
 from PIL import ImageFont
 from torch import Tensor
 
-from bokeh_ops import sheet as sheet_module
 from bokeh_ops.errors import BokehError
-from bokeh_ops.sheet import contact_sheet, sheet_labels
+from bokeh_ops.picture import sheet as sheet_module
+from bokeh_ops.picture.sheet import contact_sheet, sheet_labels
 
 
 def coloured(count: int, height: int, width: int) -> Tensor:

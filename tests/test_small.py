@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.small import Cosines, Words, cosine_sizes
+from bokeh_ops.host.small.parts import Cosines, Words, cosine_sizes
 from tests import models
 from tests.models import one_thread  # noqa: F401
 from trainer.metrics.sweep import laplacian_variance
@@ -79,7 +79,7 @@ def test_words_and_their_neighbours() -> None:
 
 def small(folder: Path, kind: str) -> Path:
     """A world base with random weights, its closing layers too, so that it does something."""
-    from bokeh_ops.host.small import SmallModel
+    from bokeh_ops.host.small.model import SmallModel
     from trainer.world.base import describe, first_weights
 
     made = SmallModel(describe(kind), sizes=torch.full((24,), 0.2))  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def loaded(
     pack: ModuleType, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Any, Any, Any]]:
     """What the node gives."""
-    monkeypatch.setattr(pack.bokeh_ops.host.shipped, "FOLDER", small(tmp_path / "world", kind).parent)
+    monkeypatch.setattr(pack.bokeh_ops.host.small.shipped, "FOLDER", small(tmp_path / "world", kind).parent)
     yield tuple(demo_node(pack).execute(kind, False).result)
     models.unload()
 
@@ -113,16 +113,16 @@ def test_the_node_names_what_there_is(
     pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = demo_node(pack)
-    monkeypatch.setattr(pack.bokeh_ops.host.shipped, "FOLDER", tmp_path)
+    monkeypatch.setattr(pack.bokeh_ops.host.small.shipped, "FOLDER", tmp_path)
     assert "found none" in node.validate_inputs("sd15")
     small(tmp_path, "sd15")
     assert node.validate_inputs("sd15") is True
-    assert pack.bokeh_ops.host.shipped.demo_names() == ["sd15"]
+    assert pack.bokeh_ops.host.small.shipped.demo_names() == ["sd15"]
     assert "found sd15" in node.validate_inputs("flux")
 
 
 def test_a_file_is_small_enough_and_read_as_it_was(tmp_path: Path, pack: ModuleType, kind: str) -> None:
-    from bokeh_ops.host.small import read_small
+    from bokeh_ops.host.small.model import read_small
 
     path = small(tmp_path, kind)
     assert path.stat().st_size < 15e6
@@ -160,9 +160,9 @@ def test_grounded_sampling_with_an_adapter(pack: ModuleType, loaded: tuple[Any, 
     import nodes
 
     model, clip, vae = loaded
-    described = pack.bokeh_ops.host.models.describe(model)
+    described = pack.bokeh_ops.host.architectures.architecture.describe(model)
     paths = [path for path in described.widths if kind == "flux" or path.endswith("attn2")]
-    made = pack.bokeh_ops.adapter
+    made = pack.bokeh_ops.adapter.network
     adapter = made.BokehAdapter(
         made.AdapterConfig(kind, bokeh_hidden_dim=8, bokeh_context_dim=16),
         {path: made.LayerSpec(described.widths[path], 4) for path in paths},
@@ -170,8 +170,8 @@ def test_grounded_sampling_with_an_adapter(pack: ModuleType, loaded: tuple[Any, 
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.normal_(std=0.3)
-    folder = pack.bokeh_ops.host.shipped.FOLDER
-    pack.bokeh_ops.formats.write_adapter(adapter, folder / f"{kind}_adapter.safetensors")
+    folder = pack.bokeh_ops.host.small.shipped.FOLDER
+    pack.bokeh_ops.adapter.files.write_adapter(adapter, folder / f"{kind}_adapter.safetensors")
     laid = demo_node(pack).execute(kind, True).result[0]
     positive, negative = (
         nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a red ball on grass by trees, day", "")
@@ -355,7 +355,7 @@ def test_it_can_be_saved(
 def test_a_photograph_with_depth_comes_along(pack: ModuleType, node_classes: dict[str, Any]) -> None:
     """The dog sits at some 37 cm before what the phone saw at 60; the balcony's lamps are within a metre of 16."""
     node = node_classes["LoadBokehDemoPhotograph"]
-    shipped = pack.bokeh_ops.host.shipped
+    shipped = pack.bokeh_ops.host.small.shipped
     assert list(shipped.PICTURES) == ["pug", "evening"]
     known = {
         "pug": (26 / 43.267 * 1.25, 0.65),

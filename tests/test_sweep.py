@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bokeh_ops.attention import Grounding
-from bokeh_ops.errors import BokehError
-from bokeh_ops.sweep import (
+from bokeh_ops.adapter.attention import Grounding
+from bokeh_ops.adapter.rows import (
     GroundingSchedule,
     SweepRows,
     default_grounding_steps,
@@ -15,6 +14,7 @@ from bokeh_ops.sweep import (
     resolve_grounding_steps,
     target_groups,
 )
+from bokeh_ops.errors import BokehError
 
 
 def test_the_papers_default_number_of_grounded_steps() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.values import MOST_VALUES, PerDioptre, check_k_range, format_value, parse_values
+from bokeh_ops.numbers import MOST_VALUES, PerDioptre, check_k_range, format_value, parse_values
 
 
 @pytest.mark.parametrize(

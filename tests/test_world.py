@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bokeh_ops.optics import blur_radius, k_at_width, k_from_camera
+from bokeh_ops.camera.optics import blur_radius, k_at_width, k_from_camera
 from trainer.dataset import DatasetWriter, open_dataset
 from trainer.metrics.sweep import laplacian_variance
 from trainer.pairs import render_set

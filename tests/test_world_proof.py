@@ -68,9 +68,9 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(kind: str) -> tuple[Any, Any]:
-    from bokeh_ops.formats import read_adapter
-    from bokeh_ops.host.shipped import demo_path
-    from bokeh_ops.host.small import read_small
+    from bokeh_ops.adapter.files import read_adapter
+    from bokeh_ops.host.small.model import read_small
+    from bokeh_ops.host.small.shipped import demo_path
 
     return read_small(demo_path(kind)), read_adapter(demo_path(kind, adapter=True))
 
@@ -119,7 +119,7 @@ def test_the_bounds_see_what_is_broken(
     elif what == "grounding":
         variant = replace(variant, grounding=0)
     else:
-        from bokeh_ops.sweep import SweepRows
+        from bokeh_ops.adapter.rows import SweepRows
 
         # Every target is tied to the last of them, which is tied to nothing.
         def swapped(self: SweepRows) -> list[int]:

@@ -33,14 +33,14 @@ def unloaded(pack: Any) -> Iterator[None]:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Any:
-    from bokeh_ops.host.small import read_small
+    from bokeh_ops.host.small.model import read_small
 
     return read_small(small(tmp_path / "base", "flux"))
 
 
 def adapter(base: Any) -> Any:
-    from bokeh_ops.adapter import AdapterConfig, BokehAdapter, LayerSpec
-    from bokeh_ops.host.models import describe
+    from bokeh_ops.adapter.network import AdapterConfig, BokehAdapter, LayerSpec
+    from bokeh_ops.host.architectures.architecture import describe
 
     layers = {path: LayerSpec(width, 4) for path, width in describe(base.patcher).widths.items()}
     made = BokehAdapter(AdapterConfig("flux", bokeh_hidden_dim=8, bokeh_context_dim=16), layers)

@@ -69,7 +69,7 @@ def test_held_out_scenes_are_refused(tmp_path: Path) -> None:
 
 
 def test_captions_are_in_the_vocabulary_and_k_is_told_in_words_at_most(data: Path) -> None:
-    from bokeh_ops.small import Words
+    from bokeh_ops.host.small.parts import Words
     from trainer.world.base import TOKENS, WIDTH
 
     words = Words(WIDTH, WIDTH, TOKENS, VOCABULARY)

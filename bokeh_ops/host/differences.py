@@ -17,7 +17,7 @@ import torch
 from comfy.ldm.flux.model import FluxParams
 from torch import Tensor
 
-from .rope import give_rope_a_gradient
+from .training.rope import give_rope_a_gradient
 
 # FLUX's norms: as its weights are published, and as 0.14 and later hold them.
 _PUBLISHED, _LATER = ".scale", ".weight"

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..depth.frames import Maps, planes
 from ..errors import BokehError
-from ..frames import Maps, planes
 from .aperture import Aperture
 from .classical import render_classical
 from .contract import Lens, LensModel, Progress, Rendered, check_inputs
@@ -69,7 +69,7 @@ def render(
     Args:
         image: ``[B, C, H, W]``, C = 1, 3 or 4 (RGB and straight alpha), values >= 0 (0..1, or linear HDR
             with ``lens.gamma = 1``), any floating type, any device.
-        disparity: ``[B, 1, H, W]``, larger is nearer (see :mod:`bokeh_ops.depth`).
+        disparity: ``[B, 1, H, W]``, larger is nearer (see :mod:`bokeh_ops.depth.conventions`).
         lens: K, focus, gamma, aperture and highlights.
         model: a key of :data:`MODELS`, or a lens model itself (:func:`bokeh_ops.render.bokehme.load_bokehme`).
         progress: called as ``progress(done, total)``; an exception raised in it stops the rendering.

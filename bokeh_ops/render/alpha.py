@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..fill import pull_push
+from ..depth.fill import pull_push
 from .contract import Lens
 
 _NOTHING = 2e-6  # of the largest alpha: within the error

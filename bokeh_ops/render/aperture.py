@@ -52,7 +52,7 @@ class Aperture:
 
     Args:
         blades: 0 for a round opening, else 3 to 16.
-        rotation: degrees, as in :func:`bokeh_ops.render.plan.aperture_scale`: 0 has a vertex at the right, and
+        rotation: degrees, as in :func:`bokeh_ops.render.offsets.aperture_scale`: 0 has a vertex at the right, and
             more turns the opening counter-clockwise as it is seen behind the focal plane.
         curvature: of the blades: 0 straight, 1 a circle. In between, arcs of radius 1 / curvature through the
             polygon's vertices.

@@ -6,7 +6,7 @@ Every source pixel with blur radius ``r = |K (disp - disp_focus)|`` spreads over
 
 and the picture is ``(sum w I^gamma / sum w)^(1 / gamma)``. What would land outside the frame is dropped,
 so the borders renormalise by themselves. With a polygonal aperture the edge ``r`` depends on the direction
-(:func:`bokeh_ops.render.plan.aperture_scale`); the denominator keeps the vertex radius, so that a pixel's
+(:func:`bokeh_ops.render.offsets.aperture_scale`); the denominator keeps the vertex radius, so that a pixel's
 light stays even over its polygon.
 
 In front of the focal plane an opening is seen upside down (:mod:`bokeh_ops.render.aperture` derives it). The
@@ -16,7 +16,7 @@ turned by 180 degrees in front. Round openings, the only ones the published netw
 Light of hidden pixels is added like any other, so a sharp foreground bleeds into a blurred background and a
 background's blur spills over a sharp edge: the known limit of this model.
 
-How it is computed: see :mod:`bokeh_ops.render.plan`. Everything is a sum of positive terms, so dark pixels
+How it is computed: see :mod:`bokeh_ops.render.offsets`. Everything is a sum of positive terms, so dark pixels
 beside HDR highlights keep their precision (no prefix sums, no FFT). The edge counts as 1 where it is above
 1 - 1e-6. A weight counts as 0 below ``min(1e-6, 0.001^gamma)`` of the weight that the picture's most blurred
 pixel has at its own centre: the final root lifts faint light out of black, and what is dropped must not show.
@@ -34,7 +34,7 @@ from torch import Tensor
 from ..errors import BokehError
 from .alpha import develop
 from .contract import Lens, Progress, Rendered, drawn
-from .plan import FLOOR, SHARPNESS, Group, Plan, covering
+from .offsets import FLOOR, SHARPNESS, Group, Plan, covering
 
 # Numbers in one addition on a CPU: what torch still does in one thread (its grain size) and what stays in the
 # second-level cache. Thousands of short additions gain little from more threads, and crawl when those threads

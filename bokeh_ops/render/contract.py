@@ -231,7 +231,7 @@ def check_inputs(image: Tensor, disparity: Tensor) -> None:
     if image.shape[0] != disparity.shape[0] or image.shape[2:] != disparity.shape[2:]:
         raise BokehError(
             f"The image is {tuple(image.shape)} but the disparity map is {tuple(disparity.shape)}: "
-            "batch and size must agree. Fit the map first (bokeh_ops.depth.fit_to_image)."
+            "batch and size must agree. Fit the map first (bokeh_ops.depth.conventions.fit_to_image)."
         )
     if not image.is_floating_point() or not disparity.is_floating_point():
         raise BokehError(f"Expected floating point tensors; got {image.dtype} and {disparity.dtype}.")

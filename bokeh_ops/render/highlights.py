@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..fill import pull_push
+from ..depth.fill import pull_push
 
 _CLIPPED = 0.97, 0.985  # every channel at least this, in linear light: white
 _SHOULDER = 0.7  # any channel at least this, and not clipped: nearly white

@@ -3,7 +3,7 @@
 A lens sees around the edge of a near thing what the picture does not show. So the picture is cut where its
 defocus crosses a fixed ladder of bounds (:func:`ladder`), and each slice is completed behind everything nearer
 than itself, in light and in opacity: what a hidden pixel holds is filled in from the visible pixels at its own
-depth or farther, near ones first (:func:`~bokeh_ops.fill.pull_push`). The farthest slice is therefore opaque
+depth or farther, near ones first (:func:`~bokeh_ops.depth.fill.pull_push`). The farthest slice is therefore opaque
 everywhere, and a slice in between continues with the opacity that its surroundings have.
 
 The bounds are close together near focus, where a small error of depth shows, and far apart where all is blurred.
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..fill import pull, pull_push
+from ..depth.fill import pull, pull_push
 from .matte import Fragments
 
 Box = tuple[slice, slice]
@@ -365,7 +365,7 @@ def shrink(planes: Tensor, scale: int) -> Tensor:
 
 
 def grow_part(planes: Tensor, box: Box, window: Box) -> Tensor:
-    """What :func:`~bokeh_ops.fill.grow` makes in a window, from what lies there alone.
+    """What :func:`~bokeh_ops.depth.fill.grow` makes in a window, from what lies there alone.
 
     Args:
         planes: ``[N, C, h, w]`` at half the resolution, beginning where ``box`` does, at even rows and columns.

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 from ..errors import BokehError
 from .alpha import develop
 from .contract import Lens, Progress, Rendered
-from .plan import SHARPNESS, Ring, Rings
+from .offsets import SHARPNESS, Ring, Rings
 from .transfer import Gamma
 
 Quantity = float | Tensor

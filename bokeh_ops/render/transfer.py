@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..colour import linear_to_srgb, srgb_to_linear
 from ..errors import BokehError
+from ..picture.colour import linear_to_srgb, srgb_to_linear
 
 SRGB = "srgb"
 

@@ -13,11 +13,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from bokeh_ops.attention import Grounding, bokeh_attention, grounded_attention, split_heads
-from bokeh_ops.colour import match_lab
-from bokeh_ops.depth import DepthKind, DepthRange, to_depth_map
-from bokeh_ops.focus import focus_at_point, focus_in_mask, focus_on_salient
-from bokeh_ops.guided import align_to_image
+from bokeh_ops.adapter.attention import Grounding, bokeh_attention, grounded_attention, split_heads
+from bokeh_ops.depth.conventions import DepthKind, DepthRange, to_depth_map
+from bokeh_ops.depth.edges import align_to_image
+from bokeh_ops.depth.focus import focus_at_point, focus_in_mask, focus_on_salient
+from bokeh_ops.picture.colour import match_lab
 from bokeh_ops.render import Aperture, Lens, LensModel, render
 from bokeh_ops.render.bokehme import BokehMe
 from bokeh_ops.render.grain import add_grain
@@ -227,7 +227,7 @@ def grounded_sampling(kind: str, pack: ModuleType, device: str) -> tuple[float, 
     pair = []
     for where in ("cpu", device):
         base = models.host_model(kind, device=where)
-        laid = pack.bokeh_ops.host.lay.lay_adapter(base, models.adapter(kind))
+        laid = pack.bokeh_ops.host.adapter.apply.lay_adapter(base, models.adapter(kind))
         made = Sampling(pack, kind, laid).grounded()
         pair.append(torch.cat([part["samples"].cpu() for part in made]))
         models.unload()
@@ -236,7 +236,9 @@ def grounded_sampling(kind: str, pack: ModuleType, device: str) -> tuple[float, 
 
 def training_gradients(kind: str, _pack: ModuleType, device: str) -> tuple[float, float]:
     """Of an adapter's weights through a model, grounded rows included."""
-    from bokeh_ops.host import denoise, loading, training  # the trainer's, which is a script to the host
+    from bokeh_ops.host.loading import models as loading
+    from bokeh_ops.host.training import denoise  # the trainer's, which is a script to the host
+    from bokeh_ops.host.training import gradients as training
 
     pair = []
     for where in ("cpu", device):

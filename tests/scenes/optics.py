@@ -29,7 +29,7 @@ class Lens:
     blades: int = 0
     """0 for a disc, else the corners of the aperture. K is then the radius at a corner."""
     rotation: float = 0.0
-    """Degrees, as in :func:`bokeh_ops.render.plan.aperture_scale`; of discs behind the focus."""
+    """Degrees, as in :func:`bokeh_ops.render.offsets.aperture_scale`; of discs behind the focus."""
 
 
 def load() -> Any:

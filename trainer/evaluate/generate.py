@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bokeh_ops.colour import match_lab
+from bokeh_ops.adapter.files import read_adapter
 from bokeh_ops.errors import BokehError
-from bokeh_ops.formats import read_adapter
-from bokeh_ops.sheet import contact_sheet
-from bokeh_ops.values import format_value
+from bokeh_ops.numbers import format_value
+from bokeh_ops.picture.colour import match_lab
+from bokeh_ops.picture.sheet import contact_sheet
 from trainer.evaluate.pictures import write_png
 from trainer.evaluate.report import write_json
 from trainer.evaluate.sweeps import read_picture
@@ -46,7 +46,7 @@ class Scenes:
         seeds: each prompt makes a scene with each.
         size: width and height in pixels.
         laid: how the adapter is laid on.
-        match: ``none``, or a mode of :func:`bokeh_ops.colour.match_lab` for the targets.
+        match: ``none``, or a mode of :func:`bokeh_ops.picture.colour.match_lab` for the targets.
     """
 
     settings: Fit
@@ -163,13 +163,13 @@ class _Sampler:
     """The model, loaded; made when the first scene is missing."""
 
     def __init__(self, scenes: Scenes, out: Path, beside: Path) -> None:
-        from bokeh_ops.host.start import start_comfyui
+        from bokeh_ops.host.loading.start import start_comfyui
         from trainer.fit.comfyui import find_comfyui
 
         settings = scenes.settings
         start_comfyui(find_comfyui(settings.comfyui, beside), cpu=settings.device == "cpu")
-        from bokeh_ops.host import loading
-        from bokeh_ops.host.models import check_fits, describe
+        from bokeh_ops.host.architectures.architecture import check_fits, describe
+        from bokeh_ops.host.loading import models as loading
         from trainer.fit.load import load_base
 
         check(settings)

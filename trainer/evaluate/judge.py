@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.values import format_value
+from bokeh_ops.numbers import format_value
 
 ACCURACY = (
     "We have several images below, each with a different bokeh strength. For each image, please provide a "

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from bokeh_ops.depth import fit_to_image
+from bokeh_ops.depth.conventions import fit_to_image
 from bokeh_ops.errors import BokehError
 from trainer.cli import UsageError
 from trainer.evaluate.blb import Case, Scene
@@ -50,7 +50,7 @@ class Depth:
     reduced: int = 1
     """The map is made smaller by this and enlarged again, as maps of networks are."""
     aligned: bool = False
-    """Its edges are moved to those of the picture then (:func:`bokeh_ops.depth.fit_to_image`)."""
+    """Its edges are moved to those of the picture then (:func:`bokeh_ops.depth.conventions.fit_to_image`)."""
 
     def __str__(self) -> str:
         moved = f"{'dilated' if self.shift > 0 else 'eroded'} by {abs(self.shift)}" if self.shift else ""

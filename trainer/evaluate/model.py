@@ -143,7 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _scenes(arguments: argparse.Namespace) -> tuple[Scenes, Path]:
     """What is to be sampled, and the folder that its relative paths start from."""
-    from bokeh_ops.values import parse_values
+    from bokeh_ops.numbers import parse_values
     from trainer.evaluate.generate import Scenes
     from trainer.fit.config import Fit
     from trainer.fit.samples import Laid

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from bokeh_ops.depth import DepthKind, DepthRange, fit_to_image, to_depth_map
-from bokeh_ops.depth_files import load_depth
+from bokeh_ops.depth.conventions import DepthKind, DepthRange, fit_to_image, to_depth_map
+from bokeh_ops.depth.files import load_depth
 from bokeh_ops.errors import BokehError
 from trainer.evaluate.sweeps import SUFFIXES, read_picture
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.sheet import contact_sheet
+from bokeh_ops.picture.sheet import contact_sheet
 
 ERROR_GAIN = 5
 """Factor by which errors are shown."""

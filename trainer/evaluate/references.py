@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bokeh_ops.camera.optics import k_at_width
 from bokeh_ops.errors import BokehError
-from bokeh_ops.optics import k_at_width
 from bokeh_ops.render import DEFAULT_MODEL
 from trainer.dataset.sample import Sample
 from trainer.evaluate.pictures import write_png

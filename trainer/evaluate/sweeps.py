@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.values import format_value
+from bokeh_ops.numbers import format_value
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 KINDS = {"k": "K", "f_number": "f/"}

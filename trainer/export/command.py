@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from safetensors import SafetensorError
 
+    from bokeh_ops.adapter.files import read_adapter, write_adapter
     from bokeh_ops.errors import BokehError
-    from bokeh_ops.formats import read_adapter, write_adapter
 
     double_blocks: int | None = arguments.double_blocks
     if double_blocks is not None and double_blocks < 0:
@@ -75,9 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write_released(adapter: Any, folder: Path, double_blocks: int | None, dtype: Any) -> None:
-    from bokeh_ops.adapter import K_RANGE
+    from bokeh_ops.adapter.files import RELEASED_DOUBLE_BLOCKS, write_released
+    from bokeh_ops.adapter.network import K_RANGE
     from bokeh_ops.errors import BokehError
-    from bokeh_ops.formats import RELEASED_DOUBLE_BLOCKS, write_released
 
     blocks = {layer.partition(".")[0]: 0 for layer in adapter.widths}
     numbers = [int(layer.split(".")[1]) for layer in adapter.widths if layer.startswith("double_blocks.")]

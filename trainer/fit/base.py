@@ -106,7 +106,7 @@ class HostBase(Base):
             return self._autoencoder().decode(latents).float().cpu().clamp(0, 1)
 
     def _autoencoder(self) -> Any:
-        from bokeh_ops.host.loading import load_vae
+        from bokeh_ops.host.loading.models import load_vae
 
         if self._vae is None:
             files = self._files["vae"]
@@ -119,7 +119,7 @@ class HostBase(Base):
         return self._vae
 
     def _text_encoder(self) -> Any:
-        from bokeh_ops.host.loading import load_text_encoders
+        from bokeh_ops.host.loading.models import load_text_encoders
 
         if self._clip is None:
             files = self._files["text"]
@@ -136,7 +136,7 @@ class HostBase(Base):
 
     def _load_parts(self) -> None:
         """Text encoder and autoencoder of a single-file checkpoint, both at once where both are from there."""
-        from bokeh_ops.host.loading import load_checkpoint_parts
+        from bokeh_ops.host.loading.models import load_checkpoint_parts
 
         clip, vae = load_checkpoint_parts(self._files["model"][0])
         if self._files["text"] == self._files["model"]:
@@ -154,7 +154,7 @@ class HostBase(Base):
 
 
 def _unload() -> None:
-    from bokeh_ops.host.loading import unload
+    from bokeh_ops.host.loading.models import unload
 
     unload()
 

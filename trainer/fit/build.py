@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bokeh_ops.adapter import AdapterConfig, BokehAdapter, LayerSpec
+from bokeh_ops.adapter.files import read_adapter
+from bokeh_ops.adapter.network import AdapterConfig, BokehAdapter, LayerSpec
 from bokeh_ops.errors import BokehError
-from bokeh_ops.formats import read_adapter
 from trainer.fit.base import Base
 from trainer.fit.config import Fit, Optimizer
 
@@ -24,7 +24,7 @@ def new_adapter(base: Base, settings: Fit) -> BokehAdapter:
         base: whose layers it is for.
         settings: resolved.
     """
-    from bokeh_ops.host.models import describe
+    from bokeh_ops.host.architectures.architecture import describe
 
     wanted = settings.adapter
     widths = describe(base.patcher).widths
@@ -61,7 +61,7 @@ def starting_adapter(base: Base, settings: Fit, beside: Path) -> BokehAdapter:
     Raises:
         BokehError: the named one cannot be read or is for another architecture.
     """
-    from bokeh_ops.host.models import check_fits, describe
+    from bokeh_ops.host.architectures.architecture import check_fits, describe
 
     if settings.adapter.init is None:
         return new_adapter(base, settings)

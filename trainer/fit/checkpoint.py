@@ -21,9 +21,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bokeh_ops.adapter import BokehAdapter
+from bokeh_ops.adapter.files import write_adapter
+from bokeh_ops.adapter.network import BokehAdapter
 from bokeh_ops.errors import BokehError
-from bokeh_ops.formats import write_adapter
 from trainer.fit.build import Average, check_same_layers
 from trainer.fit.config import fixed_part
 from trainer.fit.files import WRITE_ERRORS, replace_text, unwritable

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bokeh_ops.camera.optics import TRAINING_WIDTH, k_at_width
 from bokeh_ops.errors import BokehError
-from bokeh_ops.optics import TRAINING_WIDTH, k_at_width
 from bokeh_ops.render import DEFAULT_MODEL
 from trainer.dataset.sample import Sample
 from trainer.fit.cache import Store, content_key

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bokeh_ops.optics import k_at_width
+from bokeh_ops.camera.optics import k_at_width
 from trainer.dataset import DatasetWriter, encode_sample
 from trainer.dataset.sample import Sample
 from trainer.pairs import render_set
@@ -74,8 +74,9 @@ def pictures(count: int) -> tuple[Tensor, list[float]]:
 
 def train_base(base: Any, steps: int, batch: int = 16, seed: int = 0) -> list[float]:
     """Teach a toy base the world, every K alike, as a diffusion model is taught; its losses."""
-    from bokeh_ops.host import denoise, loading
-    from bokeh_ops.host.training import differentiable
+    from bokeh_ops.host.loading import models as loading
+    from bokeh_ops.host.training import denoise
+    from bokeh_ops.host.training.gradients import differentiable
 
     images, _ = pictures(192)
     with torch.no_grad():
@@ -125,7 +126,7 @@ def sharpness(images: Tensor) -> Tensor:
 
 def main(words: Sequence[str]) -> int:
     """Make everything that ``trainer/configs/tiny.yaml`` names, in one folder."""
-    from bokeh_ops.host.start import start_comfyui
+    from bokeh_ops.host.loading.start import start_comfyui
     from trainer.fit.comfyui import find_comfyui
     from trainer.fit.small import SmallBase
     from trainer.fit.toy import make_toy, write_toy

@@ -31,8 +31,8 @@ def load_base(settings: Fit, beside: Path, prints: Fingerprints) -> Base:
         BokehError: a file is missing, unknown to the host or of another architecture; or a type of weights in which
             the host would compute less precisely than is asked for.
     """
-    from bokeh_ops.host import loading
-    from bokeh_ops.host.small import small_description
+    from bokeh_ops.host.loading import models as loading
+    from bokeh_ops.host.small.model import small_description
 
     wanted = settings.base
     dtype = DTYPES[wanted.weights]
@@ -56,7 +56,7 @@ def load_base(settings: Fit, beside: Path, prints: Fingerprints) -> Base:
 
 
 def _host_base(settings: Fit, path: Path, beside: Path, prints: Fingerprints) -> HostBase:
-    from bokeh_ops.host import loading
+    from bokeh_ops.host.loading import models as loading
 
     wanted = settings.base
     dtype = DTYPES[wanted.weights]

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bokeh_ops.adapter import BokehAdapter
-from bokeh_ops.attention import split_heads
+from bokeh_ops.adapter.attention import split_heads
+from bokeh_ops.adapter.network import BokehAdapter
 from bokeh_ops.errors import BokehError
 
 
@@ -79,7 +79,7 @@ def mask_at(mask: Tensor, places: int) -> Tensor:
 
 
 class Localiser:
-    """Collects the regulariser while the network runs; called by :func:`bokeh_ops.host.training.lay_for_training`.
+    """Collects the regulariser while the network runs; called by :func:`.gradients.lay_for_training`.
 
     Args:
         adapter: whose ``W'_k`` gives the bokeh keys.

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bokeh_ops.adapter import BokehAdapter
+from bokeh_ops.adapter.files import write_adapter
+from bokeh_ops.adapter.network import BokehAdapter
 from bokeh_ops.errors import BokehError
-from bokeh_ops.formats import write_adapter
 from trainer.fit import checkpoint
 from trainer.fit.build import clip_gradients, learning_rate
 from trainer.fit.cache import Store, Texts

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bokeh_ops.adapter import BokehAdapter
+from bokeh_ops.adapter.network import BokehAdapter
 from trainer.fit.base import Base, Embedding
 from trainer.fit.cache import stack
 from trainer.fit.config import Fit
@@ -39,8 +39,9 @@ class Trainee:
     """
 
     def __init__(self, base: Base, adapter: BokehAdapter, settings: Fit) -> None:
-        from bokeh_ops.host import denoise, loading
-        from bokeh_ops.host.training import lay_for_training
+        from bokeh_ops.host.loading import models as loading
+        from bokeh_ops.host.training import denoise
+        from bokeh_ops.host.training.gradients import lay_for_training
 
         self.base, self.adapter, self.settings = base, adapter, settings
         self.device = loading.device()
@@ -71,15 +72,15 @@ class Trainee:
             self._enter()
 
     def _enter(self) -> None:
-        from bokeh_ops.host.loading import on_device
-        from bokeh_ops.host.training import differentiable
+        from bokeh_ops.host.loading.models import on_device
+        from bokeh_ops.host.training.gradients import differentiable
 
         on_device(self.laid)
         self._open = ExitStack()
         self._open.enter_context(differentiable(self.laid, self.adapter, self.settings.checkpointing))
 
     def _leave(self) -> None:
-        from bokeh_ops.host.loading import unload
+        from bokeh_ops.host.loading.models import unload
 
         if self._open is not None:
             self._open.close()
@@ -93,7 +94,7 @@ class Trainee:
             micro: the plan; rows of one scene share noise and level.
             latents: as LATENT holds them, ``[R, C, H, W]``, on the CPU.
         """
-        from bokeh_ops.host.denoise import add_noise
+        from bokeh_ops.host.training.denoise import add_noise
 
         shape = (int(latents.shape[1]), int(latents.shape[2]), int(latents.shape[3]))
         scenes = sorted({picture.scene for picture in micro.pictures})
@@ -116,8 +117,8 @@ class Trainee:
             texts: embeddings of the captions, per row.
             masks: foreground ``[R, H, W]``.
         """
-        from bokeh_ops.host.denoise import conditioning, denoise
-        from bokeh_ops.host.loading import on_device
+        from bokeh_ops.host.loading.models import on_device
+        from bokeh_ops.host.training.denoise import conditioning, denoise
 
         on_device(self.laid)  # the autoencoder may have needed the room
         x, x0, sigma = self.noisy(micro, latents)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from bokeh_ops.adapter import K_RELEASED_NEGATIVE
+from bokeh_ops.adapter.network import K_RELEASED_NEGATIVE
 from bokeh_ops.errors import BokehError
 from trainer.dataset.order import Order
 from trainer.draws import draws

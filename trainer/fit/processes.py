@@ -51,7 +51,7 @@ class Processes:
     def __init__(self, cpu: bool) -> None:
         from accelerate import PartialState
 
-        from bokeh_ops.host.start import accelerated
+        from bokeh_ops.host.loading.start import accelerated
 
         # Without an accelerator `accelerate` connects processes only where it is told that they are for the CPU.
         cpu = cpu or not accelerated()

@@ -94,7 +94,7 @@ def set_up(settings: Fit, beside: Path, processes: Processes, base: Base | None 
     Raises:
         BokehError: as for :func:`fit`.
     """
-    from bokeh_ops.host.start import start_comfyui
+    from bokeh_ops.host.loading.start import start_comfyui
 
     start_comfyui(find_comfyui(settings.comfyui, beside), cpu=settings.device == "cpu")
     from trainer.fit.load import load_base

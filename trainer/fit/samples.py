@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bokeh_ops.adapter import BokehAdapter
-from bokeh_ops.sheet import contact_sheet
-from bokeh_ops.sweep import resolve_grounding_steps
-from bokeh_ops.values import format_value
+from bokeh_ops.adapter.network import BokehAdapter
+from bokeh_ops.adapter.rows import resolve_grounding_steps
+from bokeh_ops.numbers import format_value
+from bokeh_ops.picture.sheet import contact_sheet
 from trainer.fit.base import Base, Embedding
 from trainer.fit.config import Fit
 from trainer.fit.objective import flux_mu
@@ -47,7 +47,7 @@ def check(settings: Fit) -> None:
     Raises:
         BokehError: ComfyUI has no such sampler or scheduler, or more steps are grounded than there are.
     """
-    from bokeh_ops.host.sweeps import check_sampler
+    from bokeh_ops.host.sampling.sweep import check_sampler
 
     wanted = settings.samples
     assert wanted.sampler is not None  # resolved
@@ -91,10 +91,10 @@ def _sample(
     size: tuple[int, int],
     laid: Laid,
 ) -> Tensor:
-    from bokeh_ops.host import loading
-    from bokeh_ops.host.lay import lay_adapter
-    from bokeh_ops.host.sampling import BRANCHES, Sweep
-    from bokeh_ops.host.sweeps import sample_sweep
+    from bokeh_ops.host.adapter.apply import lay_adapter
+    from bokeh_ops.host.loading import models as loading
+    from bokeh_ops.host.sampling.grounded import BRANCHES, Sweep
+    from bokeh_ops.host.sampling.sweep import sample_sweep
 
     wanted = settings.samples
     # How large a latent is, by encoding a black picture.

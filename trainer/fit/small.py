@@ -14,7 +14,7 @@ from trainer.fit.cache import content_key
 
 
 class SmallBase(Base):
-    """A small model read from its file (:mod:`bokeh_ops.host.small`).
+    """A small model read from its file (:mod:`bokeh_ops.host.small.model`).
 
     Args:
         path: of the file.
@@ -27,7 +27,7 @@ class SmallBase(Base):
     """
 
     def __init__(self, path: Path, dtype: torch.dtype, wanted: str, fingerprint: str) -> None:
-        from bokeh_ops.host.small import read_small, small_description
+        from bokeh_ops.host.small.model import read_small, small_description
 
         described = small_description(path)
         assert described is not None

@@ -54,8 +54,8 @@ FLUX: dict[str, Any] = {
 
 
 def make_toy(architecture: Architecture, seed: int = 0) -> Any:
-    """A :class:`~bokeh_ops.host.small.SmallModel` with random weights that a training of the base can start from."""
-    from bokeh_ops.host.small import SmallModel
+    """A :class:`.SmallModel` with random weights that a training of the base can start from."""
+    from bokeh_ops.host.small.model import SmallModel
 
     toy = SmallModel(
         {

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bokeh_ops.colour import rgb_to_lab
 from bokeh_ops.errors import BokehError
+from bokeh_ops.picture.colour import rgb_to_lab
 from trainer.metrics.statistics import pearson
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV takes it

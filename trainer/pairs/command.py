@@ -181,7 +181,7 @@ _opened: dict[str, Any] = {}
 def _render(
     folder: str, levels: Levels, lens: str, seed: int, picture: str, job: tuple[int, int]
 ) -> list[dict[str, bytes]]:
-    from bokeh_ops.optics import k_at_width
+    from bokeh_ops.camera.optics import k_at_width
     from trainer.dataset import encode_sample, open_dataset
     from trainer.draws import draws
     from trainer.pairs.render import draw_levels, focus_of, render_set

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bokeh_ops.depth.focus import focus_in_mask
 from bokeh_ops.errors import BokehError
-from bokeh_ops.focus import focus_in_mask
 from bokeh_ops.render import DEFAULT_MODEL, Lens, render
 from trainer.dataset.sample import Sample
 

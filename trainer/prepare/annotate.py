@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from bokeh_ops.depth import DepthKind, DepthRange, fit_to_image, same_shape, to_depth_map
+from bokeh_ops.camera.photograph import MOST_BYTES
+from bokeh_ops.depth.conventions import DepthKind, DepthRange, fit_to_image, same_shape, to_depth_map
 from bokeh_ops.errors import BokehError
-from bokeh_ops.photograph import MOST_BYTES
 from trainer.dataset.sample import encode_sample
 from trainer.prepare.focus import INSIDE, focus_from_foreground, k_of, typical_blur
 from trainer.prepare.framing import Framing, frame, work_size

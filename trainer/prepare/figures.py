@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bokeh_ops.sheet import contact_sheet
+from bokeh_ops.picture.sheet import contact_sheet
 from trainer.dataset.atomic import write_bytes
 from trainer.dataset.sample import Sample
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bokeh_ops.camera.optics import k_from_camera
 from bokeh_ops.errors import BokehError
-from bokeh_ops.optics import k_from_camera
 from trainer.prepare.rejection import Rejected
 
 INSIDE = 0.5

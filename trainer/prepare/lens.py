@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bokeh_ops.cameras import is_smartphone
-from bokeh_ops.exif import SHAPES_AGREE, CameraExif, shape
+from bokeh_ops.camera.exif import SHAPES_AGREE, CameraExif, shape
+from bokeh_ops.camera.sensors import is_smartphone
 from trainer.prepare.rejection import Rejected
 from trainer.prepare.settings import Settings
 
@@ -64,8 +64,8 @@ class Lens:
 def read_lens(exif: CameraExif, given: Mapping[str, Any], upright: tuple[int, int]) -> Lens:
     """The lens from EXIF and from data beside the picture, which has the last word.
 
-    The sensor's width is ``sensor_width_mm`` beside the picture, or what :class:`~bokeh_ops.exif.CameraExif` makes of
-    the other fields.
+    The sensor's width is ``sensor_width_mm`` beside the picture, or what :class:`.CameraExif` makes of the
+    other fields.
 
     Args:
         exif: of the file.

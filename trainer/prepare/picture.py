@@ -12,9 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms
 
+from bokeh_ops.camera.exif import CameraExif, exif_of
+from bokeh_ops.camera.photograph import BROKEN, open_photograph
 from bokeh_ops.errors import BokehError
-from bokeh_ops.exif import CameraExif, exif_of
-from bokeh_ops.photograph import BROKEN, open_photograph
 from trainer.prepare.rejection import Rejected
 
 REDUCED = 8

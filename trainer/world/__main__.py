@@ -117,7 +117,7 @@ def _data(chosen: argparse.Namespace) -> int:
 
 
 def _train(chosen: argparse.Namespace) -> int:
-    from bokeh_ops.host.start import start_comfyui
+    from bokeh_ops.host.loading.start import start_comfyui
     from trainer.fit.comfyui import find_comfyui
     from trainer.world.train import Pictures, Plan, Training
 
@@ -138,14 +138,14 @@ def _reference(chosen: argparse.Namespace) -> int:
 
 
 def _sweep(chosen: argparse.Namespace) -> int:
-    from bokeh_ops.formats import read_adapter
-    from bokeh_ops.host.start import start_comfyui
+    from bokeh_ops.adapter.files import read_adapter
+    from bokeh_ops.host.loading.start import start_comfyui
     from trainer.fit.comfyui import find_comfyui
     from trainer.world.mask import SHIPPED, read_mask
     from trainer.world.sweeps import Variant, held_out, write_sweeps
 
     start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
-    from bokeh_ops.host.small import read_small
+    from bokeh_ops.host.small.model import read_small
 
     adapter = None if chosen.adapter is None else read_adapter(chosen.adapter)
     variant = Variant(
@@ -171,8 +171,8 @@ def _mask(chosen: argparse.Namespace) -> int:
 
 
 def _experiment(chosen: argparse.Namespace) -> int:
-    from bokeh_ops.formats import read_adapter
-    from bokeh_ops.host.start import start_comfyui
+    from bokeh_ops.adapter.files import read_adapter
+    from bokeh_ops.host.loading.start import start_comfyui
     from trainer.fit.comfyui import find_comfyui
     from trainer.metrics.weights import load_lpips
     from trainer.world.experiment import MAIN, markdown, run, variants
@@ -184,7 +184,7 @@ def _experiment(chosen: argparse.Namespace) -> int:
             f"--adapter has {', '.join(chosen.adapter)}; expected NAME=FILE, {MAIN}=FILE among them."
         )
     start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
-    from bokeh_ops.host.small import read_small
+    from bokeh_ops.host.small.model import read_small
 
     adapters = {name: read_adapter(file) for name, file in named.items()}
     compared = variants(list(adapters))

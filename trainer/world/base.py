@@ -57,7 +57,7 @@ FLUX: dict[str, Any] = {
 
 
 def describe(architecture: Architecture) -> dict[str, Any]:
-    """What the file of a base model says of itself (:mod:`bokeh_ops.host.small`)."""
+    """What the file of a base model says of itself (:mod:`bokeh_ops.host.small.model`)."""
     flux = architecture == "flux"
     return {
         "architecture": architecture,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bokeh_ops.optics import FULL_FRAME_WIDTH, k_at_width, k_from_camera
+from bokeh_ops.camera.optics import FULL_FRAME_WIDTH, k_at_width, k_from_camera
 
 K_MOST = 30.0
 """Largest K of a picture, counted at 512 pixels."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bokeh_ops.optics import k_at_width
+from bokeh_ops.camera.optics import k_at_width
 from trainer.dataset import DatasetWriter, encode_sample
 from trainer.dataset.sample import Sample
 from trainer.pairs import render_set

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.values import format_value
+from bokeh_ops.numbers import format_value
 from trainer.evaluate.sweep_measures import measure_sweep
 from trainer.evaluate.sweeps import find_sweeps, match_reference
 from trainer.fit.files import replace_text
@@ -96,7 +96,7 @@ def run(
 
     Args:
         folder: for sweeps and result.
-        model: a :class:`~bokeh_ops.host.small.SmallModel`.
+        model: a :class:`~bokeh_ops.host.small.model.SmallModel`.
         adapters: by name.
         network: finds the main thing.
         lpips: None leaves it out.

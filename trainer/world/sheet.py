@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bokeh_ops.sheet import contact_sheet
-from bokeh_ops.values import format_value
+from bokeh_ops.numbers import format_value
+from bokeh_ops.picture.sheet import contact_sheet
 from trainer.fit.samples import write_png
 from trainer.world.data import scene_sweep
 

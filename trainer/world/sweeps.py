@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bokeh_ops.colour import match_lab
 from bokeh_ops.errors import BokehError
-from bokeh_ops.values import format_value
+from bokeh_ops.numbers import format_value
+from bokeh_ops.picture.colour import match_lab
 from trainer.evaluate.sweeps import read_picture
 from trainer.fit.files import replace_text
 from trainer.fit.samples import write_png
@@ -43,10 +43,10 @@ class Variant:
         pivot: K of the pivot.
         grounding: grounded steps; -1 is 60 %, 0 none.
         branches: which branches of guidance are grounded.
-        colours: match the pictures' colours to the pivot's, in a mode of :func:`~bokeh_ops.colour.match_lab` (eq. 13).
+        colours: match the pictures' colours to the pivot's, in a mode of :func:`.match_lab` (eq. 13).
         cfg: classifier-free guidance; None is the architecture's own (SD1.5: 3, FLUX: 1).
         strength: of the adapter.
-        bokeh_guidance: a guidance scale of K alone (:func:`~bokeh_ops.host.sampling.make_guider`); None guides K with
+        bokeh_guidance: a guidance scale of K alone (:func:`.make_guider`); None guides K with
             the caption.
         fading: share of the grounded steps, the last ones, over which grounding fades out.
         subject: K acts outside the main thing alone; the thing is found in the pivot, which is sampled first.
@@ -105,8 +105,8 @@ def write_sweeps(
 
     Args:
         folder: where.
-        model: a :class:`~bokeh_ops.host.small.SmallModel`.
-        adapter: a :class:`~bokeh_ops.adapter.BokehAdapter`, where the variant is controlled by one.
+        model: a :class:`~bokeh_ops.host.small.model.SmallModel`.
+        adapter: a :class:`~bokeh_ops.adapter.network.BokehAdapter`, where the variant is controlled by one.
         seeds: of the scenes.
         variant: how.
         network: finds in the pivot what is in focus.
@@ -115,8 +115,8 @@ def write_sweeps(
     Raises:
         BokehError: no adapter where one is needed, or a folder of another variant.
     """
-    from bokeh_ops.host import loading
-    from bokeh_ops.host.lay import lay_adapter
+    from bokeh_ops.host.adapter.apply import lay_adapter
+    from bokeh_ops.host.loading import models as loading
 
     described = folder / ".variant.json"
     text = json.dumps(asdict(variant), indent=1)
@@ -176,7 +176,7 @@ def _read(folder: Path, ks: Sequence[float]) -> tuple[Tensor, Tensor]:
 
 
 def _conditioning(model: Any, texts: Sequence[str]) -> list[Any]:
-    from bokeh_ops.host.conditioning import PER_ROW_KEY
+    from bokeh_ops.host.sampling.conditioning import PER_ROW_KEY
 
     found = [model.words.encode(text) for text in texts]
     settings: dict[str, Any] = {PER_ROW_KEY: True}
@@ -202,9 +202,9 @@ def _sample(
 ) -> tuple[Tensor, Tensor]:
     import comfy.samplers
 
-    from bokeh_ops.host.sampling import Sweep, grounded_sample, make_sigmas
-    from bokeh_ops.host.sweeps import noise_of
-    from bokeh_ops.sweep import resolve_grounding_steps
+    from bokeh_ops.adapter.rows import resolve_grounding_steps
+    from bokeh_ops.host.sampling.grounded import Sweep, grounded_sample, make_sigmas
+    from bokeh_ops.host.sampling.sweep import noise_of
 
     _, sampler = _usual(model, variant)
     fading = round(variant.fading * resolve_grounding_steps(variant.grounding, variant.steps))
@@ -237,7 +237,7 @@ def _texts(seed: int, variant: Variant) -> list[str]:
 
 
 def _guider(model: Any, patcher: Any, texts: Sequence[str], variant: Variant) -> Any:
-    from bokeh_ops.host.sampling import make_guider
+    from bokeh_ops.host.sampling.grounded import make_guider
 
     cfg, _ = _usual(model, variant)
     positive, negative = _conditioning(model, texts), _conditioning(model, [""])

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.sheet import contact_sheet
+from bokeh_ops.picture.sheet import contact_sheet
 from trainer.dataset import open_dataset
 from trainer.draws import draws, normal
 from trainer.fit.base import Architecture
@@ -117,9 +117,10 @@ class Training:
     """
 
     def __init__(self, architecture: Architecture, pictures: Pictures, plan: Plan, out: Path) -> None:
-        from bokeh_ops.host import denoise, loading
-        from bokeh_ops.host.small import SmallModel
-        from bokeh_ops.small import cosine_sizes
+        from bokeh_ops.host.loading import models as loading
+        from bokeh_ops.host.small.model import SmallModel
+        from bokeh_ops.host.small.parts import cosine_sizes
+        from bokeh_ops.host.training import denoise
 
         self.architecture, self.pictures, self.plan, self.out = architecture, pictures, plan, out
         sizes = cosine_sizes(pictures.images[:1000].float() / 255)
@@ -169,8 +170,8 @@ class Training:
         return losses
 
     def _one_step(self) -> float:
-        from bokeh_ops.host import denoise
-        from bokeh_ops.host.training import differentiable
+        from bokeh_ops.host.training import denoise
+        from bokeh_ops.host.training.gradients import differentiable
 
         plan, step = self.plan, self.step
         images, texts = self.pictures.draw(plan, step)
@@ -256,8 +257,8 @@ class Training:
 
     def sample(self) -> None:
         """Write a sheet of held-out captions from the averaged weights, with and without guidance."""
-        from bokeh_ops.host import loading
-        from bokeh_ops.host.small import sample_texts
+        from bokeh_ops.host.loading import models as loading
+        from bokeh_ops.host.small.model import sample_texts
 
         texts = [caption(draw_scene(HELD_OUT + number)) for number in range(8)]
         sampler = ("euler", "simple") if self.flow else ("dpmpp_2m", "simple")

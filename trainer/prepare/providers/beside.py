@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bokeh_ops.depth_files import load_depth
+from bokeh_ops.depth.files import load_depth
 from bokeh_ops.errors import BokehError
 from trainer.prepare.picture import pixels_allowed
 from trainer.prepare.providers.protocol import CaptionProvider, MapProvider, Photograph

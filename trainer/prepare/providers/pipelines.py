@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F
 
-from bokeh_ops.depth import DepthKind, DepthUnit
+from bokeh_ops.depth.conventions import DepthKind, DepthUnit
+from bokeh_ops.depth.estimate import estimate_one, known_kind, load_estimator, to_map
 from bokeh_ops.errors import BokehError
-from bokeh_ops.estimate import estimate_one, known_kind, load_estimator, to_map
 from trainer.prepare.providers.protocol import Photograph
 
 
 class DepthPipeline:
-    """Depth by :mod:`bokeh_ops.estimate`, as the node Estimate Depth has it.
+    """Depth by :mod:`bokeh_ops.depth.estimate`, as the node Estimate Depth has it.
 
     Args:
         model: name or folder.

@@ -1,0 +1,1 @@
+"""Cameras: thin-lens optics, what EXIF tells, sensors by model, photographs with the depth inside them."""

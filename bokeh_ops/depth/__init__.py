@@ -1,0 +1,1 @@
+"""Depth: conventions and units, edges, focus, files, estimation by a network."""

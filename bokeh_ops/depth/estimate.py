@@ -1,0 +1,363 @@
+"""Depth of a photograph that has none, by any network that ``transformers`` loads for depth estimation.
+
+A model is a folder as its hub has it: ``config.json``, ``preprocessor_config.json`` and weights. What its values mean
+is known from its class and configuration. Code that comes with a model is not run. The library is imported when a
+model is loaded, and not before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..errors import BokehError
+from .conventions import DepthKind, DepthMap, DepthUnit, Notice, same_shape, to_depth_map
+
+FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+"""What a model's folder holds, as a hub names it; larger models have an index and several weight files."""
+EXAMPLES = {
+    "depth-anything/Depth-Anything-V2-Small-hf": "any scene, no unit",
+    "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf": "rooms, in metres",
+    "depth-anything/Depth-Anything-V2-Metric-Outdoor-Small-hf": "streets, in metres",
+    "apple/DepthPro-hf": "any scene, in metres, with the focal length; large",
+}
+"""Repositories of models that are known to load, and what they are for."""
+
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_KNOWN: dict[str, DepthKind] = {
+    "depth_anything": DepthKind.DISPARITY,  # unless its configuration says metric
+    "depth_pro": DepthKind.METRIC,
+    "dpt": DepthKind.DISPARITY,
+    "glpn": DepthKind.METRIC,
+    "zoedepth": DepthKind.METRIC,
+}
+_HALVED = ("depth_anything", "depth_pro")  # made to be computed in half precision
+_UNUSED = ("fusion_stage.layers.0.residual_layer1.", "mask_token")
+"""Weights that released models leave out: nothing is added to the deepest layer, and nothing is masked."""
+_CANNOT_LOAD = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, EOFError, SafetensorError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Estimator:
+    """A model with what belongs to it.
+
+    Attributes:
+        network: a ``transformers`` model for depth estimation, without gradients.
+        processor: its image processor.
+        name: what it is called: folder or hub name.
+        kind: what its values mean: ``METRIC`` or ``DISPARITY``; None where that is not known.
+        family: the library's word for its class, such as ``depth_anything``.
+    """
+
+    network: Any
+    processor: Any
+    name: str
+    kind: DepthKind | None
+    family: str
+
+    @property
+    def halves(self) -> bool:
+        """Whether it may be computed in half precision."""
+        return self.family in _HALVED
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What a model says of one picture.
+
+    Attributes:
+        values: ``[h, w]`` fp32 on the CPU, in the meaning of the model's ``kind``, of the picture's shape.
+        scaled: False where a network that measures could not tell its scale, so that ``values`` have no unit.
+        field_of_view: of the picture's width, in degrees, where the model estimates it.
+    """
+
+    values: Tensor
+    scaled: bool = True
+    field_of_view: float | None = None
+
+
+def load_estimator(model: str | Path, dtype: torch.dtype = torch.float32, fetch: bool = False) -> Estimator:
+    """A depth model from its folder, on the CPU.
+
+    Args:
+        model: the folder, or with ``fetch`` a name on the library's hub.
+        dtype: of the weights; only models that may be computed so (``Estimator.halves``) take another than fp32.
+        fetch: the library may download what is not there.
+
+    Raises:
+        BokehError: no such folder, part of a model, a model for something else, or files that cannot be read.
+    """
+    given = Path(model)
+    if given.is_dir():
+        _check_folder(given)
+    elif not fetch:
+        raise BokehError(f"There is no folder {given}; expected one with {', '.join(FILES)}.")
+    name = given.name if given.is_dir() else str(model)
+    local = given.is_dir() or not fetch
+    try:
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
+        from transformers.models.auto.modeling_auto import MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES as CLASSES
+    except (ImportError, RuntimeError) as error:
+        raise BokehError(
+            f"Estimating depth needs the package transformers, which ComfyUI brings, but it cannot be imported: {error}"
+        ) from error
+    where: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    try:
+        with _quietly():
+            config: Any = AutoConfig.from_pretrained(model, **where)
+            _check_task(config, name, CLASSES)
+            if getattr(config, "backbone", None):
+                _check_backbone(config, name, local)
+            network, report = AutoModelForDepthEstimation.from_pretrained(
+                model, config=config, output_loading_info=True, **where
+            )
+            processor = AutoImageProcessor.from_pretrained(model, **where)
+    except BokehError:
+        raise
+    except _CANNOT_LOAD as error:
+        raise BokehError(
+            f"The model {name} cannot be loaded for depth-estimation: {_first_line(error)} If a file is damaged or was "
+            "not downloaded whole, download it again."
+        ) from error
+    _check_weights(network, report, name)
+    network.to(dtype if config.model_type in _HALVED else torch.float32)
+    kind = _KNOWN.get(config.model_type)
+    if getattr(config, "depth_estimation_type", None) == "metric" and kind is not None:
+        kind = DepthKind.METRIC
+    return Estimator(network.eval().requires_grad_(False), processor, name, kind, config.model_type)
+
+
+@torch.inference_mode()
+def estimate_one(estimator: Estimator, picture: Image.Image) -> Estimate:
+    """What the model says of one picture, where its weights are.
+
+    The map has about as many pixels as the network put out, no more than the picture, and the picture's shape: what
+    fits it to the picture can then tell how far edges are blurred, and the frames of a film take little memory.
+
+    Args:
+        picture: RGB, upright.
+
+    Raises:
+        BokehError: a picture that is too small or too narrow; a network that puts out no map, or nothing that is
+            finite.
+    """
+    network, processor = estimator.network, estimator.processor
+    weight = next(network.parameters())
+    try:
+        given = processor(images=picture, return_tensors="pt")
+    except (ValueError, RuntimeError) as error:  # a side that would have no pixels left
+        raise BokehError(
+            f"{estimator.name} cannot look at a picture of {picture.width} x {picture.height} pixels: "
+            f"{_first_line(error)} Give a larger one, or one that is less narrow."
+        ) from error
+    inputs = {
+        name: value.to(weight.device, weight.dtype) for name, value in given.items() if name == "pixel_values"
+    }
+    found = network(**inputs)
+    raw = found.predicted_depth = found.predicted_depth.float().cpu()
+    if raw.ndim != 3 or len(raw) != 1 or 0 in raw.shape:
+        raise BokehError(f"{estimator.name} put out {tuple(raw.shape)} for one picture; expected [1, h, w].")
+    if not bool(torch.isfinite(raw).any()):
+        raise BokehError(
+            f"{estimator.name} put out nothing but NaN or infinity. Its weights are damaged, or it cannot be computed "
+            f"in {weight.dtype}."
+        )
+    size = (picture.height, picture.width)
+    aim = _size_like(size, raw.shape[1] * raw.shape[2])
+    if estimator.family == "depth_pro":
+        angle = None if found.field_of_view is None else float(found.field_of_view.float().flatten()[0])
+        known = angle is not None and 1 < angle < 179
+        found.field_of_view = torch.tensor([angle]) if known else None
+        (made,) = processor.post_process_depth_estimation(found, target_sizes=[aim])
+        return Estimate(made["predicted_depth"], known, angle if known else None)
+    if estimator.family == "zoedepth":
+        # The picture was padded, by so much of its own size that only the library knows how much.
+        (made,) = processor.post_process_depth_estimation(found, source_sizes=[size], target_sizes=[aim])
+        return Estimate(made["predicted_depth"])
+    (made,) = processor.post_process_depth_estimation(found)
+    values = made["predicted_depth"]
+    if not same_shape((values.shape[1], values.shape[0]), picture.size):
+        values = F.interpolate(values[None, None], size=aim, mode="bilinear", antialias=True)[0, 0]
+    return Estimate(values)
+
+
+def estimate(
+    estimator: Estimator,
+    pictures: Tensor,
+    notice: Notice | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DepthMap:
+    """Depth of pictures, one after another.
+
+    Args:
+        estimator: whose weights are where it is to be computed.
+        pictures: ``[B, C, H, W]`` as displayed, 0..1, C = 1, 3 or 4 (alpha is not looked at).
+        notice: told what the user should know.
+        progress: called as ``progress(done, total)`` before each picture and at the end; may raise to stop.
+
+    Returns:
+        In dioptres from a model that measures, else relative. Several pictures have the median focal length.
+
+    Raises:
+        BokehError: no pictures, or a model whose values have no known meaning.
+    """
+    if pictures.ndim != 4 or 0 in pictures.shape or pictures.shape[1] not in (1, 3, 4):
+        raise BokehError(
+            f"Expected pictures [B, C, H, W] with 1, 3 or 4 channels; got {tuple(pictures.shape)}."
+        )
+    kind = known_kind(estimator)
+    made: list[Estimate] = []
+    for row, picture in enumerate(pictures):
+        if progress:
+            progress(row, len(pictures))
+        made.append(estimate_one(estimator, _as_picture(picture)))
+    found = to_map(estimator.name, kind, made, notice)
+    if progress:
+        progress(len(pictures), len(pictures))
+    return found
+
+
+def to_map(name: str, kind: DepthKind, made: Iterable[Estimate], notice: Notice | None = None) -> DepthMap:
+    """Estimates of pictures of one size as disparity that knows its unit.
+
+    Args:
+        name: the model's.
+        kind: what the values mean.
+        made: at least one.
+        notice: told where values had to be filled in, and where there is no unit though the model measures.
+    """
+    made = list(made)
+    values = torch.stack([each.values for each in made])
+    found = to_depth_map(values, kind, notice=notice)
+    angles = [each.field_of_view for each in made if each.field_of_view is not None]
+    focal = focal_from_view(float(np.median(angles)), values.shape[2]) if angles else None
+    measured = kind is DepthKind.METRIC and all(each.scaled for each in made)
+    if kind is DepthKind.METRIC and not measured and notice:
+        notice(
+            f"{name} gave no usable field of view, so its depth has no unit: near and far are known, metres are not."
+        )
+    return replace(found, unit=DepthUnit.DIOPTRES if measured else DepthUnit.RELATIVE, focal_pixels=focal)
+
+
+def known_kind(estimator: Estimator) -> DepthKind:
+    """What a model's values mean.
+
+    Raises:
+        BokehError: that is not known.
+    """
+    if estimator.kind is None:
+        raise BokehError(
+            f"{estimator.name} is a model of the kind {estimator.family!r}, of which it is not known what its values "
+            f"mean. Use one of {', '.join(_KNOWN)}."
+        )
+    return estimator.kind
+
+
+def focal_from_view(degrees: float, width: float) -> float:
+    """Focal length in pixels from the angle of view over a width: ``w / (2 tan(angle / 2))``."""
+    return 0.5 * width / math.tan(0.5 * math.radians(degrees))
+
+
+def _as_picture(picture: Tensor) -> Image.Image:
+    """``[C, H, W]``, 0..1, as the library's processors take it: 8 bits, RGB."""
+    colours = picture[:3] if len(picture) > 1 else picture.expand(3, -1, -1)
+    pixels = colours.detach().float().nan_to_num(0.0).clamp(0, 1).mul(255).round().byte()
+    return Image.fromarray(np.ascontiguousarray(pixels.movedim(0, -1).cpu().numpy()))
+
+
+def _size_like(size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """Height and width of a picture of this shape, with no more pixels than given, and never larger than it is."""
+    height, width = size
+    scale = min(1.0, math.sqrt(pixels / (height * width)))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _check_folder(folder: Path) -> None:
+    missing = [name for name in FILES[:2] if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        missing.append(FILES[2])
+    if missing:
+        have = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise BokehError(
+            f"The model in {folder} is not whole and cannot be loaded for depth-estimation: {', '.join(missing)} is "
+            f"missing; found {have}. Put all files of its repository there."
+        )
+    try:
+        named = json.loads((folder / FILES[0]).read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return  # told by the library, which reads it too
+    if not named:
+        raise BokehError(
+            f"{folder / FILES[0]} names no model_type, so it is not a model of transformers. For Depth Anything and "
+            "Depth Pro take the repositories whose names end in -hf."
+        )
+
+
+def _check_task(config: Any, name: str, classes: Any) -> None:
+    expected = f"Expected a model for depth estimation: {', '.join(_KNOWN)}."
+    if config.model_type not in classes:
+        raise BokehError(f"{name} is a model of another task: its kind is {config.model_type!r}. {expected}")
+    made_for = getattr(config, "architectures", None) or []
+    if made_for and not any("Depth" in each for each in made_for):
+        raise BokehError(f"{name} is a model of another task: it is a {', '.join(made_for)}. {expected}")
+
+
+def _check_backbone(config: Any, name: str, local: bool) -> None:
+    if local and not config.use_timm_backbone:
+        raise BokehError(
+            f"{name} is not whole by itself: its config.json names another repository ({config.backbone}) as its "
+            "backbone instead of describing it in backbone_config. Use a model that does."
+        )
+    config.use_pretrained_backbone = False  # its weights are in this model's own
+
+
+def _check_weights(network: Any, report: Any, name: str) -> None:
+    parameters = {key for key, _ in network.named_parameters()}
+    missing = sorted(key for key in report["missing_keys"] if key in parameters and not _is_unused(key))
+    if missing:
+        raise BokehError(
+            f"The weights of {name} are not whole: {len(missing)} of {len(parameters)} are missing, the first is "
+            f"{missing[0]!r}. Its files belong to another model, or were not downloaded whole."
+        )
+
+
+def _is_unused(key: str) -> bool:
+    return any(part in key for part in _UNUSED)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the library's remarks on loading, which are for those who train: what matters is told as an error."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip('.')}."

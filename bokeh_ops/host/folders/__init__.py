@@ -1,0 +1,1 @@
+"""The user's files as ComfyUI keeps them: pictures, adapters, renderers, depth models."""

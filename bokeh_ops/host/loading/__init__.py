@@ -1,0 +1,1 @@
+"""ComfyUI and the user's model files in a process that ComfyUI did not start."""

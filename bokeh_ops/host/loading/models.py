@@ -1,0 +1,210 @@
+"""The user's own model files, read by the host's own loaders, for training.
+
+Nothing here is used by the nodes: there the host loads models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import folder_paths
+import torch
+
+from ...errors import BokehError
+from ..differences import flux_config
+
+Architecture = Literal["sd15", "flux"]
+
+_TITLES = {"sd15": "SD1.5", "flux": "FLUX"}
+
+
+def model_file(name: str, kind: str, beside: Path) -> Path:
+    """A model file by its path (from the folder ``beside``) or by its name in the host's folder for ``kind``.
+
+    Raises:
+        BokehError: there is none; the message says where was searched.
+    """
+    path = beside / Path(name).expanduser()
+    if path.is_file():
+        return path
+    found = folder_paths.get_full_path(kind, name)
+    if found is not None:
+        return Path(found)
+    searched = [str(path), *(str(Path(folder) / name) for folder in folder_paths.get_folder_paths(kind))]
+    raise BokehError(f"There is no model file {name!r}; searched {', '.join(searched)}.")
+
+
+def load_checkpoint_model(path: Path, dtype: torch.dtype) -> Any:
+    """The MODEL of a single-file checkpoint, its weights held as ``dtype``."""
+    return _recognised(
+        lambda: comfy.sd.load_checkpoint_guess_config(
+            str(path), output_vae=False, output_clip=False, output_model=True, model_options={"dtype": dtype}
+        )[0],
+        path,
+    )
+
+
+def load_checkpoint_parts(path: Path) -> tuple[Any, Any]:
+    """CLIP and VAE of a single-file checkpoint."""
+    clip, vae = _recognised(
+        lambda: comfy.sd.load_checkpoint_guess_config(
+            str(path),
+            output_vae=True,
+            output_clip=True,
+            output_model=False,
+            embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        )[1:3],
+        path,
+    )
+    if clip is None:
+        raise BokehError(f"{path} holds no text encoder; name a checkpoint that does.")
+    return clip, vae
+
+
+def load_model(path: Path, dtype: torch.dtype) -> Any:
+    """The MODEL of a file that holds the diffusion model alone."""
+    return _recognised(lambda: comfy.sd.load_diffusion_model(str(path), {"dtype": dtype}), path)
+
+
+def _recognised(load: Any, path: Path) -> Any:
+    try:
+        found = load()
+    except RuntimeError as error:  # the host's own word for a file that it does not know
+        raise BokehError(f"ComfyUI cannot load {path}: {error}") from error
+    if found is None or (isinstance(found, tuple) and found[0] is None and found[1] is None):
+        raise BokehError(f"ComfyUI does not recognise {path} as a model; is it an adapter or a LoRA?")
+    return found
+
+
+def load_text_encoders(paths: Sequence[Path], architecture: Architecture) -> Any:
+    """A CLIP of the host from text encoder files."""
+    kind = comfy.sd.CLIPType.FLUX if architecture == "flux" else comfy.sd.CLIPType.STABLE_DIFFUSION
+    return _recognised(
+        lambda: comfy.sd.load_clip(
+            [str(path) for path in paths], folder_paths.get_folder_paths("embeddings"), kind
+        ),
+        paths[0],
+    )
+
+
+def load_vae(path: Path) -> Any:
+    """A VAE of the host from a file of its own."""
+    state = comfy.utils.load_torch_file(str(path), safe_load=True)
+    vae = comfy.sd.VAE(sd=state)
+    if vae.first_stage_model is None:
+        raise BokehError(f"ComfyUI does not recognise {path} as an autoencoder.")
+    return vae
+
+
+def check_architecture(patcher: Any, wanted: Architecture, source: str) -> None:
+    """Raise unless a MODEL is of the architecture that is to be trained.
+
+    Raises:
+        BokehError: it is another one.
+    """
+    classes = {"sd15": comfy.supported_models.SD15, "flux": comfy.supported_models.Flux}
+    found = patcher.model.model_config
+    if isinstance(found, classes[wanted]):
+        return
+    other = next((_TITLES[kind] for kind, cls in classes.items() if isinstance(found, cls)), None)
+    raise BokehError(
+        f"{source} is {other or type(found).__name__}, but base.architecture is {wanted} ({_TITLES[wanted]}). "
+        + (
+            f"Set it to {next(k for k, t in _TITLES.items() if t == other)}."
+            if other
+            else "Choose another model."
+        )
+    )
+
+
+def compute_dtype(patcher: Any) -> torch.dtype:
+    """The type that the host computes a MODEL in."""
+    return patcher.model.manual_cast_dtype or patcher.model.get_dtype()
+
+
+def use_v_prediction(patcher: Any, zero_terminal_snr: bool) -> Any:
+    """A clone of ``patcher`` that takes the network's output for v, as the host's ModelSamplingDiscrete does."""
+
+    class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+        pass
+
+    clone = patcher.clone()
+    clone.add_object_patch("model_sampling", Sampling(patcher.model.model_config, zsnr=zero_terminal_snr))
+    return clone
+
+
+def use_flux_shift(patcher: Any, shift: float) -> Any:
+    """A clone of ``patcher`` with another timestep shift, as the host's ModelSamplingFlux makes it."""
+
+    class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
+        pass
+
+    sampling = Sampling(patcher.model.model_config)
+    sampling.set_parameters(shift=shift)
+    clone = patcher.clone()
+    clone.add_object_patch("model_sampling", sampling)
+    return clone
+
+
+def on_device(patcher: Any) -> None:
+    """Load a MODEL's weights, whole, where the host computes; nothing happens where they are."""
+    comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+
+
+def unload() -> None:
+    """Take every model off the device; weight patches are undone."""
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+
+
+def device() -> torch.device:
+    """Where the host computes."""
+    return comfy.model_management.get_torch_device()
+
+
+def small_model(
+    architecture: Architecture,
+    config: dict[str, Any],
+    dtype: torch.dtype,
+    v_prediction: bool = False,
+    channels: int | None = None,
+    rgb_factors: list[list[float]] | None = None,
+) -> Any:
+    """A MODEL of the host's class for ``architecture`` with dimensions of one's own, weights not set.
+
+    Args:
+        architecture: which class.
+        config: arguments of the host's network class, ``UNetModel`` or ``Flux``.
+        dtype: of the weights.
+        v_prediction: SD1.5: the network predicts v instead of the noise.
+        channels: the latents have that many and are given to the network as they are; None: those of the
+            architecture, in its scale.
+        rgb_factors: rough colours of such latents, for previews, ``[channels][3]``.
+    """
+    config = {**config, "dtype": dtype}
+    cpu = torch.device("cpu")
+    if architecture == "flux":
+        settings: Any = comfy.supported_models.Flux({**flux_config(config), "image_model": "flux"})
+    else:
+        settings = comfy.supported_models.SD15(config)
+        settings.unet_config = config
+    if channels is not None:
+        settings.latent_format = comfy.latent_formats.LatentFormat()
+        settings.latent_format.latent_channels = channels
+        settings.latent_format.latent_rgb_factors = rgb_factors
+    if architecture == "flux":
+        model = comfy.model_base.Flux(settings, device=cpu)
+    else:
+        kind = comfy.model_base.ModelType.V_PREDICTION if v_prediction else comfy.model_base.ModelType.EPS
+        model = comfy.model_base.BaseModel(settings, model_type=kind, device=cpu)
+    return comfy.model_patcher.ModelPatcher(model, load_device=device(), offload_device=cpu)

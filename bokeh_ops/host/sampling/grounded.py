@@ -1,0 +1,398 @@
+"""Sampling a pivot and its targets together in the host: the pivot-grounded sweep of sec. 3.4.
+
+Source: Fortes et al., "Bokeh Diffusion" (SIGGRAPH Asia 2025), eqs. 11, 12 and 15, alg. 1.
+"""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+from torch.nn import functional
+
+from ...adapter.network import K_RELEASED_NEGATIVE
+from ...adapter.rows import GroundingSchedule, SweepRows, resolve_grounding_steps, target_groups
+from ...errors import BokehError
+from ..adapter.patch import KEY, BokehPatch, patch_of, set_patch
+from ..architectures.architecture import describe
+from ..differences import out_of_memory
+from ..notices import say
+from .conditioning import K_KEY, KCondition, k_tensor
+from .noise import sampler_is_unknown, share_noise
+from .preview import Progress
+from .rows import Rows
+
+BRANCHES = ("positive only", "positive and negative")
+"""Which branches of classifier-free guidance are grounded; the released code grounds the positive one."""
+
+# While their attention runs, the targets' keys and values are held a second time, twice as long. Beside the host's
+# own estimate of one row that is 10.5 of 82 MB (SD1.5, fp16, 512 x 512) and 113 of 917 MB (FLUX, bf16, 1024 x 1024);
+# both grow with the number of pixels alike.
+_EXTRA_MEMORY = 0.15
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to sample.
+
+    Attributes:
+        pivot_k: K of the pivot, which anchors the scene (10 to 20 is recommended).
+        target_k: K of every target, in the order of the results.
+        grounding_steps: first steps that are grounded; negative means 60 % of the steps.
+        branches: one of :data:`BRANCHES`.
+        rows_per_batch: most rows (pivots included) in one batch; 0 puts all into one.
+        fading_steps: how many of the grounded steps fade out (:class:`~bokeh_ops.adapter.rows.GroundingSchedule`).
+        subject: MASK ``[1 or P, H, W]``, 0..1, of any size: inside it the bokeh attention of every target is the
+            pivot's, so that K acts on the rest alone (ours; with one bokeh token eq. 10 adds the same to every
+            place). None: K acts everywhere.
+    """
+
+    pivot_k: float
+    target_k: Sequence[float]
+    grounding_steps: int = -1
+    branches: str = BRANCHES[0]
+    rows_per_batch: int = 0
+    fading_steps: int = 0
+    subject: Tensor | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.target_k):
+            raise BokehError("target_bokeh is empty; give at least one K, such as '0, 8, 16, 28'.")
+        if self.branches not in BRANCHES:
+            raise BokehError(
+                f"The grounded branches are {self.branches!r}; expected one of {', '.join(BRANCHES)}."
+            )
+
+
+def make_guider(
+    model: Any, positive: Any, negative: Any, cfg: float, bokeh_guidance: float | None = None
+) -> Any:
+    """The host's classifier-free guidance.
+
+    Args:
+        model: a MODEL.
+        positive, negative: CONDITIONING.
+        cfg: its scale.
+        bokeh_guidance: None guides K and prompt together, as the paper does. A number is a scale of K alone (ours):
+            ``e(negative) + cfg (e(prompt, -30) - e(negative)) + bokeh_guidance (e(prompt, K) - e(prompt, -30))``.
+    """
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider if bokeh_guidance is None else guide_k(guider, bokeh_guidance)
+
+
+def guide_k(guider: Any, scale: float) -> Any:
+    """A guider like ``guider`` that has a scale of its own for K (:func:`make_guider`).
+
+    Args:
+        guider: the host's BasicGuider or CFGGuider.
+        scale: of K alone.
+
+    Raises:
+        BokehError: another guider.
+    """
+    # Here, as the host's extra nodes are loaded with the server and not with its library.
+    from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
+
+    if type(guider) not in (comfy.samplers.CFGGuider, Guider_Basic):
+        raise BokehError(
+            f"bokeh_guidance is {scale:g}, but the guider is a {type(guider).__name__}; expected BasicGuider or "
+            "CFGGuider. Set it to 0, or build K's guidance with DualCFGGuider."
+        )
+    positive = guider.original_conds["positive"]
+    released = KCondition(k_tensor([K_RELEASED_NEGATIVE]))
+    # The positive prompt told that nothing is blurred, which takes the place of a negative one.
+    middle = [
+        {
+            **cond,
+            "model_conds": {**cond["model_conds"], K_KEY: released},
+            "prompt_type": "negative",
+            "uuid": uuid.uuid4(),
+        }
+        for cond in positive
+    ]
+    made = Guider_DualCFG(guider.model_patcher)
+    negative = guider.original_conds.get("negative", positive)
+    made.original_conds = {"positive": positive, "middle": middle, "negative": negative}
+    made.set_cfg(scale, guider.cfg)
+    return made
+
+
+def make_sigmas(model: Any, sampler_name: str, scheduler: str, steps: int, denoise: float) -> Tensor:
+    """The noise levels the host's KSampler would use."""
+    return comfy.samplers.KSampler(
+        model,
+        steps=steps,
+        device=model.load_device,
+        sampler=sampler_name,
+        scheduler=scheduler,
+        denoise=denoise,
+        model_options=model.model_options,
+    ).sigmas
+
+
+def grounded_sample(
+    guider: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    latent: dict[str, Any],
+    noise: Callable[[dict[str, Any]], Tensor],
+    seed: int,
+    sweep: Sweep,
+    node_id: str | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sample every picture of ``latent`` once as pivot and once per target K, all from the same noise.
+
+    Args:
+        guider: a host guider with its conditions set; it is copied, not changed.
+        sampler: a host sampler. It may call the model several times a step: grounding goes by noise level,
+            so every evaluation above the level at which step ``grounding_steps`` begins is grounded.
+        sigmas: noise levels ``[steps + 1]``.
+        latent: LATENT of ``P`` pictures (``noise_mask`` and ``batch_index`` are carried).
+        noise: makes the initial noise for a LATENT.
+        seed: for the noise that samplers add on the way.
+        sweep: what to sample.
+        node_id: the node to speak through.
+
+    Returns:
+        The pivots' LATENT ``[P, ...]`` and the targets' ``[N * P, ...]``, all pictures of the first K first.
+
+    Raises:
+        BokehError: an empty latent, more grounding steps than steps, a model or sampler that cannot be grounded.
+    """
+    patcher = guider.model_patcher
+    samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
+    if samples.is_nested:
+        raise BokehError("The latent holds several tensors of different kinds; give a plain picture latent.")
+    pictures = samples.shape[0]
+    if pictures == 0:
+        raise BokehError("The latent batch is empty; give at least one picture.")
+    steps = max(sigmas.shape[-1] - 1, 0)
+    grounded_steps = resolve_grounding_steps(sweep.grounding_steps, steps)
+    if grounded_steps and float(sigmas[0]) <= float(sigmas[-1]):
+        raise BokehError(
+            f"The sigmas rise from {float(sigmas[0]):.4g} to {float(sigmas[-1]):.4g}, which adds noise; only "
+            "denoising can be grounded. Connect sigmas that fall, or set grounding_steps to 0."
+        )
+    _say_what_does_nothing(patcher, sweep, grounded_steps, node_id)
+    scale, most = getattr(guider, "cfg2", getattr(guider, "cfg", 1.0)), describe(patcher).most_cfg
+    if most is not None and scale > most:
+        say(
+            f"cfg is {scale:g}, but FLUX has its guidance built in: so much more burns the picture and takes twice the "
+            "time. Set cfg to 1, and the guidance by FluxGuidance.",
+            node_id,
+        )
+    if sweep.subject is not None:
+        sweep = replace(sweep, subject=_subject_over(sweep.subject, samples, node_id))
+    latent = {**latent, "samples": samples}
+    mask = latent.get("noise_mask")
+    if mask is not None and mask.ndim > 2 and mask.shape[0] not in (1, pictures):
+        # As the host fits it to these pictures; to more rows it would fit it otherwise.
+        latent["noise_mask"] = comfy.utils.repeat_to_batch_size(mask, pictures)
+    if steps == 0:
+        targets = SweepRows(pictures, len(sweep.target_k) - 1).tile(samples)
+        return latent, _result(latent, targets, sweep)
+
+    if sampler_is_unknown(sampler):
+        say(
+            "nothing is known of the noise that this sampler adds while it samples. If it adds any, pivot and targets "
+            "get different noise and drift apart; the ancestral and SDE samplers of KSamplerSelect share it.",
+            node_id,
+        )
+    initial = noise(latent)
+    rows_per_batch = sweep.rows_per_batch
+    pivot: Tensor | None = None
+    done: list[Tensor] = []
+    waiting = list(sweep.target_k)
+    progress = Progress(patcher, steps, len(waiting), node_id)
+    while waiting:
+        group = next(target_groups(waiting, pictures, rows_per_batch))
+        callback = progress.of_group(len(sweep.target_k) - len(waiting), len(group))
+        short: str | None = None
+        out: Tensor | None = None
+        try:
+            out = _sample_group(
+                guider,
+                sampler,
+                sigmas,
+                latent,
+                initial,
+                seed,
+                sweep,
+                group,
+                grounded_steps,
+                callback,
+                node_id,
+            )
+        except Exception as error:
+            if not out_of_memory(error) or len(group) == 1:
+                raise
+            short = str(error)
+        if out is None:  # only here, as inside the handler the error still holds what the failed run held
+            comfy.model_management.soft_empty_cache()
+            rows_per_batch = pictures * (1 + len(group) // 2)
+            say(f"{len(group)} targets at once do not fit in memory ({short}); going on with fewer.", node_id)
+            continue
+        pivot = out[:pictures] if pivot is None else pivot
+        done.append(out[pictures:])
+        waiting = waiting[len(group) :]
+    assert pivot is not None
+    return {**latent, "samples": pivot}, _result(latent, torch.cat(done), sweep)
+
+
+def _subject_over(subject: Tensor, samples: Tensor, node_id: str | None) -> Tensor:
+    """The subject's mask at the places of a latent, ``[1 or P, h, w]``."""
+    mask = subject[None] if subject.ndim == 2 else subject
+    if mask.ndim != 3 or mask.shape[0] not in (1, samples.shape[0]):
+        raise BokehError(
+            f"The subject's mask has the shape {tuple(subject.shape)} for {samples.shape[0]} pictures; connect one "
+            "mask, or one per picture."
+        )
+    if not torch.isfinite(mask).all():
+        raise BokehError("The subject's mask has NaN or infinite values; connect one of 0 to 1.")
+    size = tuple(samples.shape[-2:])
+    stretch = mask.shape[-1] / mask.shape[-2] / (size[1] / size[0])
+    if not 0.95 < stretch < 1.05:
+        say(
+            f"the subject's mask is {mask.shape[-1]} x {mask.shape[-2]}, another shape than the picture, and is "
+            "stretched over it; make it from the pivot's picture.",
+            node_id,
+        )
+    return functional.interpolate(mask[:, None].float(), size, mode="area")[:, 0].clamp(0, 1)
+
+
+def _say_what_does_nothing(patcher: Any, sweep: Sweep, grounded_steps: int, node_id: str | None) -> None:
+    patch = patch_of(patcher)
+    if patch is None or not patch.obeys_k:
+        say(
+            "the model carries no bokeh adapter, so K changes nothing: every target comes out like the pivot. "
+            "Put LoadBokehAdapter before this node, unless grounding alone is what you want.",
+            node_id,
+        )
+    if grounded_steps == 0:
+        say("grounding_steps is 0: the targets are not tied to the pivot's scene.", node_id)
+
+
+def _result(latent: dict[str, Any], samples: Tensor, sweep: Sweep) -> dict[str, Any]:
+    result = {**latent, "samples": samples}
+    mask = result.get("noise_mask")
+    if mask is not None and mask.ndim > 2 and mask.shape[0] > 1:
+        result["noise_mask"] = mask.repeat(len(sweep.target_k), *[1] * (mask.ndim - 1))
+    if "batch_index" in result:
+        result["batch_index"] = list(result["batch_index"]) * len(sweep.target_k)
+    return result
+
+
+def _sample_group(
+    guider: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    latent: dict[str, Any],
+    initial: Tensor,
+    seed: int,
+    sweep: Sweep,
+    group: Sequence[float],
+    grounded_steps: int,
+    callback: Callable[..., None],
+    node_id: str | None,
+) -> Tensor:
+    samples = latent["samples"]
+    rows = SweepRows(samples.shape[0], len(group))
+    guider = prepare_guider(
+        guider, rows, rows.per_row(sweep.pivot_k, group), sigmas, grounded_steps, sweep, node_id
+    )
+    out = guider.sample(
+        rows.tile(initial),
+        rows.tile(samples),
+        share_noise(sampler, rows),
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    return out.to(comfy.model_management.intermediate_device())
+
+
+def prepare_guider(
+    guider: Any,
+    rows: SweepRows,
+    k: Sequence[float],
+    sigmas: Tensor,
+    grounded_steps: int,
+    sweep: Sweep,
+    node_id: str | None = None,
+) -> Any:
+    """A copy of ``guider`` whose model is grounded and whose conditions carry K and pivots for ``rows``.
+
+    Raises:
+        BokehError: the guider keeps its conditions where no host guider does, or the model is of another kind.
+    """
+    if not getattr(guider, "original_conds", None):
+        raise BokehError(
+            f"The guider {type(guider).__name__} holds no conditions; connect BasicGuider, CFGGuider or "
+            "DualCFGGuider with its prompts."
+        )
+    guider = copy.copy(guider)
+    guider.model_patcher = ground_model(
+        guider.model_patcher, rows, sigmas, grounded_steps, node_id, min(sweep.fading_steps, grounded_steps)
+    )
+    made = Rows(rows, list(k), sweep.subject)
+    guider.original_conds = {
+        name: [
+            made.condition(cond, name, "negative" not in name or sweep.branches == BRANCHES[1])
+            for cond in conds
+        ]
+        for name, conds in guider.original_conds.items()
+    }
+    return guider
+
+
+def ground_model(
+    patcher: Any,
+    rows: SweepRows,
+    sigmas: Tensor,
+    grounded_steps: int,
+    node_id: str | None = None,
+    fading_steps: int = 0,
+) -> Any:
+    """A clone of ``patcher`` that grounds its targets while the noise is above level ``sigmas[grounded_steps]``.
+
+    Args:
+        patcher: the host's MODEL.
+        rows: of the batch.
+        sigmas: noise levels of the run.
+        grounded_steps: 0 grounds nothing.
+        node_id: the node to speak through.
+        fading_steps: how many of the grounded steps fade out.
+    """
+    clone = patcher.clone()
+    patch = patch_of(clone) or BokehPatch(describe(clone))
+    schedule = None
+    if grounded_steps > 0:
+        schedule = GroundingSchedule.of_steps(sigmas.tolist(), grounded_steps, fading_steps)
+    set_patch(clone, patch.with_grounding(schedule, node_id))
+    if schedule is not None:
+        clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _announce_memory(rows))
+    return clone
+
+
+def _announce_memory(rows: SweepRows) -> Callable[..., Any]:
+    """The host's estimator does not know of the longer keys: tell it of a larger batch instead."""
+
+    def prepare(executor: Any, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+        extra = -int(-rows.pictures * rows.targets * _EXTRA_MEMORY // 1)
+        return executor(model, [noise_shape[0] + extra, *noise_shape[1:]], *args, **kwargs)
+
+    return prepare

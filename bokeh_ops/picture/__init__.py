@@ -1,0 +1,1 @@
+"""Pictures: colour spaces and the transfer of colour statistics, contact sheets."""
