@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..bokeh_ops.adapter.files import read_adapter
+from ..bokeh_ops.adapter.files import count_double_blocks, read_adapter
 from ..bokeh_ops.errors import BokehError
-from ..bokeh_ops.host.adapter.apply import lay_adapter
-from ..bokeh_ops.host.architectures.architecture import describe
+from ..bokeh_ops.host.adapter.apply import apply_adapter
+from ..bokeh_ops.host.architectures import recognise
 from ..bokeh_ops.host.folders import adapters as library
 from ..bokeh_ops.host.graph import samplers_without_adapter
 from ..bokeh_ops.host.notices import say
@@ -84,11 +84,10 @@ class LoadBokehAdapter(io.ComfyNode):
     def execute(cls, model: Any, adapter: str, strength: float, query_key_strength: float) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
         path = library.adapter_path(adapter)
-        host_model = describe(model)
-        loaded = read_adapter(path, host_model.double_blocks or None)
+        loaded = read_adapter(path, count_double_blocks(recognise(model).widths))
         if strength == 0 and (query_key_strength == 0 or not loaded.query_key_layers):
             say("strength is 0, so the adapter does nothing: the model passes through unchanged.", node_id)
-        return io.NodeOutput(lay_adapter(model, loaded, strength, query_key_strength, adapter, node_id))
+        return io.NodeOutput(apply_adapter(model, loaded, strength, query_key_strength, adapter, node_id))
 
 
 class BokehCondition(io.ComfyNode):

@@ -203,7 +203,7 @@ class Bench:
             for parameter in base.model.diffusion_model.parameters():
                 parameter.normal_(std=0.02)
         rows = self.pack.bokeh_ops.adapter.rows.SweepRows(1, targets)
-        adapted = self.pack.bokeh_ops.host.adapter.apply.lay_adapter(base, self._adapter(kind, base))
+        adapted = self.pack.bokeh_ops.host.adapter.apply.apply_adapter(base, self._adapter(kind, base))
         sigmas = torch.tensor([1.0, 0.5, 0.0])
         grounded = self.pack.bokeh_ops.host.sampling.grounded.ground_model(adapted, rows, sigmas, 1)
         carry = self.pack.bokeh_ops.host.sampling.conditioning
@@ -243,7 +243,7 @@ class Bench:
         import torch
 
         ops = self.pack.bokeh_ops.adapter.network
-        widths = self.pack.bokeh_ops.host.architectures.architecture.describe(base).widths
+        widths = self.pack.bokeh_ops.host.architectures.recognise(base).widths
         if kind == "sd15":
             layers = {
                 p: ops.LayerSpec(w)

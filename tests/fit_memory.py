@@ -93,9 +93,9 @@ def step_memory(
     """
     from bokeh_ops.adapter.attention import Grounding
     from bokeh_ops.host.architectures import joint_attention as flux
+    from bokeh_ops.host.architectures import recognise
     from bokeh_ops.host.architectures import unet_attention as unet
-    from bokeh_ops.host.architectures.architecture import describe
-    from bokeh_ops.host.architectures.model_call import Call
+    from bokeh_ops.host.attention.model_call import ModelCall
     from bokeh_ops.host.loading import models as loading
     from bokeh_ops.host.training import gradients as training
     from trainer.fit.build import choose_parameters, new_adapter
@@ -129,10 +129,10 @@ def step_memory(
         for tensor in [*patcher.model.parameters(), *patcher.model.buffers(), *adapter.parameters()]:
             peak.note(tensor)
         start = peak.now
-        model = describe(patcher)
+        model = recognise(patcher)
         with training.differentiable(patcher, adapter, checkpointing), peak:
             terms = {path: [term] for path, term in adapter.project(torch.zeros(rows)).items()}
-            call = Call(terms, Grounding.from_pivots([-1] + [0] * (rows - 1)))
+            call = ModelCall(terms, Grounding.from_pivots([-1] + [0] * (rows - 1)))
             install = unet.install if sd15 else flux.install
             options = install({"cond_or_uncond": [0]}, call, model)
             localiser = Localiser(adapter)

@@ -35,7 +35,7 @@ def adapter(kind: str) -> Any:
 
 @fixture(scope="module")
 def model(pack: ModuleType, base: Any, adapter: Any) -> Any:
-    return pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapter)
+    return pack.bokeh_ops.host.adapter.apply.apply_adapter(base, adapter)
 
 
 @fixture(autouse=True)

@@ -168,7 +168,8 @@ def test_what_it_says_of_itself() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"base": "sdxl"}, "base is 'sdxl'; it must be 'sd15' or 'flux'"),
+        ({"base": ""}, "base is ''; it must be the name of an architecture"),
+        ({"base": 15}, "base is 15; it must be the name"),
         ({"tokens": 0}, "tokens is 0; it must be a whole number"),
         ({"tokens": 1.5}, "tokens is 1.5; it must be a whole number"),
         ({"bokeh_hidden_dim": True}, "bokeh_hidden_dim is True"),

@@ -356,7 +356,11 @@ def test_spoilt_tensors(folder: Path, refused: Any, what: str) -> None:
         ({**PROJECT, "version": "2"}, "layout version '2'; this extension reads version 1. Update it"),
         ({**PROJECT, "config": "{"}, "'config' in its metadata is not JSON"),
         ({**PROJECT, "config": "[1]"}, "is not a JSON object"),
-        ({**PROJECT, "config": '{"base": "sdxl"}'}, "base is 'sdxl'"),
+        (
+            {**PROJECT, "config": '{"base": "sd4"}'},
+            "for 'sd4', which this version does not know; it knows FLUX, ",
+        ),
+        ({**PROJECT, "config": '{"base": 4}'}, "base is 4; it must be the name of an architecture"),
         ({**PROJECT, "config": '{"base": "flux"}'}, "is a bokeh adapter for FLUX"),
         ({**PROJECT, "config": '{"k_range": "30"}'}, "k_range is '30'; it must be a finite number"),
         ({**PROJECT, "config": '{"k_range": 0}'}, "k_range is 0; it must be above 0"),

@@ -28,13 +28,18 @@ def test_defaults_are_the_papers() -> None:
     assert (sd15.noise.offset, sd15.noise.min_snr, sd15.contrastive.share) == (0.04, 2.0, 0.5)
     assert (sd15.steps, sd15.localisation, sd15.adapter.layers, sd15.adapter.rank) == (
         12000,
-        0.01,
+        0.0,  # with one bokeh token there is nothing that attention could steer
         "decoder",
         0,
     )
     assert (flux.optimizer.name, flux.optimizer.lr, flux.batch.total) == ("prodigy", 1.0, 48)
     assert (flux.adapter.rank, flux.adapter.query_key_rank, flux.adapter.layers) == (128, 128, "all")
     assert (flux.noise.offset, flux.localisation) == (0.0, 0.0)
+
+
+def test_localisation_is_on_where_it_can_steer() -> None:
+    assert read(SD15 + "adapter: {tokens: 2}").resolved().localisation == 0.01
+    assert read(FLUX + "adapter: {tokens: 2}").resolved().localisation == 0.0
 
 
 def test_what_is_given_goes_before_the_defaults() -> None:
@@ -95,12 +100,12 @@ def test_a_mistake_is_an_error_that_says_where_and_what(line: str) -> None:
         ("", "out is missing"),
         ("- 1", "must be settings"),
         (SD15.replace("checkpoint: model.safetensors", ""), "either checkpoint or diffusion_model"),
-        (SD15.replace("sd15", "sdxl"), "must be one of sd15, flux"),
-        (FLUX + "localisation: 0.1", "localisation needs the cross-attention"),
+        (SD15.replace("sd15", "sd4"), "must be one of flux, sd15"),
+        (FLUX + "localisation: 0.1", "localisation needs cross-attention, which FLUX lacks"),
         (FLUX + "adapter: {layers: decoder}", "adapter.layers is decoder"),
         (
             FLUX.replace("model.s", "x.s").replace("checkpoint:", "prediction: v, checkpoint:"),
-            "are for SD1.5",
+            "are for discrete schedules, and FLUX is a",
         ),
     ],
 )

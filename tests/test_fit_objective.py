@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bokeh_ops.errors import BokehError
+from bokeh_ops.host.architectures import named
 from tests import models
 from tests.models import one_thread  # noqa: F401
 from trainer.fit import objective
@@ -56,17 +57,17 @@ def test_losses_are_those_of_the_networks_output(pack: ModuleType, kind: str, ga
 def test_flux_shift_is_the_hosts(pack: ModuleType) -> None:
     from comfy_extras.nodes_model_advanced import ModelSamplingFlux
 
-    model = models.host_model("flux")
+    model, shift = models.host_model("flux"), named("flux").timestep_shift
     for width, height in ((512, 512), (1024, 1024), (768, 512)):
-        mu = objective.flux_mu(height // 8, width // 8)
+        mu = shift(height // 8, width // 8)
         node = ModelSamplingFlux()
         theirs = getattr(node, getattr(node, "FUNCTION", "execute"))(model, 1.15, 0.5, width, height)[0]
         sampling = theirs.get_model_object("model_sampling")
         assert sampling.shift == pytest.approx(mu)
         t = torch.tensor([0.01, 0.3, 0.5, 0.99, 1.0], dtype=torch.float64)
         assert torch.allclose(objective.shifted(t, mu), sampling.sigma(t), rtol=1e-6)
-    assert objective.flux_mu(32, 32) == pytest.approx(0.5)
-    assert objective.flux_mu(128, 128) == pytest.approx(1.15)
+    assert shift(32, 32) == pytest.approx(0.5)
+    assert shift(128, 128) == pytest.approx(1.15)
 
 
 def test_flow_levels_follow_their_density() -> None:

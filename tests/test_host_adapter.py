@@ -25,7 +25,7 @@ Lay = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def lay(pack: ModuleType) -> Lay:
-    return pack.bokeh_ops.host.adapter.apply.lay_adapter
+    return pack.bokeh_ops.host.adapter.apply.apply_adapter
 
 
 @pytest.fixture(scope="module", params=models.KINDS)

@@ -54,7 +54,7 @@ def both_orders(pack: ModuleType, bases: Any, adapters: Any, carry: ModuleType) 
 
     def check(kind: str, other: Model, grounded: bool = True, effect: float = 1e-3) -> None:
         base, adapter, x = bases[kind], adapters[kind], picture(kind)
-        lay = pack.bokeh_ops.host.adapter.apply.lay_adapter
+        lay = pack.bokeh_ops.host.adapter.apply.apply_adapter
         prompts = models.conditioning(kind, 0), models.conditioning(kind, 1)
         positive, negative = carry.with_k(prompts[0], K), carry.with_k(prompts[1], [-30.0])
         for conditioning, pivots in ((positive, [1.0, -1.0, 1.0]), (negative, [-1.0] * 3)):
@@ -356,7 +356,7 @@ def test_a_control_net(pack: ModuleType, bases: Any, adapters: Any, carry: Modul
     import nodes
 
     base, x = bases["sd15"], picture("sd15")
-    model = pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapters["sd15"])
+    model = pack.bokeh_ops.host.adapter.apply.apply_adapter(base, adapters["sd15"])
     hint = torch.rand(3, 64, 48, 3, generator=models.generator(32))
     apply = nodes.ControlNetApplyAdvanced().apply_controlnet
     prompts = models.conditioning("sd15", 0), models.conditioning("sd15", 1)
@@ -414,7 +414,7 @@ def test_guidance_by_attention(
     pack: ModuleType, bases: Any, adapters: Any, carry: ModuleType, name: str
 ) -> None:
     """The pivot is what it is alone, and so is a target of the pivot's K."""
-    lay = pack.bokeh_ops.host.adapter.apply.lay_adapter
+    lay = pack.bokeh_ops.host.adapter.apply.apply_adapter
     prompts = models.conditioning("sd15", 0), models.conditioning("sd15", 1)
     latent = models.empty_latent("sd15", 1, 16, 16)
     adapter = adapters["sd15"]
@@ -454,7 +454,7 @@ def test_what_tears_rows_or_tokens_apart_is_refused(
 ) -> None:
     base = bases["sd15"]
     weights = models.snapshot(base)
-    model = core(name, pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapters["sd15"]))
+    model = core(name, pack.bokeh_ops.host.adapter.apply.apply_adapter(base, adapters["sd15"]))
     prompt = models.conditioning("sd15")
     arguments = {"grounded_branches": "positive only", "rows_per_batch": 0, "pivot_bokeh": 14.0}
 

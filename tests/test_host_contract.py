@@ -41,7 +41,7 @@ def adapter(kind: str) -> Any:
 
 @pytest.fixture(scope="module")
 def laid(pack: ModuleType, base: Any, adapter: Any) -> Any:
-    return pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapter)
+    return pack.bokeh_ops.host.adapter.apply.apply_adapter(base, adapter)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def node(name: str) -> Run:
 
 @pytest.fixture
 def without_query_key(pack: ModuleType, base: Any, kind: str) -> Any:
-    return pack.bokeh_ops.host.adapter.apply.lay_adapter(base, models.adapter(kind, query_key=False))
+    return pack.bokeh_ops.host.adapter.apply.apply_adapter(base, models.adapter(kind, query_key=False))
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_what_keeps_the_adapter_whole_is_not_said(
     pack: ModuleType, kind: str, base: Any, model: Any, adapter: Any, without_query_key: Any, other: Any, said: Any,
     how: str,
 ) -> None:  # fmt: skip
-    lay = pack.bokeh_ops.host.adapter.apply.lay_adapter
+    lay = pack.bokeh_ops.host.adapter.apply.apply_adapter
     if how == "merged first":
         made = lay(node("ModelMergeSimple")(base, other, 0.5)[0], adapter)
     elif how == "no query/key":

@@ -104,7 +104,9 @@ def test_clones_in_threads_do_not_meet(
     """Each has its own K and pivots, and a clone without anything on it has none, though all share one network."""
     base = bases[kind]
     network = base.model.diffusion_model
-    laid = ground(pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapters[kind], query_key_strength=0.0))
+    laid = ground(
+        pack.bokeh_ops.host.adapter.apply.apply_adapter(base, adapters[kind], query_key_strength=0.0)
+    )
     if foreign and kind == "sd15":  # layers that another extension runs, where hooks do more
         for path in (
             "output_blocks.3.1.transformer_blocks.0.attn1",
@@ -135,7 +137,7 @@ def test_what_is_said_once_a_run_is_said_once_by_all_threads(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(pack.bokeh_ops.host.adapter.patch, "say", lambda text, _node: said.append(text))
-    laid = pack.bokeh_ops.host.adapter.apply.lay_adapter(
+    laid = pack.bokeh_ops.host.adapter.apply.apply_adapter(
         bases["sd15"], adapters["sd15"], query_key_strength=0.0
     )
     module = bases["sd15"].model.diffusion_model.output_blocks[0]
@@ -261,7 +263,7 @@ def test_arguments_of_attention_reach_it(
     pack: ModuleType, bases: Any, adapters: Any, ground: Any, prompts: Any, way: str, same_as: str
 ) -> None:
     """Grounded and not, with an adapter whose terms read the queries."""
-    laid = pack.bokeh_ops.host.adapter.apply.lay_adapter(
+    laid = pack.bokeh_ops.host.adapter.apply.apply_adapter(
         bases["flux"], adapters["flux"], 0.8, query_key_strength=0.0
     )
     for model in (laid, ground(laid)):
@@ -300,7 +302,7 @@ def test_an_override_put_on_top_while_sampling(
         return out
 
     def lay(model: Any) -> Any:
-        return ground(pack.bokeh_ops.host.adapter.apply.lay_adapter(model, adapters[kind], 0.8))
+        return ground(pack.bokeh_ops.host.adapter.apply.apply_adapter(model, adapters[kind], 0.8))
 
     base, install = bases[kind], on_top(scaled, inside)
     both = run(install(lay(base)))
@@ -317,8 +319,8 @@ def test_attention_in_containers(pack: ModuleType, bases: Any) -> None:
     if not hasattr(host, "AttentionTensorContainer"):
         pytest.skip("this host has no containers")
     q = models.randn(3, 2, 7, 16)
-    call = pack.bokeh_ops.host.architectures.model_call.Call({}, None)
-    described = pack.bokeh_ops.host.architectures.architecture.describe(bases["flux"])
+    call = pack.bokeh_ops.host.attention.model_call.ModelCall({}, None)
+    described = pack.bokeh_ops.host.architectures.recognise(bases["flux"])
     network = bases["flux"].model.diffusion_model
     previous = SimpleNamespace(calls=0)
 
@@ -327,8 +329,8 @@ def test_attention_in_containers(pack: ModuleType, bases: Any) -> None:
         return func(*args, **kwargs)
 
     theirs.container_function = lambda *_args, **_kwargs: pytest.fail("went past ours")  # type: ignore[attr-defined]
-    with pack.bokeh_ops.host.architectures.joint_attention.lay(
-        {OVERRIDE: theirs}, call, described, network, picture("flux")
+    with pack.bokeh_ops.host.attention.joint.attach(
+        {OVERRIDE: theirs}, call, described.widths, network, picture("flux")
     ) as options:
         parts = [host.AttentionTensorContainer(t) for t in (q, q, q)]
         out = host.optimized_attention(*parts, 2, skip_reshape=True, transformer_options=options)

@@ -134,7 +134,7 @@ def loses_k(model: Any, way: str) -> Any:
 def test_what_cannot_be_reached_is_said(
     pack: ModuleType, bases: Any, adapters: Any, carry: ModuleType, kind: str, way: str, where: str
 ) -> None:
-    model = loses_k(pack.bokeh_ops.host.adapter.apply.lay_adapter(bases[kind], adapters[kind]), way)
+    model = loses_k(pack.bokeh_ops.host.adapter.apply.apply_adapter(bases[kind], adapters[kind]), way)
     positive = carry.with_k(models.conditioning(kind), K)
     with pytest.raises(
         pack.bokeh_ops.errors.BokehError, match=f"Another extension runs {where}.*Remove that"
@@ -208,7 +208,7 @@ def test_a_patched_attention_module_past_its_projection(
         out = attend(module.to_q(x), module.to_k(context), module.to_v(context), module.heads)
         return torch.nn.functional.linear(out, weight, bias)
 
-    model = pack.bokeh_ops.host.adapter.apply.lay_adapter(base, adapters["sd15"])
+    model = pack.bokeh_ops.host.adapter.apply.apply_adapter(base, adapters["sd15"])
     (expected,) = predict(model, positive, x=x)
     patched = model.clone()
     patched.add_object_patch(f"diffusion_model.{path}.forward", forward)
@@ -238,7 +238,7 @@ def test_regional_prompts_by_rows(
         return clone
 
     base, adapter, x = bases["sd15"], adapters["sd15"], picture("sd15")
-    lay = pack.bokeh_ops.host.adapter.apply.lay_adapter
+    lay = pack.bokeh_ops.host.adapter.apply.apply_adapter
     prompt = models.conditioning("sd15")
     positive = carry.with_conditions(
         carry.with_k(prompt, K), bokeh_pivot=carry.PivotCondition(torch.tensor([1.0, -1, 1]))

@@ -175,7 +175,7 @@ def test_hints_of_control_nets(pack: ModuleType, entries: int, pictures: int) ->
     import nodes
 
     base = models.host_model("sd15")
-    s = Sampling(pack, "sd15", pack.bokeh_ops.host.adapter.apply.lay_adapter(base, models.adapter("sd15")))
+    s = Sampling(pack, "sd15", pack.bokeh_ops.host.adapter.apply.apply_adapter(base, models.adapter("sd15")))
     hints = torch.rand(entries, 64, 64, 3, generator=models.generator(32))
     net = control_net()
 
@@ -205,7 +205,7 @@ def test_references(pack: ModuleType, entries: int, pictures: int) -> None:
     s = Sampling(
         pack,
         "flux",
-        pack.bokeh_ops.host.adapter.apply.lay_adapter(models.host_model("flux"), models.adapter("flux")),
+        pack.bokeh_ops.host.adapter.apply.apply_adapter(models.host_model("flux"), models.adapter("flux")),
     )
     references = models.randn(entries, 16, 4, 4, seed=41)
 
@@ -237,7 +237,7 @@ def test_pictures_to_inpaint(pack: ModuleType, entries: int, pictures: int) -> N
     with patch.object(models, "UNET", {**models.UNET, "in_channels": 9}):
         base = models.host_model("sd15")
     base.model.set_inpaint()
-    s = Sampling(pack, "sd15", pack.bokeh_ops.host.adapter.apply.lay_adapter(base, models.adapter("sd15")))
+    s = Sampling(pack, "sd15", pack.bokeh_ops.host.adapter.apply.apply_adapter(base, models.adapter("sd15")))
     seen = models.randn(entries, 4, 8, 8, seed=61)
     masks = (models.randn(entries, 1, 8, 8, seed=62) > 0).float()
 

@@ -47,9 +47,9 @@ def test_rising_sigmas(pack: ModuleType, s: Sampling) -> None:
 def test_a_model_of_another_kind(pack: ModuleType) -> None:
     other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)))
     with pytest.raises(
-        pack.bokeh_ops.errors.BokehError, match=r"SimpleNamespace \(Linear\).*UNet of SD1.5 and FLUX"
+        pack.bokeh_ops.errors.BokehError, match=r"SimpleNamespace \(Linear\).*know FLUX, SD1.5 and SDXL"
     ):
-        pack.bokeh_ops.host.architectures.architecture.describe(other)
+        pack.bokeh_ops.host.architectures.recognise(other)
 
 
 def test_a_network_that_another_extension_runs(
@@ -236,7 +236,7 @@ def test_weights_are_bit_identical_after_sampling(s: Sampling, base: Any) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision(pack: ModuleType, kind: str, adapter: Any, dtype: torch.dtype) -> None:
-    half = pack.bokeh_ops.host.adapter.apply.lay_adapter(models.host_model(kind, dtype), adapter)
+    half = pack.bokeh_ops.host.adapter.apply.apply_adapter(models.host_model(kind, dtype), adapter)
     s = Sampling(pack, kind, half)
     pivot, targets = s.grounded(steps=3)
     alone = s.alone(steps=3)

@@ -57,7 +57,7 @@ def test_the_pivot_is_what_it_is_alone(s: Sampling, sampler: str) -> None:
 def test_every_sampler_is_right_or_refused(pack: ModuleType) -> None:
     import comfy.samplers
 
-    made = pack.bokeh_ops.host.adapter.apply.lay_adapter(models.host_model("flux"), models.adapter("flux"))
+    made = pack.bokeh_ops.host.adapter.apply.apply_adapter(models.host_model("flux"), models.adapter("flux"))
     s = Sampling(pack, "flux", made)
     errors = {}
     for name in comfy.samplers.SAMPLER_NAMES:
@@ -307,7 +307,7 @@ def test_an_inpainting_model_sees_every_pictures_own(pack: ModuleType) -> None:
     with patch.object(models, "UNET", config):
         base = models.host_model("sd15")
     base.model.set_inpaint()
-    s = Sampling(pack, "sd15", pack.bokeh_ops.host.adapter.apply.lay_adapter(base, models.adapter("sd15")))
+    s = Sampling(pack, "sd15", pack.bokeh_ops.host.adapter.apply.apply_adapter(base, models.adapter("sd15")))
     latent = real_latent("sd15", 2)
     mask = torch.zeros(2, 1, 8, 8)
     mask[0, ..., 4:], mask[1, ..., :4] = 1, 1

@@ -100,7 +100,9 @@ def test_layers_that_are_shrunk_have_the_mask_at_their_size(pack: ModuleType, fa
 
     base = models.host_model("sd15")
     shrunk = models.call(PatchModelAddDownscale, base, 1, factor, 0.0, 1.0, True, "bicubic", "bicubic")
-    s = Sampling(pack, "sd15", pack.bokeh_ops.host.adapter.apply.lay_adapter(shrunk, models.adapter("sd15")))
+    s = Sampling(
+        pack, "sd15", pack.bokeh_ops.host.adapter.apply.apply_adapter(shrunk, models.adapter("sd15"))
+    )
     latent = models.empty_latent("sd15", 1, 14, 10)
     pivot, targets = s.grounded(latent=latent, target_bokeh="2", subject=torch.ones(1, 14, 10))
     assert relative(targets["samples"], pivot["samples"]) < 1e-5
@@ -120,7 +122,7 @@ def test_groups_give_the_same(s: Sampling) -> None:
 
 
 def test_the_share_of_every_token(pack: ModuleType) -> None:
-    region = pack.bokeh_ops.host.architectures.model_call.Region
+    region = pack.bokeh_ops.host.attention.model_call.Region
     mask = torch.zeros(2, 5, 6)
     mask[1, :, :3] = 1
     assert region({}, mask).share((5, 6), 30)[1, :, 0].reshape(5, 6).equal(mask[1])
@@ -140,13 +142,13 @@ def test_the_share_of_every_token(pack: ModuleType) -> None:
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_a_term_is_that_of_the_place(pack: ModuleType, tokens: int) -> None:
     """Against eq. 10 written out, for each place with the K that is meant there."""
-    call, attention = pack.bokeh_ops.host.architectures.model_call, pack.bokeh_ops.adapter.attention
+    call, attention = pack.bokeh_ops.host.attention.model_call, pack.bokeh_ops.adapter.attention
     q = models.randn(1, 2, 4, 8, seed=1)
     outside, inside = (
         tuple(models.randn(1, tokens, 16, seed=seed + part) for part in (0, 1)) for seed in (2, 4)
     )
     mask = torch.tensor([[[1.0, 0.0], [0.0, 0.25]]])
-    planned = call.Call({"x": [outside]}, None, call.Region({"x": [inside]}, mask))
+    planned = call.ModelCall({"x": [outside]}, None, call.Region({"x": [inside]}, mask))
     (term,) = call.bokeh_terms(planned, "x", (2, 2), 4, lambda k, v: attention.bokeh_attention(q, k, v))
 
     def written_out(pair: Any) -> torch.Tensor:

@@ -127,7 +127,7 @@ def test_a_file_is_small_enough_and_read_as_it_was(tmp_path: Path, pack: ModuleT
     path = small(tmp_path, kind)
     assert path.stat().st_size < 15e6
     model = read_small(path)
-    assert model.architecture == kind
+    assert model.architecture.name == kind
     model.save(tmp_path / "again.safetensors", torch.float16)
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
@@ -160,7 +160,7 @@ def test_grounded_sampling_with_an_adapter(pack: ModuleType, loaded: tuple[Any, 
     import nodes
 
     model, clip, vae = loaded
-    described = pack.bokeh_ops.host.architectures.architecture.describe(model)
+    described = pack.bokeh_ops.host.architectures.recognise(model)
     paths = [path for path in described.widths if kind == "flux" or path.endswith("attn2")]
     made = pack.bokeh_ops.adapter.network
     adapter = made.BokehAdapter(

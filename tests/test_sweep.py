@@ -7,9 +7,9 @@ import torch
 
 from bokeh_ops.adapter.attention import Grounding
 from bokeh_ops.adapter.rows import (
-    GroundingSchedule,
     SweepRows,
     default_grounding_steps,
+    grounding_level,
     mosaic,
     resolve_grounding_steps,
     target_groups,
@@ -39,35 +39,12 @@ def test_more_grounded_steps_than_steps() -> None:
 SIGMAS = [8.0, 6.0, 4.0, 2.0, 1.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("steps", "fade", "weights"),
-    [
-        (3, 0, [1, 1, 1, 0, 0]),
-        (3, 1, [1, 1, 1, 0, 0]),
-        (3, 2, [1, 1, 0.5, 0, 0]),
-        (4, 4, [1, 0.75, 0.5, 0.25, 0]),
-        (5, 0, [1, 1, 1, 1, 1]),
-    ],
-)
-def test_grounding_ends_or_fades(steps: int, fade: int, weights: list[float]) -> None:
-    schedule = GroundingSchedule.of_steps(SIGMAS, steps, fade)
-    assert [schedule.weight(sigma) for sigma in SIGMAS[:-1]] == pytest.approx(weights, abs=1e-3)
-    assert schedule.weight(100.0) == 1
-
-
-def test_between_steps_grounding_fades_evenly() -> None:
-    schedule = GroundingSchedule.of_steps(SIGMAS, 4, 4)
-    assert schedule.weight(5.0) == pytest.approx(0.625)
-    assert (
-        schedule.weight(1.0001) == 0
-    )  # as computed by a sampler that means the level at which grounding ends
-    assert GroundingSchedule.of_steps(SIGMAS, 4).weight(1.1) == 1
-
-
-@pytest.mark.parametrize("fade", [-1, 4])
-def test_more_fading_steps_than_grounded(fade: int) -> None:
-    with pytest.raises(BokehError, match=f"{fade} grounded steps are to fade out of 3"):
-        GroundingSchedule.of_steps(SIGMAS, 3, fade)
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_the_level_at_which_grounding_ends(steps: int) -> None:
+    level = grounding_level(SIGMAS, steps)
+    assert [sigma > level for sigma in SIGMAS[:-1]] == [place < steps for place in range(5)]
+    # As computed by a sampler that means the level at which grounding ends.
+    assert not SIGMAS[steps] * (1 + 1e-5) > level
 
 
 def test_rows_are_tiled_role_by_role() -> None:

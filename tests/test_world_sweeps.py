@@ -40,9 +40,9 @@ def base(tmp_path: Path) -> Any:
 
 def adapter(base: Any) -> Any:
     from bokeh_ops.adapter.network import AdapterConfig, BokehAdapter, LayerSpec
-    from bokeh_ops.host.architectures.architecture import describe
+    from bokeh_ops.host.architectures import recognise
 
-    layers = {path: LayerSpec(width, 4) for path, width in describe(base.patcher).widths.items()}
+    layers = {path: LayerSpec(width, 4) for path, width in recognise(base.patcher).widths.items()}
     made = BokehAdapter(AdapterConfig("flux", bokeh_hidden_dim=8, bokeh_context_dim=16), layers)
     source = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -68,13 +68,11 @@ class Grounding:
         rows: number of rows the plan is for.
         plain: rows with ordinary self-attention (pivots among them).
         groups: pairs ``(pivot row, its target rows)``.
-        weight: of the grounded attention, 0..1; the rest is the targets' ordinary attention.
     """
 
     rows: int
     plain: tuple[int, ...]
     groups: tuple[tuple[int, tuple[int, ...]], ...]
-    weight: float = 1.0
 
     @classmethod
     def from_pivots(cls, pivots: Sequence[int]) -> Grounding:
@@ -159,10 +157,7 @@ def grounded_bokeh_attention(
     """:func:`bokeh_attention` with the pivots' queries where rows are grounded (the second term of eq. 15)."""
     if grounding is None or v_bokeh.shape[1] == 1:
         return bokeh_attention(q, k_bokeh, v_bokeh)
-    wholly = bokeh_attention(ground_queries(q, grounding), k_bokeh, v_bokeh)
-    if grounding.weight == 1:
-        return wholly
-    return torch.lerp(bokeh_attention(q, k_bokeh, v_bokeh), wholly, grounding.weight)
+    return bokeh_attention(ground_queries(q, grounding), k_bokeh, v_bokeh)
 
 
 def grounded_attention(
@@ -177,9 +172,8 @@ def grounded_attention(
 ) -> Tensor:
     """Grounded self-attention, eq. 11 (FLUX: eq. 15 without its bokeh term).
 
-    Targets get ``Attention(Q_piv, [K_tgt ; K_piv], [V_tgt ; V_tgt])``, or where the plan's weight is below 1 a mixture
-    of it and their ordinary attention; every other row, the pivots among them, gets ``attend`` as it would without
-    grounding.
+    Targets get ``Attention(Q_piv, [K_tgt ; K_piv], [V_tgt ; V_tgt])``; every other row, the pivots among them, gets
+    ``attend`` as it would without grounding.
 
     Args:
         q, k, v: ``[R, H, L, D]``, or ``[R, L, C]`` where ``attend`` takes that and ``heads`` is given (to split and to
@@ -201,9 +195,6 @@ def grounded_attention(
     grounding.check(q.shape[0])
     if not grounding.groups:
         return attend(q, k, v, mask)
-    if grounding.weight < 1:
-        wholly = grounded_attention(q, k, v, replace(grounding, weight=1.0), attend, mask, shared, heads)
-        return torch.lerp(attend(q, k, v, mask), wholly, grounding.weight)
     if shared is None:
         shared = q.device.type == "cpu"
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):

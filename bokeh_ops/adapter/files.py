@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,9 @@ def read_adapter(path: str | os.PathLike[str], double_blocks: int | None = None)
 
     Args:
         path: a ``.safetensors`` file, or a folder that holds ``model.safetensors``.
-        double_blocks: number of double blocks of the FLUX model it is meant for; the released layout numbers
-            blocks through and needs it when there is no ``config.json`` and the width is not FLUX.1's.
+        double_blocks: number of double blocks of the model that it is meant for (:func:`count_double_blocks`). The
+            released layout numbers FLUX's blocks through and needs it when there is no ``config.json`` and the width
+            is not FLUX.1's.
 
     Raises:
         BokehError: not a safetensors file, neither layout, missing or extra or misshapen tensors, NaN weights.
@@ -70,6 +71,11 @@ def read_adapter(path: str | os.PathLike[str], double_blocks: int | None = None)
             "'<layer>.to_v_bokeh...' (this project's). Is it a LoRA or a checkpoint?"
         )
     return _build(tensors, base, settings, path)
+
+
+def count_double_blocks(layers: Iterable[str]) -> int | None:
+    """How many of the layers' paths are FLUX's double blocks; None where none is."""
+    return sum(layer.startswith("double_blocks.") for layer in layers) or None
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

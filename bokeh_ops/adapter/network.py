@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ K_RELEASED_NEGATIVE = -30.0
 
 CROSS = ("to_k_bokeh", "to_v_bokeh")
 QUERY_KEY = ("to_q_adp", "to_k_adp")
+PROJECTED: Mapping[str, Literal["q", "k"]] = {"to_q_adp": "q", "to_k_adp": "k"}
+"""What each of them acts on."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class AdapterConfig:
     """What an adapter is, apart from its weights.
 
     Attributes:
-        base: ``"sd15"`` or ``"flux"``.
+        base: name of the architecture that it is for.
         bokeh_hidden_dim: width of the embedding's hidden layer (64 as released).
         bokeh_context_dim: features of one bokeh token (768 as released).
         tokens: number of bokeh tokens (1 as released).
@@ -69,8 +71,8 @@ class AdapterConfig:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.base not in ("sd15", "flux"):
-            raise BokehError(f"The adapter's base is {self.base!r}; it must be 'sd15' or 'flux'.")
+        if not isinstance(self.base, str) or not self.base:
+            raise BokehError(f"The adapter's base is {self.base!r}; it must be the name of an architecture.")
         for name in ("bokeh_hidden_dim", "bokeh_context_dim", "tokens"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

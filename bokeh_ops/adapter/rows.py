@@ -36,48 +36,15 @@ def resolve_grounding_steps(grounding_steps: int, steps: int) -> int:
     return grounding_steps
 
 
-@dataclass(frozen=True)
-class GroundingSchedule:
-    """How much the targets are grounded at a noise level.
+def grounding_level(sigmas: Sequence[float], steps: int) -> float:
+    """The noise level above which the first ``steps`` of a run are evaluated, and no other (alg. 1).
 
-    The paper grounds the first steps wholly and the rest not at all (alg. 1). Beyond it, the last grounded steps may
-    fade out: ``F`` of them have the weights ``1, (F - 1) / F, .., 1 / F``.
-
-    Attributes:
-        levels: noise levels, falling: where the fading begins, where each further step of it begins, and where
-            grounding ends. One level alone is an end without fading.
+    Args:
+        sigmas: noise levels of the run, ``steps + 1`` or more.
+        steps: at least 1.
     """
-
-    levels: tuple[float, ...]
-
-    @classmethod
-    def of_steps(cls, sigmas: Sequence[float], steps: int, fade: int = 0) -> GroundingSchedule:
-        """Ground the first ``steps`` of a run.
-
-        Args:
-            sigmas: noise levels of the run, ``steps + 1`` or more.
-            steps: at least 1.
-            fade: how many of them fade out; 0 and 1 are the same.
-
-        Raises:
-            BokehError: more fading steps than grounded ones, or a negative number.
-        """
-        if not 0 <= fade <= steps:
-            raise BokehError(f"{fade} grounded steps are to fade out of {steps}; give 0 to {steps}.")
-        # A little above the last level, for samplers that compute the level they evaluate at.
-        return cls((*map(float, sigmas[steps - fade : steps]), float(sigmas[steps]) * (1 + 1e-4)))
-
-    def weight(self, sigma: float) -> float:
-        """0 (ordinary attention) to 1 (eq. 11) at a noise level; samplers that evaluate between steps get between."""
-        *fading, end = self.levels
-        if sigma <= end:
-            return 0.0
-        if not fading or sigma >= fading[0]:
-            return 1.0
-        place = next(place for place, level in enumerate(self.levels) if level <= sigma)
-        above, below = self.levels[place - 1], self.levels[place]
-        done = place - 1 + (above - sigma) / (above - below)
-        return 1 - done / len(fading)
+    # A little above the last level, for samplers that compute the level they evaluate at.
+    return float(sigmas[steps]) * (1 + 1e-4)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The only place that imports ComfyUI (``comfy``, ``folder_paths``, ``server``).
 
-* :mod:`.architectures`: what is known of SD1.5, SDXL and FLUX, one object each, and how attention is changed in them.
+* :mod:`.architectures`: what is known of each architecture, one object in one file.
+* :mod:`.attention`: bokeh terms and grounding inside a model call.
 * :mod:`.adapter`: an adapter on a MODEL.
 * :mod:`.sampling`: grounded sweeps, and what their rows are given.
 * :mod:`.training`: gradients through the host's models.

@@ -227,7 +227,7 @@ def grounded_sampling(kind: str, pack: ModuleType, device: str) -> tuple[float, 
     pair = []
     for where in ("cpu", device):
         base = models.host_model(kind, device=where)
-        laid = pack.bokeh_ops.host.adapter.apply.lay_adapter(base, models.adapter(kind))
+        laid = pack.bokeh_ops.host.adapter.apply.apply_adapter(base, models.adapter(kind))
         made = Sampling(pack, kind, laid).grounded()
         pair.append(torch.cat([part["samples"].cpu() for part in made]))
         models.unload()
@@ -244,7 +244,7 @@ def training_gradients(kind: str, _pack: ModuleType, device: str) -> tuple[float
     for where in ("cpu", device):
         base = models.host_model(kind, device=where)
         adapter = models.adapter(kind).to(where).requires_grad_(True)
-        laid = training.lay_for_training(base, adapter)
+        laid = training.apply_for_training(base, adapter)
         loading.on_device(laid)
         prompt, settings = models.conditioning(kind, rows=3)[0]
         condition = denoise.conditioning(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bokeh_ops.adapter.files import read_adapter
+from bokeh_ops.adapter.files import count_double_blocks, read_adapter
 from bokeh_ops.errors import BokehError
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.colour import match_lab
@@ -168,15 +168,15 @@ class _Sampler:
 
         settings = scenes.settings
         start_comfyui(find_comfyui(settings.comfyui, beside), cpu=settings.device == "cpu")
-        from bokeh_ops.host.architectures.architecture import check_fits, describe
+        from bokeh_ops.host.architectures import check_fits, recognise
         from bokeh_ops.host.loading import models as loading
         from trainer.fit.load import load_base
 
         check(settings)
         self.scenes = scenes
         self.base: Base = load_base(settings, beside, Fingerprints(out / "files.json"))
-        model = describe(self.base.patcher)
-        self.adapter = read_adapter(scenes.adapter, double_blocks=model.double_blocks or None)
+        model = recognise(self.base.patcher)
+        self.adapter = read_adapter(scenes.adapter, count_double_blocks(model.widths))
         check_fits(self.adapter, model, str(scenes.adapter))
         self.adapter = self.adapter.float().to(loading.device()).requires_grad_(False).eval()
         # All at once, so that the text encoder can be let go before the first picture.

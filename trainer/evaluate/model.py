@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bokeh_ops.errors import BokehError
+from bokeh_ops.host.architectures import architectures, named
 from trainer.cli import UsageError
 from trainer.evaluate.images import add_measuring, measure
 from trainer.prepare.settings import DEPTH_KINDS, kind_of
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--adapter", type=Path, metavar="FILE", help="adapter file or folder (with --config: what it trained)"
     )
     model = parser.add_argument_group("the model, unless --config names it")
-    model.add_argument("--architecture", choices=("sd15", "flux"))
+    model.add_argument("--architecture", choices=tuple(architectures()))
     model.add_argument(
         "--checkpoint", metavar="FILE", help="single file with model, text encoder, autoencoder"
     )
@@ -204,7 +205,7 @@ def _here(name: str | None) -> str | None:
 
 def _size(text: str, architecture: str) -> tuple[int, int]:
     sides = text.lower().split("x")
-    multiple = 16 if architecture == "flux" else 8
+    multiple = named(architecture).size_multiple
     if len(sides) > 2 or not all(side.isdigit() and int(side) and not int(side) % multiple for side in sides):
         raise UsageError(
             f"--size is {text!r}; write 512 or 768x512, multiples of {multiple} for {architecture}."

@@ -7,18 +7,14 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
+from bokeh_ops.host.architectures import Architecture
 from trainer.fit.files import replace_text
-
-Architecture = Literal["sd15", "flux"]
-
-FLUX_TOKENS = 256
-"""Tokens of a FLUX prompt that are kept: what the host pads short ones to, so that all are equally long."""
 
 
 class Embedding(NamedTuple):
@@ -27,14 +23,14 @@ class Embedding(NamedTuple):
     context: Tensor
     """``[L, C]``."""
     pooled: Tensor | None
-    """``[P]`` (FLUX), or None."""
+    """``[P]``, or None where the model takes none."""
 
 
 class Base(ABC):
     """A frozen model with its text encoder and autoencoder.
 
     Attributes:
-        architecture: ``sd15`` or ``flux``.
+        architecture: of the model.
         patcher: the host's MODEL; its weights take no gradient.
         fingerprint: of the model's weights; ``text_fingerprint`` and ``image_fingerprint`` of the other two.
     """
@@ -43,7 +39,7 @@ class Base(ABC):
     image_fingerprint: str
 
     def __init__(self, architecture: Architecture, patcher: Any, fingerprint: str) -> None:
-        self.architecture: Architecture = architecture
+        self.architecture = architecture
         self.patcher, self.fingerprint = patcher, fingerprint
         patcher.model.requires_grad_(False)
 
@@ -89,11 +85,8 @@ class HostBase(Base):
         with torch.no_grad():
             for text in texts:
                 context, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[:2]
-                if self.architecture == "flux":
-                    context = context[:, :FLUX_TOKENS]
-                pooled = (
-                    pooled[0].float().cpu() if self.architecture == "flux" and pooled is not None else None
-                )
+                context = context[:, : self.architecture.text_tokens]
+                pooled = pooled[0].float().cpu() if pooled is not None and self.architecture.pooled else None
                 found.append(Embedding(context[0].float().cpu(), pooled))
         return found
 
@@ -125,8 +118,8 @@ class HostBase(Base):
             files = self._files["text"]
             if not files:
                 raise BokehError(
-                    "A caption has to be encoded and there is no text encoder: name base.text_encoders (CLIP-L and "
-                    "T5-XXL)."
+                    "A caption has to be encoded and there is no text encoder: name base.text_encoders "
+                    f"({self.architecture.text_files})."
                 )
             if files == self._files["model"]:
                 self._load_parts()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bokeh_ops.adapter.files import read_adapter
+from bokeh_ops.adapter.files import count_double_blocks, read_adapter
 from bokeh_ops.adapter.network import AdapterConfig, BokehAdapter, LayerSpec
 from bokeh_ops.errors import BokehError
 from trainer.fit.base import Base
@@ -24,35 +24,26 @@ def new_adapter(base: Base, settings: Fit) -> BokehAdapter:
         base: whose layers it is for.
         settings: resolved.
     """
-    from bokeh_ops.host.architectures.architecture import describe
+    from bokeh_ops.host.architectures import recognise
 
     wanted = settings.adapter
-    widths = describe(base.patcher).widths
-    rank = wanted.rank or None
-    cross = {path: LayerSpec(width, rank) for path, width in widths.items() if _is_cross(path, wanted.layers)}
-    query_key: dict[str, LayerSpec] = {}
-    if wanted.query_key_rank:
-        query_key = {
-            path: LayerSpec(width, wanted.query_key_rank)
-            for path, width in widths.items()
-            if not path.endswith(".attn2")
-        }
+    architecture, widths = base.architecture, recognise(base.patcher).widths
+    assert wanted.layers != "auto"  # resolved
+    cross = architecture.bokeh_layers(widths, wanted.layers)
+    query_key = architecture.query_key_layers(widths) if wanted.query_key_rank else []
     config = AdapterConfig(
-        base=base.architecture,
+        base=architecture.name,
         bokeh_hidden_dim=wanted.hidden,
         bokeh_context_dim=wanted.context,
         tokens=wanted.tokens,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return BokehAdapter(config, cross, query_key)
-
-
-def _is_cross(path: str, layers: str) -> bool:
-    """Whether a layer gets bokeh attention: in FLUX every block, in SD1.5 cross-attention of the decoder or of all."""
-    if path.startswith(("double_blocks.", "single_blocks.")):
-        return True
-    return path.endswith(".attn2") and (layers == "all" or path.startswith("output_blocks."))
+        return BokehAdapter(
+            config,
+            {path: LayerSpec(widths[path], wanted.rank or None) for path in cross},
+            {path: LayerSpec(widths[path], wanted.query_key_rank) for path in query_key},
+        )
 
 
 def starting_adapter(base: Base, settings: Fit, beside: Path) -> BokehAdapter:
@@ -61,13 +52,13 @@ def starting_adapter(base: Base, settings: Fit, beside: Path) -> BokehAdapter:
     Raises:
         BokehError: the named one cannot be read or is for another architecture.
     """
-    from bokeh_ops.host.architectures.architecture import check_fits, describe
+    from bokeh_ops.host.architectures import check_fits, recognise
 
     if settings.adapter.init is None:
         return new_adapter(base, settings)
     path = beside / Path(settings.adapter.init).expanduser()
-    model = describe(base.patcher)
-    adapter = read_adapter(path, double_blocks=model.double_blocks or None)
+    model = recognise(base.patcher)
+    adapter = read_adapter(path, count_double_blocks(model.widths))
     check_fits(adapter, model, str(path))
     return adapter.float().train()
 

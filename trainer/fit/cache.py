@@ -97,7 +97,9 @@ class Texts:
         return [text for text in dict.fromkeys(texts) if self._key(text) not in self.store]
 
     def _key(self, text: str) -> str:
-        return content_key("text", self.base.text_fingerprint, self.base.architecture, str(self.dtype), text)
+        return content_key(
+            "text", self.base.text_fingerprint, self.base.architecture.name, str(self.dtype), text
+        )
 
     def _kept(self, text: str) -> Embedding | None:
         tensors = self.store.get(self._key(text))

@@ -10,19 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from bokeh_ops.host.architectures import Architecture, architectures, named
 from trainer.cli import UsageError
 from trainer.fit.schema import section, setting
 
 Precision = Literal["fp32", "bf16", "fp16"]
+if TYPE_CHECKING:
+    Named = str
+else:
+    Named = Literal[tuple(architectures())]
 
 
 @dataclass(frozen=True)
 class Base:
     """The frozen model: files, by path or by their name in ComfyUI's model folders."""
 
-    architecture: Literal["sd15", "flux"] = setting(help="kind of model")
+    architecture: Named = setting(help="kind of model")
     checkpoint: str | None = setting(None, "single file with model, text encoder and autoencoder")
     diffusion_model: str | None = setting(None, "FLUX in parts: the diffusion model")
     text_encoders: list[str] = setting([], "FLUX in parts: CLIP-L and T5-XXL")
@@ -39,10 +44,17 @@ class Base:
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.diffusion_model is None):
             raise UsageError("base needs either checkpoint or diffusion_model: the model to train on.")
-        if self.architecture == "flux" and (self.prediction != "auto" or self.zero_terminal_snr):
-            raise UsageError("base.prediction and base.zero_terminal_snr are for SD1.5; leave them out.")
+        if self.known.flow and (self.prediction != "auto" or self.zero_terminal_snr):
+            raise UsageError(
+                f"base.prediction and base.zero_terminal_snr are for discrete schedules, and {self.known.title} is a "
+                "flow; leave them out."
+            )
         if self.zero_terminal_snr and self.prediction != "v":
             raise UsageError("base.zero_terminal_snr needs base.prediction: v.")
+
+    @property
+    def known(self) -> Architecture:
+        return named(self.architecture)
 
 
 @dataclass(frozen=True)
@@ -209,7 +221,10 @@ class Fit:
     contrastive: Contrastive = section(Contrastive)
     noise: Noise = section(Noise)
     localisation: float | None = setting(
-        None, "weight of the localisation regulariser. SD1.5: 0.01, FLUX: 0", least=0, most=1000
+        None,
+        "weight of the localisation regulariser. With several bokeh tokens in a UNet: 0.01, else 0",
+        least=0,
+        most=1000,
     )
     dropout: Dropout = section(Dropout)
     optimizer: Optimizer = section(Optimizer)
@@ -218,12 +233,13 @@ class Fit:
     cache: Cache = section(Cache)
 
     def __post_init__(self) -> None:
-        if self.base.architecture == "flux" and self.localisation:
+        known = self.base.known
+        if self.localisation and not known.cross_attention:
             raise UsageError(
-                "localisation needs the cross-attention of SD1.5, which FLUX lacks; leave it out or set it to 0."
+                f"localisation needs cross-attention, which {known.title} lacks; leave it out or set it to 0."
             )
-        if self.base.architecture == "flux" and self.adapter.layers == "decoder":
-            raise UsageError("adapter.layers is decoder; FLUX has none: leave it out.")
+        if self.adapter.layers == "decoder" and not known.cross_attention:
+            raise UsageError(f"adapter.layers is decoder; {known.title} has none: leave it out.")
         total, levels = self.resolved_total(), self.contrastive.levels
         if self.contrastive.share and total % levels:
             raise UsageError(
@@ -237,16 +253,17 @@ class Fit:
             )
 
     def resolved_total(self) -> int:
-        return self.batch.total or (48 if self.base.architecture == "flux" else 80)
+        return self.batch.total or self.base.known.training.batch
 
     def resolved(self) -> Fit:
         """A copy in which everything that depends on the architecture is filled in."""
-        flux = self.base.architecture == "flux"
+        known = self.base.known
+        usual, sampling = known.training, known.sampling
 
-        def given(value: Any, for_sd15: Any, for_flux: Any) -> Any:
-            return value if value is not None else for_flux if flux else for_sd15
+        def given(value: Any, default: Any) -> Any:
+            return default if value is None else value
 
-        name = given(self.optimizer.name, "adamw", "prodigy")
+        name = given(self.optimizer.name, usual.optimizer)
         lr = self.optimizer.lr if self.optimizer.lr is not None else 1.0 if name == "prodigy" else 1e-4
         layers = self.adapter.layers
         weights = self.precision if self.base.weights == "auto" else self.base.weights
@@ -255,18 +272,20 @@ class Fit:
             base=replace(self.base, weights=weights),
             adapter=replace(
                 self.adapter,
-                rank=given(self.adapter.rank, 0, 128),
-                query_key_rank=given(self.adapter.query_key_rank, 0, 128),
-                layers=("all" if flux else "decoder") if layers == "auto" else layers,
+                rank=given(self.adapter.rank, usual.rank),
+                query_key_rank=given(self.adapter.query_key_rank, usual.query_key_rank),
+                layers=usual.layers if layers == "auto" else layers,
             ),
             batch=replace(self.batch, total=self.resolved_total()),
-            noise=replace(self.noise, offset=given(self.noise.offset, 0.04, 0.0)),
-            localisation=given(self.localisation, 0.01, 0.0),
+            noise=replace(self.noise, offset=given(self.noise.offset, usual.noise_offset)),
+            localisation=given(
+                self.localisation, 0.01 if known.cross_attention and self.adapter.tokens > 1 else 0.0
+            ),
             optimizer=replace(self.optimizer, name=name, lr=lr),
             samples=replace(
                 self.samples,
-                cfg=given(self.samples.cfg, 7.0, 1.0),
-                sampler=given(self.samples.sampler, "dpmpp_2m", "euler"),
+                cfg=given(self.samples.cfg, sampling.cfg),
+                sampler=given(self.samples.sampler, sampling.sampler),
             ),
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from bokeh_ops.errors import BokehError
+from bokeh_ops.host.architectures import named
 from trainer.fit.base import Base, Fingerprints, HostBase
 from trainer.fit.config import Fit
 from trainer.fit.small import SmallBase
@@ -67,5 +68,6 @@ def _host_base(settings: Fit, path: Path, beside: Path, prints: Fingerprints) ->
         text, vae = text or [path], vae or [path]
     else:
         patcher = loading.load_model(path, dtype)
-    loading.check_architecture(patcher, wanted.architecture, str(path))
-    return HostBase(wanted.architecture, patcher, {"model": [path], "text": text, "vae": vae}, prints)
+    architecture = named(wanted.architecture)
+    loading.check_architecture(patcher, architecture, str(path))
+    return HostBase(architecture, patcher, {"model": [path], "text": text, "vae": vae}, prints)

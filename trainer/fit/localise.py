@@ -79,7 +79,7 @@ def mask_at(mask: Tensor, places: int) -> Tensor:
 
 
 class Localiser:
-    """Collects the regulariser while the network runs; called by :func:`.gradients.lay_for_training`.
+    """Collects the regulariser while the network runs; called by :func:`.gradients.apply_for_training`.
 
     Args:
         adapter: whose ``W'_k`` gives the bokeh keys.

@@ -41,14 +41,14 @@ class Trainee:
     def __init__(self, base: Base, adapter: BokehAdapter, settings: Fit) -> None:
         from bokeh_ops.host.loading import models as loading
         from bokeh_ops.host.training import denoise
-        from bokeh_ops.host.training.gradients import lay_for_training
+        from bokeh_ops.host.training.gradients import apply_for_training
 
         self.base, self.adapter, self.settings = base, adapter, settings
         self.device = loading.device()
         adapter.to(self.device)
         self.localiser = Localiser(adapter) if settings.localisation else None
         autocast = AUTOCAST[settings.precision]
-        self.laid = lay_for_training(base.patcher, adapter, autocast, self.localiser)
+        self.laid = apply_for_training(base.patcher, adapter, autocast, self.localiser)
         self.prediction = denoise.prediction(base.patcher)
         self.sigmas = None if self.prediction == "flow" else denoise.discrete_sigmas(base.patcher)
         self._open: ExitStack | None = None
@@ -127,8 +127,15 @@ class Trainee:
             rows = torch.tensor(told, device=self.device)
             self.localiser.begin(rows, masks, [picture.told == picture.k for picture in micro.pictures])
         context, pooled = stack(texts)
-        guidance = self.settings.base.guidance if self.base.architecture == "flux" else None
-        positive = conditioning(context, pooled, guidance, told, micro.pivots())
+        architecture = self.base.architecture
+        positive = conditioning(
+            context,
+            pooled,
+            self.settings.base.guidance if architecture.guided else None,
+            told,
+            micro.pivots(),
+            architecture.picture_conditions(masks.shape[2], masks.shape[1]),
+        )
         levels = torch.tensor(sigma, device=self.device)
         estimate = denoise(self.laid, positive, x, levels)
         error = row_losses(estimate, x0, weights(self.prediction, levels, self.settings.noise.min_snr))

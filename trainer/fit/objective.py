@@ -18,23 +18,12 @@ import math
 import torch
 from torch import Tensor
 
+from bokeh_ops.host.architectures import named
 from trainer.draws import draws, normal
 from trainer.fit.config import Fit, Noise
 
 LEAST_FLOW_SIGMA = 1e-3
 """Smallest noise level of flow matching that is trained: below, its error drowns in rounding."""
-
-_TOKENS, _MU = (256, 4096), (0.5, 1.15)
-
-
-def flux_mu(height: int, width: int) -> float:
-    """Exponent of FLUX's timestep shift for latents of a size, as its samplers use: linear in the number of tokens.
-
-    0.5 at 256 tokens (256 x 256 pixels), 1.15 at 4096 (1024 x 1024).
-    """
-    tokens = math.ceil(height / 2) * math.ceil(width / 2)
-    slope = (_MU[1] - _MU[0]) / (_TOKENS[1] - _TOKENS[0])
-    return _MU[0] + slope * (tokens - _TOKENS[0])
 
 
 def shifted(t: Tensor, mu: float) -> Tensor:
@@ -99,5 +88,8 @@ def noise_level(
     """
     if sigmas is not None:
         return discrete_level(sigmas, settings.seed, step, scene)
-    mu = flux_mu(latent[1], latent[2]) if settings.noise.shift is None else settings.noise.shift
+    mu = settings.noise.shift
+    if mu is None:
+        mu = named(settings.base.architecture).timestep_shift(latent[1], latent[2])
+    assert mu is not None  # a flow has one
     return flow_level(settings.noise, mu, settings.seed, step, scene)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from bokeh_ops.errors import BokehError
+from bokeh_ops.host.architectures import named
 from bokeh_ops.render import DEFAULT_MODEL
 from trainer.dataset import open_dataset
 from trainer.fit import checkpoint
@@ -159,7 +160,7 @@ def set_up(settings: Fit, beside: Path, processes: Processes, base: Base | None 
 
 
 def _check_size(resolution: tuple[int, int], settings: Fit) -> None:
-    multiple = 16 if settings.base.architecture == "flux" else 8
+    multiple = named(settings.base.architecture).size_multiple
     if any(side % multiple for side in resolution):
         raise BokehError(
             f"The photographs of {settings.data.dataset} are {resolution[0]} x {resolution[1]}; "

@@ -16,7 +16,6 @@ from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.sheet import contact_sheet
 from trainer.fit.base import Base, Embedding
 from trainer.fit.config import Fit
-from trainer.fit.objective import flux_mu
 
 LEAST_SIDE = 128
 """Pixels that a picture on a sheet is wide at least."""
@@ -91,7 +90,7 @@ def _sample(
     size: tuple[int, int],
     laid: Laid,
 ) -> Tensor:
-    from bokeh_ops.host.adapter.apply import lay_adapter
+    from bokeh_ops.host.adapter.apply import apply_adapter
     from bokeh_ops.host.loading import models as loading
     from bokeh_ops.host.sampling.grounded import BRANCHES, Sweep
     from bokeh_ops.host.sampling.sweep import sample_sweep
@@ -100,11 +99,13 @@ def _sample(
     # How large a latent is, by encoding a black picture.
     blank = base.encode_images(torch.zeros(1, size[1], size[0], 3, dtype=torch.uint8))
     patcher = base.patcher
-    if base.architecture == "flux":
-        patcher = loading.use_flux_shift(patcher, flux_mu(blank.shape[2], blank.shape[3]))
-    model = lay_adapter(patcher, adapter, laid.strength, laid.query_key_strength)
+    shift = base.architecture.timestep_shift(blank.shape[2], blank.shape[3])
+    if shift is not None:
+        patcher = loading.use_flux_shift(patcher, shift)
+    model = apply_adapter(patcher, adapter, laid.strength, laid.query_key_strength)
     positive, negative = (
-        [[e.context[None].float(), _settings(base, e, settings)]] for e in texts([prompt, wanted.negative])
+        [[e.context[None].float(), _settings(base, e, settings, size)]]
+        for e in texts([prompt, wanted.negative])
     )
     assert wanted.cfg is not None  # resolved
     assert wanted.sampler is not None
@@ -124,11 +125,13 @@ def _sample(
     return torch.cat((pivot["samples"], targets["samples"])).cpu()
 
 
-def _settings(base: Base, embedding: Embedding, settings: Fit) -> dict[str, Any]:
-    if base.architecture != "flux":
-        return {}
-    assert embedding.pooled is not None
-    return {"pooled_output": embedding.pooled[None].float(), "guidance": settings.samples.guidance}
+def _settings(base: Base, embedding: Embedding, settings: Fit, size: tuple[int, int]) -> dict[str, Any]:
+    found = base.architecture.picture_conditions(*size)
+    if embedding.pooled is not None:
+        found["pooled_output"] = embedding.pooled[None].float()
+    if base.architecture.guided:
+        found["guidance"] = settings.samples.guidance
+    return found
 
 
 def sheet(pictures: Tensor, settings: Fit) -> Tensor:

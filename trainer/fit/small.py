@@ -36,7 +36,7 @@ class SmallBase(Base):
                 f"{path} is a small model of {described['architecture']}, but base.architecture is {wanted}."
             )
         self.small = read_small(path, dtype)
-        super().__init__(described["architecture"], self.small.patcher, fingerprint)
+        super().__init__(self.small.architecture, self.small.patcher, fingerprint)
         # Of text encoder and codec alone, so that what they make is still good when the network has learnt more.
         words, sizes = self.small.words, getattr(self.small.codec, "sizes", None)
         table = b"" if words.table is None else words.table.numpy().tobytes()

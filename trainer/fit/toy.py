@@ -11,57 +11,23 @@ from typing import Any
 
 import torch
 
+from bokeh_ops.host.architectures import named
 from trainer.draws import normal
-from trainer.fit.base import Architecture
 from trainer.fit.files import replace_file
 
 TOKENS = 8
 """Tokens of every prompt."""
 
-UNET: dict[str, Any] = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2],
-    "num_heads": 2,
-    "use_spatial_transformer": True,
-    "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1, 1],
-    "transformer_depth_middle": 1,
-    "context_dim": 16,
-    "use_linear_in_transformer": False,
-    "legacy": False,
-}
-FLUX: dict[str, Any] = {
-    "image_model": "flux",
-    "in_channels": 16,
-    "out_channels": 16,
-    "patch_size": 2,
-    "vec_in_dim": 16,
-    "context_in_dim": 16,
-    "hidden_size": 96,
-    "mlp_ratio": 4.0,
-    "num_heads": 3,
-    "depth": 2,
-    "depth_single_blocks": 2,
-    "axes_dim": [8, 12, 12],
-    "theta": 10000,
-    "qkv_bias": True,
-    "guidance_embed": True,
-}
 
-
-def make_toy(architecture: Architecture, seed: int = 0) -> Any:
+def make_toy(architecture: str, seed: int = 0) -> Any:
     """A :class:`.SmallModel` with random weights that a training of the base can start from."""
     from bokeh_ops.host.small.model import SmallModel
 
     toy = SmallModel(
         {
             "architecture": architecture,
-            "config": UNET if architecture == "sd15" else FLUX,
-            "prediction": "epsilon" if architecture == "sd15" else "flow",
+            "config": dict(named(architecture).toy),
+            "prediction": "flow" if named(architecture).flow else "epsilon",
             "shift": None,
             "pictures": "grey",
             "tokens": TOKENS,

@@ -31,6 +31,7 @@ from bokeh_ops.errors import BokehError
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    from trainer.world.base import NETWORKS
     from trainer.world.train import Plan
 
     parser = argparse.ArgumentParser(prog="python -m trainer.world", description=__doc__)
@@ -46,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
     data.add_argument("--sharp", type=int, default=1200, help="scenes that are all in focus")
     data.add_argument("--first", type=int, default=0, help="seed of the first scene")
     train = commands.add_parser("train", help="train a base model")
-    train.add_argument("architecture", choices=("sd15", "flux"))
+    train.add_argument("architecture", choices=tuple(NETWORKS))
     train.add_argument("out", type=Path)
     train.add_argument("--data", type=Path, nargs="+", required=True, help="folders written by `data`")
     train.add_argument("--until", type=int, help="stop at this step (the plan stays as it is)")

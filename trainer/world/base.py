@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bokeh_ops.host.architectures import named
 from trainer.draws import draws
-from trainer.fit.base import Architecture
-from trainer.fit.objective import flux_mu
 from trainer.world.paint import SIDE
 from trainer.world.scene import BACKDROPS, COLOURS, GROUNDS, KINDS, TIMES
 
@@ -56,14 +55,18 @@ FLUX: dict[str, Any] = {
 }
 
 
-def describe(architecture: Architecture) -> dict[str, Any]:
+NETWORKS = {"sd15": UNET, "flux": FLUX}
+"""Arguments of the host's network classes, by architecture."""
+
+
+def describe(architecture: str) -> dict[str, Any]:
     """What the file of a base model says of itself (:mod:`bokeh_ops.host.small.model`)."""
-    flux = architecture == "flux"
+    known = named(architecture)
     return {
         "architecture": architecture,
-        "config": FLUX if flux else UNET,
-        "prediction": "flow" if flux else "v",
-        "shift": flux_mu(SIDE // 4, SIDE // 4) if flux else None,
+        "config": NETWORKS[architecture],
+        "prediction": "flow" if known.flow else "v",
+        "shift": known.timestep_shift(SIDE // 4, SIDE // 4),
         "pictures": "cosines",
         "tokens": TOKENS,
         "vocabulary": list(VOCABULARY),

@@ -72,7 +72,6 @@ def variants(names: Sequence[str]) -> dict[str, tuple[str | None, Variant]]:
     for k in (4.0, 26.0):
         found[f"pivot {k:g}"] = (MAIN, replace(usual, pivot=k))
     # Beyond the paper.
-    found["fading"] = (MAIN, replace(usual, grounding=STEPS, fading=1.0))
     found["subject, not grounded"] = (MAIN, replace(usual, subject=True, grounding=0))
     found["subject"] = (MAIN, replace(usual, subject=True))
     for scale in (2.0, 5.0):  # SD1.5's usual guidance, 3, is between them

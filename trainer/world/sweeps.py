@@ -48,7 +48,6 @@ class Variant:
         strength: of the adapter.
         bokeh_guidance: a guidance scale of K alone (:func:`.make_guider`); None guides K with
             the caption.
-        fading: share of the grounded steps, the last ones, over which grounding fades out.
         subject: K acts outside the main thing alone; the thing is found in the pivot, which is sampled first.
         steps: sampling steps.
         sampler: of the host; None is ``dpmpp_2m`` for SD1.5, ``euler`` for FLUX.
@@ -64,7 +63,6 @@ class Variant:
     cfg: float | None = None
     strength: float = 1.0
     bokeh_guidance: float | None = None
-    fading: float = 0.0
     subject: bool = False
     steps: int = 30
     sampler: str | None = None
@@ -115,7 +113,7 @@ def write_sweeps(
     Raises:
         BokehError: no adapter where one is needed, or a folder of another variant.
     """
-    from bokeh_ops.host.adapter.apply import lay_adapter
+    from bokeh_ops.host.adapter.apply import apply_adapter
     from bokeh_ops.host.loading import models as loading
 
     described = folder / ".variant.json"
@@ -127,7 +125,7 @@ def write_sweeps(
     if variant.control == "adapter":
         if adapter is None:
             raise BokehError("The variant is controlled by an adapter and none is given.")
-        patcher = lay_adapter(patcher, adapter, variant.strength)
+        patcher = apply_adapter(patcher, adapter, variant.strength)
     for seed in seeds:
         if (folder / scene_name(seed)).is_dir():
             continue
@@ -180,15 +178,18 @@ def _conditioning(model: Any, texts: Sequence[str]) -> list[Any]:
 
     found = [model.words.encode(text) for text in texts]
     settings: dict[str, Any] = {PER_ROW_KEY: True}
-    if model.architecture == "flux":
-        settings |= {"pooled_output": torch.stack([pooled for _, pooled in found]), "guidance": 1.0}
+    if model.architecture.pooled:
+        settings["pooled_output"] = torch.stack([pooled for _, pooled in found])
+    if model.architecture.guided:
+        settings["guidance"] = 1.0
     return [[torch.stack([rows for rows, _ in found]), settings]]
 
 
 def _usual(model: Any, variant: Variant) -> tuple[float, str]:
-    flux = model.architecture == "flux"
-    cfg = variant.cfg if variant.cfg is not None else 1.0 if flux else 3.0
-    return cfg, variant.sampler or ("euler" if flux else "dpmpp_2m")
+    usual = model.architecture.sampling
+    # Small models are told less by their prompts, and need less guidance.
+    cfg = variant.cfg if variant.cfg is not None else min(usual.cfg, 3.0)
+    return cfg, variant.sampler or usual.sampler
 
 
 def _blank(model: Any) -> Tensor:
@@ -202,13 +203,11 @@ def _sample(
 ) -> tuple[Tensor, Tensor]:
     import comfy.samplers
 
-    from bokeh_ops.adapter.rows import resolve_grounding_steps
     from bokeh_ops.host.sampling.grounded import Sweep, grounded_sample, make_sigmas
     from bokeh_ops.host.sampling.sweep import noise_of
 
     _, sampler = _usual(model, variant)
-    fading = round(variant.fading * resolve_grounding_steps(variant.grounding, variant.steps))
-    sweep = Sweep(variant.pivot, variant.ks, variant.grounding, variant.branches, fading_steps=fading)
+    sweep = Sweep(variant.pivot, variant.ks, variant.grounding, variant.branches)
 
     def sample(sweep: Sweep) -> tuple[Tensor, Tensor]:
         pivot, targets = grounded_sample(

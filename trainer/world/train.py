@@ -24,7 +24,6 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.sheet import contact_sheet
 from trainer.dataset import open_dataset
 from trainer.draws import draws, normal
-from trainer.fit.base import Architecture
 from trainer.fit.files import replace_file
 from trainer.fit.objective import LEAST_FLOW_SIGMA
 from trainer.fit.samples import write_png
@@ -116,7 +115,7 @@ class Training:
         out: folder of its state, samples and result.
     """
 
-    def __init__(self, architecture: Architecture, pictures: Pictures, plan: Plan, out: Path) -> None:
+    def __init__(self, architecture: str, pictures: Pictures, plan: Plan, out: Path) -> None:
         from bokeh_ops.host.loading import models as loading
         from bokeh_ops.host.small.model import SmallModel
         from bokeh_ops.host.small.parts import cosine_sizes

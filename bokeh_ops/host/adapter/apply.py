@@ -1,17 +1,17 @@
-"""Laying an adapter onto a MODEL, and taking it off again."""
+"""Applying an adapter to a MODEL."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ...adapter.network import BokehAdapter
-from ..architectures.architecture import check_fits, describe
+from ..architectures import check_fits, recognise
 from .keeping import watch
-from .patch import BokehPatch, LaidAdapter, patch_of, set_patch
+from .patch import AppliedAdapter, BokehPatch, patch_of, set_patch
 from .query_key import OutputLowRank, add_query_key
 
 
-def lay_adapter(
+def apply_adapter(
     patcher: Any,
     adapter: BokehAdapter,
     strength: float = 1.0,
@@ -22,7 +22,7 @@ def lay_adapter(
     """A clone of ``patcher`` with ``adapter`` on it; ``patcher`` itself is not touched.
 
     Args:
-        patcher: the host's MODEL, SD1.5 or FLUX.
+        patcher: the host's MODEL.
         adapter: for the same architecture.
         strength: lambda of eq. 10. At 0 no bokeh term is computed at all.
         query_key_strength: factor on the query/key adapters. At 0 no weight is patched.
@@ -32,7 +32,7 @@ def lay_adapter(
     Raises:
         BokehError: the adapter does not fit the model.
     """
-    model = describe(patcher)
+    model = recognise(patcher)
     check_fits(adapter, model, name)
     clone = patcher.clone()
     if query_key_strength and adapter.query_key_layers:
@@ -41,5 +41,5 @@ def lay_adapter(
         watch(clone, OutputLowRank, node_id)
         # Also where no term is added: what is grounded may go by the blocks that an adapter names.
         patch = patch_of(clone) or BokehPatch(model)
-        set_patch(clone, patch.with_adapter(LaidAdapter(adapter, strength), node_id))
+        set_patch(clone, patch.with_adapter(AppliedAdapter(adapter, strength), node_id))
     return clone

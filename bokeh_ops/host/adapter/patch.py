@@ -1,4 +1,4 @@
-"""The one seam to the host: an APPLY_MODEL wrapper that lays adapters and grounding onto a single model call.
+"""The one seam to the host: an APPLY_MODEL wrapper that brings adapters and grounding into a single model call.
 
 The wrapper installs itself anew on a copy of ``transformer_options`` at every call. So it sees whatever other
 extensions installed, in any graph order, and chains them; and nothing of it remains after the call.
@@ -18,12 +18,9 @@ from torch import Tensor
 
 from ...adapter.attention import Grounding
 from ...adapter.network import BokehAdapter
-from ...adapter.rows import GroundingSchedule
 from ...errors import BokehError
-from ..architectures import joint_attention as flux
-from ..architectures import unet_attention as unet
-from ..architectures.architecture import HostModel
-from ..architectures.model_call import Call, Region, Terms
+from ..architectures import HostModel
+from ..attention.model_call import ModelCall, Region, Terms
 from ..notices import say
 from ..sampling.conditioning import K_KEY, PIVOT_KEY, SUBJECT_K_KEY, SUBJECT_KEY
 
@@ -38,7 +35,7 @@ _NO_K = (
 
 
 @dataclass(frozen=True)
-class LaidAdapter:
+class AppliedAdapter:
     """An adapter on a model, with the strength (lambda of eq. 10) it is applied with."""
 
     adapter: BokehAdapter
@@ -51,7 +48,7 @@ class BokehPatch:
     Args:
         model: the layers it was made for.
         adapters: laid on in this order; their terms add up.
-        schedule: how much rows are grounded at which noise level; None never.
+        grounded_above: noise level above which rows are grounded; None: never.
         node_id: the node to speak through.
 
     Attributes:
@@ -61,16 +58,16 @@ class BokehPatch:
     def __init__(
         self,
         model: HostModel,
-        adapters: Sequence[LaidAdapter] = (),
-        schedule: GroundingSchedule | None = None,
+        adapters: Sequence[AppliedAdapter] = (),
+        grounded_above: float | None = None,
         node_id: str | None = None,
     ) -> None:
         self.model = model
         self.adapters = tuple(adapters)
-        self.schedule = schedule
+        self.grounded_above = grounded_above
         self.node_id = node_id
-        self.obeys_k = any(laid.strength and laid.adapter.cross_layers for laid in self.adapters)
-        named = {path for laid in self.adapters for path in laid.adapter.widths}
+        self.obeys_k = any(applied.strength and applied.adapter.cross_layers for applied in self.adapters)
+        named = {path for applied in self.adapters for path in applied.adapter.widths}
         self._blocks = frozenset(named) if named else None
         self._unsaid = [_NO_K]
         self._terms: OrderedDict[Any, Terms] = OrderedDict()
@@ -79,11 +76,11 @@ class BokehPatch:
         # Hosts deep-copy the options of a cloned model; the adapter's tensors are shared, never doubled.
         return self
 
-    def with_adapter(self, laid: LaidAdapter, node_id: str | None) -> BokehPatch:
-        return BokehPatch(self.model, (*self.adapters, laid), self.schedule, node_id)
+    def with_adapter(self, applied: AppliedAdapter, node_id: str | None) -> BokehPatch:
+        return BokehPatch(self.model, (*self.adapters, applied), self.grounded_above, node_id)
 
-    def with_grounding(self, schedule: GroundingSchedule | None, node_id: str | None) -> BokehPatch:
-        return BokehPatch(self.model, self.adapters, schedule, node_id)
+    def with_grounding(self, above: float | None, node_id: str | None) -> BokehPatch:
+        return BokehPatch(self.model, self.adapters, above, node_id)
 
     def begin_run(self, *args: Any, **kwargs: Any) -> None:
         """Host callback before each sampling run."""
@@ -101,19 +98,19 @@ class BokehPatch:
             return executor(*args, **kwargs)
         if call.terms and subject is not None:
             text = kwargs["c_crossattn"] if "c_crossattn" in kwargs else args[3]
-            before = text.shape[1] if self.model.kind == "flux" else 0
+            before = self.model.architecture.text_places(text)
             check_rows(subject.shape[0], x.shape[0], "masks of the subject")
             call = replace(call, region=Region(self._project(subject_k, x), subject.to(x.device), before))
-        lay = flux.lay if self.model.kind == "flux" else unet.lay
         given = kwargs["transformer_options"] if in_keywords else args[5]
-        with lay(given, call, self.model, executor.class_obj.diffusion_model, x) as options:
+        network = executor.class_obj.diffusion_model
+        with self.model.architecture.attach(given, call, self.model, network, x) as options:
             if in_keywords:
                 kwargs["transformer_options"] = options
             else:
                 args = (*args[:5], options, *args[6:])
             return executor(*args, **kwargs)
 
-    def prepare(self, x: Tensor, sigma: Tensor, k: Tensor | None, pivots: Tensor | None) -> Call | None:
+    def prepare(self, x: Tensor, sigma: Tensor, k: Tensor | None, pivots: Tensor | None) -> ModelCall | None:
         """Plan one model call; None where it is to run untouched.
 
         Args:
@@ -126,8 +123,7 @@ class BokehPatch:
             BokehError: another extension has changed the rows in a way that cannot be followed.
         """
         grounding = None
-        weight = 0.0 if self.schedule is None else self.schedule.weight(float(sigma.flatten()[0]))
-        if weight > 0:
+        if self.grounded_above is not None and float(sigma.flatten()[0]) > self.grounded_above:
             if pivots is None:
                 raise BokehError(
                     "Another extension calls the model without what the sampler gave it (which row is the pivot), so "
@@ -136,7 +132,7 @@ class BokehPatch:
                 )
             check_rows(pivots.shape[0], x.shape[0], "pivots")
             grounding = ground_rows(pivots.tolist())
-            grounding = replace(grounding, weight=weight) if grounding.groups else None
+            grounding = grounding if grounding.groups else None
         terms: Terms = {}
         if self.obeys_k:
             if k is None:
@@ -146,7 +142,7 @@ class BokehPatch:
                 terms = self._project(k, x)
         if not terms and grounding is None:
             return None
-        return Call(terms, grounding, blocks=self._blocks)
+        return ModelCall(terms, grounding, blocks=self._blocks)
 
     def _warn_once(self) -> None:
         # Taken out in one step: clones of a MODEL share this object and may run in several threads.
@@ -155,12 +151,12 @@ class BokehPatch:
 
     def _project(self, k: Tensor, x: Tensor) -> Terms:
         training = torch.is_grad_enabled() and any(
-            p.requires_grad for laid in self.adapters for p in laid.adapter.parameters()
+            p.requires_grad for applied in self.adapters for p in applied.adapter.parameters()
         )
         if training:
             return self._fresh_terms(k, x.device)
         # NaN is not equal to itself, its name is. A trainer changes weights between two evaluations.
-        key = (str(k.tolist()), x.device, *(_state(laid.adapter) for laid in self.adapters))
+        key = (str(k.tolist()), x.device, *(_state(applied.adapter) for applied in self.adapters))
         terms = self._terms.get(key)
         if terms is None:
             with torch.no_grad():
@@ -172,11 +168,11 @@ class BokehPatch:
 
     def _fresh_terms(self, k: Tensor, device: torch.device) -> Terms:
         terms: Terms = {}
-        for laid in self.adapters:
-            strength = laid.strength * laid.adapter.config.bokeh_scale
+        for applied in self.adapters:
+            strength = applied.strength * applied.adapter.config.bokeh_scale
             if strength == 0:
                 continue  # only its query/key adapters are on
-            for path, (keys, values) in laid.adapter.project(k).items():
+            for path, (keys, values) in applied.adapter.project(k).items():
                 # Scaling the values scales the term: it is linear in them.
                 terms.setdefault(path, []).append((keys.to(device), (strength * values).to(device)))
         return terms

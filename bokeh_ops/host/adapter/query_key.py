@@ -15,12 +15,10 @@ import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
-from ...adapter.network import BokehAdapter
+from ...adapter.network import PROJECTED, BokehAdapter
 from ...errors import BokehError
-from ..architectures.architecture import HostModel
+from ..architectures import HostModel
 from .keeping import say_where_merged
-
-_OFFSETS = {"to_q_adp": 0, "to_k_adp": 1}
 
 
 class OutputLowRank(WeightAdapterBase):
@@ -73,11 +71,8 @@ def query_key_patches(
     speaker: str | None = node_id or ""
     for path, name, projection in adapter.low_rank_pairs():
         width = model.widths[path]
-        if model.kind == "flux":
-            parameter = f"{path}.img_attn.qkv" if path.startswith("double_blocks.") else f"{path}.linear1"
-            place: tuple[int, int, int] | None = (0, _OFFSETS[name] * width, width)
-        else:
-            parameter, place = f"{path}.{name.removesuffix('_adp')}", None
+        parameter, first = model.architecture.projection(path, PROJECTED[name], width)
+        place = None if first is None else (0, first, width)
         scale = projection.scale * adapter.config.lora_scale
         for kind in ("weight", "bias"):
             patch = OutputLowRank(

@@ -1,21 +1,61 @@
-"""What this extension needs to know of a host model: its kind, and its attention layers by path.
+"""What this extension has to know of a diffusion model's architecture: one object each, with everything in it.
 
-Only attributes of modules are read, never their weights: an offloaded or quantised weight may not exist yet.
+An architecture is a module of this package with an object ``ARCHITECTURE``; nothing else names it. Settings are read,
+and adapters described, before ComfyUI is there: modules here import it inside their methods alone.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import comfy.model_base
-import comfy.supported_models
+import torch
+from torch import Tensor, nn
 
-from ...adapter.network import BokehAdapter
-from ...errors import BokehError
+if TYPE_CHECKING:
+    from ..attention.model_call import ModelCall
 
-Slot = tuple[str, int, int]
-"""Where the UNet runs a transformer block: ``(input | middle | output, block number, index inside it)``."""
+Watch = Callable[[str, Tensor, Tensor, int], None]
+"""Called as ``watch(path, queries [R, L, C], text keys [R, M, C], heads)`` in each adapted cross-attention."""
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How pictures are made where nothing else is said.
+
+    Attributes:
+        cfg: classifier-free guidance.
+        sampler: the host's name of it.
+        size: side in pixels that the base models are trained at.
+    """
+
+    cfg: float
+    sampler: str
+    size: int
+
+
+@dataclass(frozen=True)
+class TrainingDefaults:
+    """How an adapter is trained where nothing else is said (supp. A.2 and B.1).
+
+    Attributes:
+        batch: pictures of a step.
+        rank: of bokeh keys and values; 0: full matrices.
+        query_key_rank: of the query/key adapters; 0: none.
+        layers: which layers get bokeh attention.
+        noise_offset: noise shared by all pixels of a channel.
+        optimizer: its name.
+    """
+
+    batch: int
+    rank: int
+    query_key_rank: int
+    layers: Literal["decoder", "all"]
+    noise_offset: float
+    optimizer: Literal["adamw", "prodigy"]
 
 
 @dataclass(frozen=True)
@@ -23,98 +63,156 @@ class HostModel:
     """The attention layers of one diffusion model.
 
     Attributes:
-        kind: ``"unet"`` (cross- and self-attention in transformer blocks) or ``"flux"`` (joint attention).
+        architecture: what it is.
         title: what to call it in a message.
-        widths: features of each attention by path inside the diffusion model. UNet paths end in ``attn1``
-            (self) or ``attn2`` (cross); FLUX paths are ``double_blocks.N`` and ``single_blocks.N``.
-        double_blocks: number of double blocks (FLUX), else 0.
-        most_cfg: more classifier-free guidance than this burns its pictures, as its guidance is distilled; None: any.
+        widths: features of each attention, by the path of the layer inside the diffusion model.
     """
 
-    kind: Literal["unet", "flux"]
+    architecture: Architecture
     title: str
     widths: dict[str, int]
-    double_blocks: int = 0
+
+
+class Architecture(ABC):
+    """One architecture.
+
+    Attributes:
+        name: in adapter files (``base``) and in settings (``architecture``).
+        title: what people call it.
+        flow: whether it is a flow (noise levels 0..1) or has a discrete schedule of noise levels.
+        cross_attention: whether text is attended to apart from the picture, in an encoder and a decoder.
+        size_multiple: pixels that the sides of a picture must be a multiple of.
+        most_cfg: more classifier-free guidance than this burns its pictures, as its guidance is distilled; None: any.
+        guided: whether the network is told a distilled guidance.
+        pooled: whether the network is told the pooled text.
+        text_tokens: tokens of a prompt that training keeps, so that all prompts are equally long; None: all.
+        text_encoders: what the host's tokenizer calls the text encoders; the last one's tokens are attended to, the
+            first one's sum is the pooled text.
+        text_files: the text encoders' files that come beside a diffusion model alone, for a message.
+        sampling, training: defaults.
+        toy: arguments of the host's network class for the smallest network of the kind.
+    """
+
+    name: str
+    title: str
+    flow: bool = False
+    cross_attention: bool = True
+    size_multiple: int = 8
     most_cfg: float | None = None
+    guided: bool = False
+    pooled: bool = False
+    text_tokens: int | None = None
+    text_encoders: tuple[str, ...] = ("l",)
+    text_files: str
+    sampling: SamplingDefaults
+    training: TrainingDefaults
+    toy: Mapping[str, Any]
 
-    def slots(self) -> dict[str, Slot]:
-        """UNet only: the host's ``(block, number, index)`` of every transformer block, by path."""
-        found: dict[str, Slot] = {}
-        for path in self.widths:
-            name, number, *_, index, _attention = path.split(".")
-            block = name.removesuffix("_blocks").removesuffix("_block")
-            # The host numbers the middle block 0 whatever its path says.
-            found[path.rpartition(".")[0]] = (block, 0 if block == "middle" else int(number), int(index))
-        return found
+    # -- what a model is --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def matches(self, model: Any) -> bool:
+        """Whether the host's model (``MODEL.model``) is of this architecture, by the network that is in it."""
+
+    @abstractmethod
+    def claims(self, model: Any) -> bool:
+        """Whether the host takes a model for this architecture, whatever network is in it."""
+
+    @abstractmethod
+    def widths(self, network: Any) -> dict[str, int]:
+        """Features of each attention by path. Modules' attributes are read, never weights: those may not be there."""
+
+    @abstractmethod
+    def summary(self, network: Any) -> str:
+        """A few words on the size of a network."""
+
+    # -- an adapter in it -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def bokeh_layers(self, widths: Mapping[str, int], layers: Literal["decoder", "all"]) -> list[str]:
+        """The layers of :meth:`widths` that get bokeh keys and values."""
+
+    @abstractmethod
+    def query_key_layers(self, widths: Mapping[str, int]) -> list[str]:
+        """The layers of :meth:`widths` that query/key adapters go on."""
+
+    @abstractmethod
+    def projection(self, path: str, which: Literal["q", "k"], width: int) -> tuple[str, int | None]:
+        """Where a layer's queries or keys are projected.
+
+        Returns:
+            Path of the module, and the first of its output's ``width`` features that are meant; None: all are.
+        """
+
+    def text_places(self, text: Tensor) -> int:
+        """How many tokens of a layer come before those of the picture, for a prompt ``[R, L, C]``."""
+        return 0
+
+    @abstractmethod
+    def attach(
+        self, options: dict[str, Any], call: ModelCall, model: HostModel, network: nn.Module, x: Tensor
+    ) -> AbstractContextManager[dict[str, Any]]:
+        """While this is open, the network computes its attention as ``call`` wants it (eqs. 10, 11 and 15).
+
+        Args:
+            options: the host's ``transformer_options``, which are not changed.
+            call: bokeh terms and grounding.
+            model: the layers.
+            network: the diffusion model that is about to run.
+            x: what it is given ``[R, C, h, w]``.
+
+        Returns:
+            A copy of the options to give to the network; what other extensions put there is chained.
+        """
+
+    # -- the host's parts -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def text_encoder_kind(self) -> Any:
+        """The host's ``CLIPType`` of text encoders that come in files of their own."""
+
+    @abstractmethod
+    def small_model(self, config: dict[str, Any], v_prediction: bool) -> tuple[Any, Callable[[Any], Any]]:
+        """The host's configuration for a network with dimensions of one's own, and what makes the model of it.
+
+        Args:
+            config: arguments of the host's network class.
+            v_prediction: of those with a discrete schedule, the network predicts v instead of the noise.
+        """
+
+    def text_width(self, config: Mapping[str, Any]) -> int:
+        """Features of a token that a network with this ``config`` attends to."""
+        return config["context_dim"]
+
+    def pooled_width(self, config: Mapping[str, Any]) -> int | None:
+        """Features of the pooled text that such a network is told; None: it is told none."""
+        return None
+
+    def picture_conditions(self, width: int, height: int) -> dict[str, Any]:
+        """What CONDITIONING says of a picture's size in pixels."""
+        return {}
+
+    def timestep_shift(self, height: int, width: int) -> float | None:
+        """Exponent of a flow's timestep shift for latents of a size, as its samplers use; None: there is none."""
+        return None
+
+    # -- gradients --------------------------------------------------------------------------------------------------
+
+    def training_hooks(self, network: nn.Module) -> Iterator[Any]:
+        """Hooks that a network needs to be back-propagated through, as handles to remove."""
+        return iter(())
+
+    @abstractmethod
+    def checkpoint_blocks(self, network: Any) -> Iterator[tuple[nn.Module, tuple[str, int] | None]]:
+        """The parts of a network whose inside is computed again on the way back, each with the host's slot for it."""
+
+    def watched(self, options: dict[str, Any], paths: list[str], watch: Watch) -> dict[str, Any]:
+        """A copy of ``transformer_options`` with which ``watch`` sees the cross-attentions of ``paths``."""
+        raise NotImplementedError(f"{self.title} has no cross-attention to look at.")
 
 
-def describe(patcher: Any) -> HostModel:
-    """Recognise the diffusion model inside a ``MODEL``.
-
-    Raises:
-        BokehError: neither a UNet with transformer blocks nor a FLUX-style transformer, or one that another extension
-            runs in its own way.
-    """
-    model = patcher.model.diffusion_model
-    title = type(patcher.model).__name__
-    if hasattr(model, "double_blocks") and hasattr(model, "single_blocks"):
-        widths = {
-            f"{kind}.{i}": block.hidden_size if hasattr(block, "hidden_size") else model.hidden_size
-            for kind in ("double_blocks", "single_blocks")
-            for i, block in enumerate(getattr(model, kind))
-        }
-        title = f"{title} ({len(model.double_blocks)} double and {len(model.single_blocks)} single blocks)"
-        # With a real negative prompt some go a little above 1.
-        return HostModel("flux", title, widths, len(model.double_blocks), most_cfg=3.0)
-    if hasattr(model, "input_blocks") and hasattr(model, "output_blocks"):
-        widths = {
-            path: module.heads * module.dim_head
-            for path, module in model.named_modules()
-            if path.endswith((".attn1", ".attn2")) and hasattr(module, "heads")
-        }
-        if widths:
-            return HostModel("unet", f"{title} (UNet, {len(widths)} attention layers)", widths)
-    known = _known(patcher.model)
-    if known is not None:
-        raise BokehError(
-            f"The model is {known}, but the network inside is {type(model).__name__} of {type(model).__module__}, not "
-            "ComfyUI's own: it runs the model in kernels of its own (as Nunchaku and TensorRT do), so nothing can be "
-            "added to its attention. Load the model with ComfyUI's own loaders, or as GGUF; fp8 works."
-        )
-    raise BokehError(
-        f"The model is {title} ({type(model).__name__}); bokeh adapters and grounding know the UNet of SD1.5 and "
-        "FLUX. Connect one of those."
-    )
-
-
-def _known(model: Any) -> str | None:
-    """What a model of the host's class for FLUX or SD1.5 is, whatever network is inside."""
-    if isinstance(model, comfy.model_base.Flux):
-        return "FLUX"
-    if isinstance(getattr(model, "model_config", None), comfy.supported_models.SD15):
-        return "SD1.5"
-    return None
-
-
-def check_fits(adapter: BokehAdapter, model: HostModel, name: str) -> None:
-    """Raise unless every layer of ``adapter`` exists in ``model`` with the same width.
-
-    Raises:
-        BokehError: the adapter is for the other architecture, or for a model of other dimensions.
-    """
-    wanted = "flux" if adapter.config.base == "flux" else "unet"
-    if wanted != model.kind:
-        made_for = "FLUX" if wanted == "flux" else "SD1.5"
-        raise BokehError(f"{name} is a bokeh adapter for {made_for}, but the model is {model.title}.")
-    absent = [path for path in adapter.widths if path not in model.widths]
-    if absent:
-        raise BokehError(
-            f"{name} has weights for {len(absent)} layers that {model.title} does not have, such as {absent[0]}. "
-            "It was trained on another model of this family."
-        )
-    for path, width in adapter.widths.items():
-        if width != model.widths[path]:
-            raise BokehError(
-                f"{name}: {path} is {width} wide, but that layer of {model.title} is {model.widths[path]} wide. "
-                "It was trained on another model of this family."
-            )
+def copy_input(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """A forward pre-hook that copies its input, for hosts that add into it in place afterwards."""
+    if not (torch.is_grad_enabled() and isinstance(args[0], Tensor) and args[0].requires_grad):
+        return None
+    return (args[0].clone(), *args[1:])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import comfy.latent_formats
 import comfy.model_base
@@ -21,11 +21,7 @@ import folder_paths
 import torch
 
 from ...errors import BokehError
-from ..differences import flux_config
-
-Architecture = Literal["sd15", "flux"]
-
-_TITLES = {"sd15": "SD1.5", "flux": "FLUX"}
+from ..architectures import Architecture, architectures
 
 
 def model_file(name: str, kind: str, beside: Path) -> Path:
@@ -88,7 +84,7 @@ def _recognised(load: Any, path: Path) -> Any:
 
 def load_text_encoders(paths: Sequence[Path], architecture: Architecture) -> Any:
     """A CLIP of the host from text encoder files."""
-    kind = comfy.sd.CLIPType.FLUX if architecture == "flux" else comfy.sd.CLIPType.STABLE_DIFFUSION
+    kind = architecture.text_encoder_kind()
     return _recognised(
         lambda: comfy.sd.load_clip(
             [str(path) for path in paths], folder_paths.get_folder_paths("embeddings"), kind
@@ -112,18 +108,13 @@ def check_architecture(patcher: Any, wanted: Architecture, source: str) -> None:
     Raises:
         BokehError: it is another one.
     """
-    classes = {"sd15": comfy.supported_models.SD15, "flux": comfy.supported_models.Flux}
-    found = patcher.model.model_config
-    if isinstance(found, classes[wanted]):
+    if wanted.claims(patcher.model):
         return
-    other = next((_TITLES[kind] for kind, cls in classes.items() if isinstance(found, cls)), None)
+    other = next((each for each in architectures().values() if each.claims(patcher.model)), None)
+    found = type(patcher.model.model_config).__name__ if other is None else other.title
     raise BokehError(
-        f"{source} is {other or type(found).__name__}, but base.architecture is {wanted} ({_TITLES[wanted]}). "
-        + (
-            f"Set it to {next(k for k, t in _TITLES.items() if t == other)}."
-            if other
-            else "Choose another model."
-        )
+        f"{source} is {found}, but base.architecture is {wanted.name} ({wanted.title}). "
+        + ("Choose another model." if other is None else f"Set it to {other.name}.")
     )
 
 
@@ -184,27 +175,17 @@ def small_model(
 
     Args:
         architecture: which class.
-        config: arguments of the host's network class, ``UNetModel`` or ``Flux``.
+        config: arguments of the host's network class, such as ``UNetModel`` or ``Flux``.
         dtype: of the weights.
-        v_prediction: SD1.5: the network predicts v instead of the noise.
+        v_prediction: of a discrete schedule: the network predicts v instead of the noise.
         channels: the latents have that many and are given to the network as they are; None: those of the
             architecture, in its scale.
         rgb_factors: rough colours of such latents, for previews, ``[channels][3]``.
     """
-    config = {**config, "dtype": dtype}
     cpu = torch.device("cpu")
-    if architecture == "flux":
-        settings: Any = comfy.supported_models.Flux({**flux_config(config), "image_model": "flux"})
-    else:
-        settings = comfy.supported_models.SD15(config)
-        settings.unet_config = config
+    settings, make = architecture.small_model({**config, "dtype": dtype}, v_prediction)
     if channels is not None:
         settings.latent_format = comfy.latent_formats.LatentFormat()
         settings.latent_format.latent_channels = channels
         settings.latent_format.latent_rgb_factors = rgb_factors
-    if architecture == "flux":
-        model = comfy.model_base.Flux(settings, device=cpu)
-    else:
-        kind = comfy.model_base.ModelType.V_PREDICTION if v_prediction else comfy.model_base.ModelType.EPS
-        model = comfy.model_base.BaseModel(settings, model_type=kind, device=cpu)
-    return comfy.model_patcher.ModelPatcher(model, load_device=device(), offload_device=cpu)
+    return comfy.model_patcher.ModelPatcher(make(cpu), load_device=device(), offload_device=cpu)

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...adapter.network import K_RELEASED_NEGATIVE
-from ...adapter.rows import GroundingSchedule, SweepRows, resolve_grounding_steps, target_groups
+from ...adapter.rows import SweepRows, grounding_level, resolve_grounding_steps, target_groups
 from ...errors import BokehError
 from ..adapter.patch import KEY, BokehPatch, patch_of, set_patch
-from ..architectures.architecture import describe
+from ..architectures import recognise
 from ..differences import out_of_memory
 from ..notices import say
 from .conditioning import K_KEY, KCondition, k_tensor
@@ -51,7 +51,6 @@ class Sweep:
         grounding_steps: first steps that are grounded; negative means 60 % of the steps.
         branches: one of :data:`BRANCHES`.
         rows_per_batch: most rows (pivots included) in one batch; 0 puts all into one.
-        fading_steps: how many of the grounded steps fade out (:class:`~bokeh_ops.adapter.rows.GroundingSchedule`).
         subject: MASK ``[1 or P, H, W]``, 0..1, of any size: inside it the bokeh attention of every target is the
             pivot's, so that K acts on the rest alone (ours; with one bokeh token eq. 10 adds the same to every
             place). None: K acts everywhere.
@@ -62,7 +61,6 @@ class Sweep:
     grounding_steps: int = -1
     branches: str = BRANCHES[0]
     rows_per_batch: int = 0
-    fading_steps: int = 0
     subject: Tensor | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -186,11 +184,12 @@ def grounded_sample(
             "denoising can be grounded. Connect sigmas that fall, or set grounding_steps to 0."
         )
     _say_what_does_nothing(patcher, sweep, grounded_steps, node_id)
-    scale, most = getattr(guider, "cfg2", getattr(guider, "cfg", 1.0)), describe(patcher).most_cfg
-    if most is not None and scale > most:
+    scale = getattr(guider, "cfg2", getattr(guider, "cfg", 1.0))
+    architecture = recognise(patcher).architecture
+    if architecture.most_cfg is not None and scale > architecture.most_cfg:
         say(
-            f"cfg is {scale:g}, but FLUX has its guidance built in: so much more burns the picture and takes twice the "
-            "time. Set cfg to 1, and the guidance by FluxGuidance.",
+            f"cfg is {scale:g}, but {architecture.title} has its guidance built in: so much more burns the picture and "
+            "takes twice the time. Set cfg to 1, and the guidance by FluxGuidance.",
             node_id,
         )
     if sweep.subject is not None:
@@ -345,9 +344,7 @@ def prepare_guider(
             "DualCFGGuider with its prompts."
         )
     guider = copy.copy(guider)
-    guider.model_patcher = ground_model(
-        guider.model_patcher, rows, sigmas, grounded_steps, node_id, min(sweep.fading_steps, grounded_steps)
-    )
+    guider.model_patcher = ground_model(guider.model_patcher, rows, sigmas, grounded_steps, node_id)
     made = Rows(rows, list(k), sweep.subject)
     guider.original_conds = {
         name: [
@@ -365,7 +362,6 @@ def ground_model(
     sigmas: Tensor,
     grounded_steps: int,
     node_id: str | None = None,
-    fading_steps: int = 0,
 ) -> Any:
     """A clone of ``patcher`` that grounds its targets while the noise is above level ``sigmas[grounded_steps]``.
 
@@ -375,15 +371,12 @@ def ground_model(
         sigmas: noise levels of the run.
         grounded_steps: 0 grounds nothing.
         node_id: the node to speak through.
-        fading_steps: how many of the grounded steps fade out.
     """
     clone = patcher.clone()
-    patch = patch_of(clone) or BokehPatch(describe(clone))
-    schedule = None
-    if grounded_steps > 0:
-        schedule = GroundingSchedule.of_steps(sigmas.tolist(), grounded_steps, fading_steps)
-    set_patch(clone, patch.with_grounding(schedule, node_id))
-    if schedule is not None:
+    patch = patch_of(clone) or BokehPatch(recognise(clone))
+    above = grounding_level(sigmas.tolist(), grounded_steps) if grounded_steps > 0 else None
+    set_patch(clone, patch.with_grounding(above, node_id))
+    if above is not None:
         clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _announce_memory(rows))
     return clone
 

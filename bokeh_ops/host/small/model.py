@@ -1,6 +1,6 @@
 """Small models of the host's classes, each in one file, and what the host needs of them: MODEL, CLIP and VAE.
 
-The file is safetensors with a description in its metadata: ``architecture`` (``sd15``, ``flux``), ``config`` of the
+The file is safetensors with a description in its metadata: ``architecture`` (its name), ``config`` of the
 host's network class, ``prediction`` (``epsilon``, ``v``, ``flow``), ``pictures`` (the codec: ``grey``, ``cosines``),
 ``tokens`` and ``vocabulary`` of the text encoder (:mod:`.parts`). Weights are under ``network.``, by the names that the
 architecture's weights are published with.
@@ -25,8 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...errors import BokehError
+from ..architectures import named
 from ..differences import published_weights, tell_how_to_load_again, weights_for_host
-from ..loading.models import Architecture, small_model, use_flux_shift
+from ..loading.models import small_model, use_flux_shift
 from .parts import Codec, Cosines, Grey, Words
 
 METADATA = "bokeh_small"
@@ -55,7 +56,7 @@ class SmallModel:
     ) -> None:
         self.description = description
         config = description["config"]
-        self.architecture: Architecture = description["architecture"]
+        self.architecture = named(description["architecture"])
         channels = config["in_channels"]
         own: dict[str, Any] = {}
         if description["pictures"] == "cosines":
@@ -68,10 +69,8 @@ class SmallModel:
         self.patcher = small_model(self.architecture, config, dtype, v_prediction=v, **own)
         if description.get("shift") is not None:
             self.patcher = use_flux_shift(self.patcher, description["shift"])
-        width = config.get("context_dim", config.get("context_in_dim"))
-        self.words = Words(
-            width, config.get("vec_in_dim"), description["tokens"], description["vocabulary"], table
-        )
+        width, pooled = self.architecture.text_width(config), self.architecture.pooled_width(config)
+        self.words = Words(width, pooled, description["tokens"], description["vocabulary"], table)
 
     @property
     def network(self) -> Any:
@@ -208,7 +207,7 @@ class SmallEncoder(nn.Module):
 
 def small_clip(model: SmallModel) -> Any:
     """The host's CLIP around a small model's text encoder. It stays on the CPU, as it costs nothing."""
-    names = ("l", "t5xxl") if model.architecture == "flux" else ("l",)
+    names = model.architecture.text_encoders
     target = comfy.supported_models_base.ClipTarget(
         lambda **_: SmallTokenizer(model.words, names), lambda **_: SmallEncoder(model.words)
     )

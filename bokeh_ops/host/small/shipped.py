@@ -55,14 +55,14 @@ def load_demo(name: str, adapter: bool = True, node_id: str | None = None) -> tu
         BokehError: there is none of that name.
     """
     from ...adapter.files import read_adapter
-    from ..adapter.apply import lay_adapter
+    from ..adapter.apply import apply_adapter
     from .model import read_small, small_clip, small_vae
 
     model = read_small(demo_path(name))
     patcher = model.patcher
     if adapter:
         path = demo_path(name, adapter=True)
-        patcher = lay_adapter(patcher, read_adapter(path), name=path.name, node_id=node_id)
+        patcher = apply_adapter(patcher, read_adapter(path), name=path.name, node_id=node_id)
     return patcher, small_clip(model), small_vae(model)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import comfy.model_patcher
@@ -53,6 +54,7 @@ def conditioning(
     guidance: float | None,
     k: Sequence[float],
     pivots: Sequence[int] | None = None,
+    picture: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Any]:
     """A CONDITIONING of one entry that holds another prompt, K and pivot for every row.
 
@@ -62,8 +64,9 @@ def conditioning(
         guidance: distilled guidance, where the model takes one.
         k: per row.
         pivots: per row the row of its pivot or -1; None for -1 everywhere.
+        picture: what the model is told of the pictures' size (:meth:`.Architecture.picture_conditions`).
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = dict(picture)
     if pooled is not None:
         settings["pooled_output"] = pooled
     if guidance is not None:

@@ -20,22 +20,18 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...adapter.network import BokehAdapter
-from ...adapter.rows import GroundingSchedule
-from ..adapter.apply import lay_adapter
+from ...adapter.network import PROJECTED, BokehAdapter
+from ..adapter.apply import apply_adapter
 from ..adapter.patch import patch_of, set_patch
-from ..architectures.architecture import HostModel, Slot, describe
-from ..architectures.unet_attention import host_attention, previous_in
+from ..architectures import HostModel, recognise
+from ..architectures.architecture import Watch
 from ..differences import training
 
 KEY = "bokeh_training"
 """Key of the wrapper on a model."""
 
-Watch = Callable[[str, Tensor, Tensor, int], None]
-"""Called as ``watch(path, queries [R, L, C], text keys [R, M, C], heads)`` in each adapted cross-attention."""
 
-
-def lay_for_training(
+def apply_for_training(
     patcher: Any,
     adapter: BokehAdapter,
     autocast: torch.dtype | None = None,
@@ -56,13 +52,13 @@ def lay_for_training(
     Raises:
         BokehError: the adapter does not fit the model.
     """
-    laid = lay_adapter(patcher, adapter, query_key_strength=0.0, name=name)
+    laid = apply_adapter(patcher, adapter, query_key_strength=0.0, name=name)
     patch = patch_of(laid)
     assert patch is not None
-    set_patch(laid, patch.with_grounding(GroundingSchedule((0.0,)), None))
+    set_patch(laid, patch.with_grounding(0.0, None))
     # After `set_patch`, so inside the patch's own wrapper: the adapter's projections stay out of autocast, and
     # what the patch installs is there to be looked at.
-    inner = _inner(describe(patcher), adapter, autocast, watch)
+    inner = _inner(recognise(patcher), adapter, autocast, watch)
     laid.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, inner)
     return laid
 
@@ -70,39 +66,20 @@ def lay_for_training(
 def _inner(
     model: HostModel, adapter: BokehAdapter, autocast: torch.dtype | None, watch: Watch | None
 ) -> Callable[..., Any]:
-    paths: dict[Slot, str] = {}
-    if model.kind == "unet":
-        paths = {slot: f"{path}.attn2" for path, slot in model.slots().items()}
-        paths = {slot: path for slot, path in paths.items() if path in adapter.cross_layers}
+    paths = list(adapter.cross_layers)
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        if watch is not None and paths:
+        if watch is not None:
+            watched = model.architecture.watched
             if "transformer_options" in kwargs:
-                kwargs["transformer_options"] = _watched(kwargs["transformer_options"], paths, watch)
+                kwargs["transformer_options"] = watched(kwargs["transformer_options"], paths, watch)
             else:
-                args = (*args[:5], _watched(args[5], paths, watch), *args[6:])
+                args = (*args[:5], watched(args[5], paths, watch), *args[6:])
         device = args[0].device.type
         with torch.autocast(device, autocast) if autocast is not None else nullcontext():
             return executor(*args, **kwargs)
 
     return wrapper
-
-
-def _watched(options: dict[str, Any], paths: dict[Slot, str], watch: Watch) -> dict[str, Any]:
-    def looking(path: str, attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-            watch(path, q, k, extra["n_heads"])
-            return attention(q, k, v, extra)
-
-        return attend
-
-    replacements = dict(options.get("patches_replace", {}))
-    table = replacements.get("attn2", {})
-    looked_at = {
-        slot: looking(path, previous_in(table, slot) or host_attention) for slot, path in paths.items()
-    }
-    replacements["attn2"] = {**table, **looked_at}
-    return {**options, "patches_replace": replacements}
 
 
 @contextmanager
@@ -120,45 +97,34 @@ def differentiable(
             time, a fraction of the memory, the same gradients.
     """
     network = patcher.model.diffusion_model
-    model = describe(patcher)
+    model = recognise(patcher)
     with ExitStack() as stack:
         stack.enter_context(training())
         for handle in _hooks(network, adapter, model):
             stack.callback(handle.remove)
         if checkpointing:
-            for slot, block in _blocks(network, model):
+            for block, slot in model.architecture.checkpoint_blocks(network):
                 stack.enter_context(_checkpointed(block, slot))
         yield
 
 
 def _hooks(network: nn.Module, adapter: BokehAdapter | None, model: HostModel) -> Iterator[Any]:
-    if model.kind == "flux":
-        for module in network.modules():
-            if isinstance(module, nn.LayerNorm):
-                yield module.register_forward_pre_hook(_copy_input)
+    yield from model.architecture.training_hooks(network)
     for path in adapter.query_key_layers if adapter is not None else ():
         assert adapter is not None
         yield from _query_key_hooks(network, adapter, path, model)
 
 
-def _copy_input(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    if not (torch.is_grad_enabled() and isinstance(args[0], Tensor) and args[0].requires_grad):
-        return None
-    return (args[0].clone(), *args[1:])
-
-
 def _query_key_hooks(network: nn.Module, adapter: BokehAdapter, path: str, model: HostModel) -> Iterator[Any]:
     """Forward hooks that add ``s U (D q)`` to projected queries and keys, as :mod:`.query_key` does to weights."""
     width = model.widths[path]
-    parts = [(name, index * width) for index, name in enumerate(("to_q_adp", "to_k_adp"))]
-    parts = [(name, start) for name, start in parts if name in adapter.query_key_names]
-    if model.kind == "flux":
-        fused = f"{path}.img_attn.qkv" if path.startswith("double_blocks.") else f"{path}.linear1"
-        yield network.get_submodule(fused).register_forward_hook(_add_low_rank(adapter, path, parts, width))
-        return
-    for name, _ in parts:
-        module = network.get_submodule(f"{path}.{name.removesuffix('_adp')}")
-        yield module.register_forward_hook(_add_low_rank(adapter, path, [(name, 0)], width))
+    parts: dict[str, list[tuple[str, int]]] = {}
+    for name in adapter.query_key_names:
+        module, first = model.architecture.projection(path, PROJECTED[name], width)
+        parts.setdefault(module, []).append((name, first or 0))
+    for module, named in parts.items():
+        hook = _add_low_rank(adapter, path, named, width)
+        yield network.get_submodule(module).register_forward_hook(hook)
 
 
 def _add_low_rank(
@@ -174,19 +140,6 @@ def _add_low_rank(
         return out
 
     return hook
-
-
-def _blocks(network: Any, model: HostModel) -> Iterator[tuple[Any, nn.Module]]:
-    """The parts of the network to checkpoint, each with the host's slot for it (FLUX)."""
-    if model.kind == "flux":
-        for kind in ("double", "single"):
-            for index, block in enumerate(getattr(network, f"{kind}_blocks")):
-                yield (f"{kind}_block", index), block
-        return
-    for module in network.modules():
-        # Residual and transformer blocks: what the host's sequential blocks are made of.
-        if type(module).__name__ in ("ResBlock", "SpatialTransformer"):
-            yield None, module
 
 
 @contextmanager

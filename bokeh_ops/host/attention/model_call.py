@@ -60,7 +60,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Call:
+class ModelCall:
     """One model call.
 
     Attributes:
@@ -77,7 +77,7 @@ class Call:
 
 
 def bokeh_terms(
-    call: Call, path: str, size: Sequence[int], tokens: int, attend: Callable[[Tensor, Tensor], Tensor]
+    call: ModelCall, path: str, size: Sequence[int], tokens: int, attend: Callable[[Tensor, Tensor], Tensor]
 ) -> Iterator[Tensor]:
     """The terms of a layer, one for each adapter, ``[R, 1 or tokens, C]``.
 
@@ -97,7 +97,7 @@ def bokeh_terms(
 
 
 def of_this_call(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """A hook for a module that acts in the model call that lays it, and in no other.
+    """A hook for a module that acts in the model call that made it, and in no other.
 
     Clones of a MODEL share their network, and may be called in several threads at once. In compiled models, which run
     their modules by themselves, it does nothing.

@@ -1,4 +1,4 @@
-"""Laying a :class:`~bokeh_ops.host.architectures.model_call.Call` onto FLUX.
+"""A :class:`.ModelCall` in FLUX: joint attention with bokeh terms, grounded.
 
 The host calls ``optimized_attention_override`` with the post-norm, post-RoPE q, k, v of every joint attention,
 before the output projection: exactly where eq. 15 works. Which block calls is told twice: by a wrapper in the host's
@@ -10,7 +10,7 @@ and find out where it had no effect.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from ...adapter.attention import grounded_attention, grounded_bokeh_attention, merge_heads, split_heads
 from ...errors import BokehError
-from .architecture import HostModel
-from .model_call import Call, add_term, bokeh_terms, check_attention, of_this_call
+from .model_call import ModelCall, add_term, bokeh_terms, check_attention, of_this_call
 
 OVERRIDE = "optimized_attention_override"
 _POSITIONAL = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
@@ -35,17 +34,13 @@ class _Current:
 
 
 @contextmanager
-def lay(
-    options: dict[str, Any], call: Call, model: HostModel, network: nn.Module, x: Tensor
+def attach(
+    options: dict[str, Any], call: ModelCall, widths: Mapping[str, int], network: nn.Module, x: Tensor
 ) -> Iterator[dict[str, Any]]:
-    """A copy of ``transformer_options`` with ``call`` on it; what others put there is chained.
+    """See :meth:`.Architecture.attach`.
 
     Args:
-        options: the host's.
-        call: what to lay on.
-        model: the layers.
-        network: the diffusion model that is about to run.
-        x: what it is given ``[R, C, h, w]``.
+        widths: features of each block by path.
     """
     options = options.copy()
     replacements = {name: dict(table) for name, table in options.get("patches_replace", {}).items()}
@@ -56,7 +51,7 @@ def lay(
     options["patches_replace"] = replacements
     options[OVERRIDE] = _override(call, current, size, options.get(OVERRIDE))
     with ExitStack() as stack:
-        for path in model.widths:
+        for path in widths:
             grounded = call.grounding is not None and (call.blocks is None or path in call.blocks)
             if not grounded and path not in call.terms:
                 continue
@@ -117,7 +112,7 @@ def _stamp(path: str, current: _Current, previous: Callable[..., Any] | None) ->
 
 
 def _override(
-    call: Call, current: _Current, size: tuple[int, ...], previous: Callable[..., Any] | None
+    call: ModelCall, current: _Current, size: tuple[int, ...], previous: Callable[..., Any] | None
 ) -> Callable[..., Any]:
     def attention(
         func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any
@@ -137,7 +132,7 @@ def _override(
 
 
 def _joint_attention(
-    call: Call,
+    call: ModelCall,
     path: str,
     size: tuple[int, ...],
     q: Tensor,

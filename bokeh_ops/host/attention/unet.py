@@ -1,4 +1,4 @@
-"""Laying a :class:`~bokeh_ops.host.architectures.model_call.Call` onto a UNet (SD1.5).
+"""A :class:`.ModelCall` in a UNet: bokeh cross-attention and grounded self-attention.
 
 Grounding (eq. 11) goes into every self-attention, in the host's replacement slots: after the projections of q, k and v,
 before the output projection. The bokeh term (eq. 10) is added after the output projection, projected by itself,
@@ -12,7 +12,7 @@ target twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,8 +29,11 @@ from ...adapter.attention import (
     split_heads,
 )
 from ...errors import BokehError
-from .architecture import HostModel, Slot
-from .model_call import Call, add_term, bokeh_terms, check_attention, of_this_call
+from ..architectures.architecture import Watch
+from .model_call import ModelCall, add_term, bokeh_terms, check_attention, of_this_call
+
+Slot = tuple[str, int, int]
+"""Where the UNet runs a transformer block: ``(input | middle | output, block number, index inside it)``."""
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
@@ -55,17 +58,13 @@ class _Layer:
 
 
 @contextmanager
-def lay(
-    options: dict[str, Any], call: Call, model: HostModel, network: nn.Module, x: Tensor
+def attach(
+    options: dict[str, Any], call: ModelCall, widths: Mapping[str, int], network: nn.Module
 ) -> Iterator[dict[str, Any]]:
-    """A copy of ``transformer_options`` with ``call`` on it; what others put there is chained.
+    """See :meth:`.Architecture.attach`.
 
     Args:
-        options: the host's.
-        call: what to lay on.
-        model: the layers.
-        network: the diffusion model that is about to run.
-        x: what it is given ``[R, C, h, w]``.
+        widths: features of each attention by path.
     """
     options = options.copy()
     replacements = {name: dict(table) for name, table in options.get("patches_replace", {}).items()}
@@ -73,9 +72,9 @@ def lay(
     cross: dict[Slot, _Layer] = {}
     whole: dict[Slot, _Layer] = {}
     with ExitStack() as stack:
-        for path, slot in model.slots().items():
+        for path, slot in slots(widths).items():
             layers: list[_Layer] = []
-            if call.grounding is not None and f"{path}.attn1" in model.widths:
+            if call.grounding is not None and f"{path}.attn1" in widths:
                 layer = _Layer(f"{path}.attn1", network.get_submodule(f"{path}.attn1"))
                 layers.append(layer)
                 table = replacements.setdefault("attn1", {})
@@ -105,6 +104,17 @@ def lay(
         options["patches_replace"] = replacements
         options["patches"] = patches
         yield options
+
+
+def slots(widths: Mapping[str, int]) -> dict[str, Slot]:
+    """The host's ``(block, number, index)`` of every transformer block, by path."""
+    found: dict[str, Slot] = {}
+    for path in widths:
+        name, number, *_, index, _attention = path.split(".")
+        block = name.removesuffix("_blocks").removesuffix("_block")
+        # The host numbers the middle block 0 whatever its path says.
+        found[path.rpartition(".")[0]] = (block, 0 if block == "middle" else int(number), int(index))
+    return found
 
 
 def slot_of(extra: dict[str, Any]) -> Slot:
@@ -206,14 +216,14 @@ def _chained_self_attention(
             # Perturbed-attention guidance gives back the values, and a target's come twice, one after the other.
             return previous(q, k, v, told)[:, :tokens]
 
-        out = _regrounded(out, grounding, targets, concatenated_attention(q, k, v, pivot, targets, attend))
+        out = _regrounded(out, targets, concatenated_attention(q, k, v, pivot, targets, attend))
     return out
 
 
-def _regrounded(out: Tensor, grounding: Grounding, targets: Sequence[int], grounded: Tensor) -> Tensor:
-    """``out [R, L, C]`` with its targets grounded, as far as the plan weighs it."""
+def _regrounded(out: Tensor, targets: Sequence[int], grounded: Tensor) -> Tensor:
+    """``out [R, L, C]`` with its targets grounded."""
     rows = torch.tensor(targets, device=out.device)
-    return out.index_copy(0, rows, torch.lerp(out[rows], grounded.to(out.dtype), grounding.weight))
+    return out.index_copy(0, rows, grounded.to(out.dtype))
 
 
 class _WholeLayers:
@@ -247,14 +257,14 @@ class _WholeLayers:
 
             n, context, value = inputs
             grounded = concatenated_attention(n, context, value, pivot, targets, attend)
-            out = _regrounded(out, self.grounding, targets, grounded)
+            out = _regrounded(out, targets, grounded)
         return out
 
 
 class _Terms:
     """The bokeh terms of the cross-attention layers."""
 
-    def __init__(self, call: Call, layers: dict[Slot, _Layer]) -> None:
+    def __init__(self, call: ModelCall, layers: dict[Slot, _Layer]) -> None:
         self.call, self.layers = call, layers
 
     def see(self, n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]) -> tuple[Tensor, ...]:
@@ -319,3 +329,23 @@ class _Terms:
 
         for term in bokeh_terms(self.call, layer.path, extra["activations_shape"][-2:], n.shape[1], attend):
             yield term.to(out.dtype)
+
+
+def watch_cross_attention(options: dict[str, Any], paths: Sequence[str], watch: Watch) -> dict[str, Any]:
+    """See :meth:`.Architecture.watched`."""
+
+    def looking(path: str, attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+            watch(path, q, k, extra["n_heads"])
+            return attention(q, k, v, extra)
+
+        return attend
+
+    replacements = dict(options.get("patches_replace", {}))
+    table = replacements.get("attn2", {})
+    looked_at = {
+        slot: looking(f"{block}.attn2", previous_in(table, slot) or host_attention)
+        for block, slot in slots(dict.fromkeys(paths, 0)).items()
+    }
+    replacements["attn2"] = {**table, **looked_at}
+    return {**options, "patches_replace": replacements}

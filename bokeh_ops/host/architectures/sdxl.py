@@ -1,0 +1,71 @@
+"""Stable Diffusion XL and its kin of the same network: Turbo, Lightning, Pony, Illustrious, SSD-1B, Vega, KOALA.
+
+The paper has no SDXL. What is said of SD1.5 is taken over, as the layers are of the same kind: bokeh attention in the
+decoder's cross-attentions, grounding in every self-attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .architecture import SamplingDefaults, TrainingDefaults
+from .unet import UNet
+
+_SIZES = 6 * 256
+"""Of what the network is told beside the text: six sizes in pixels, 256 features each."""
+
+
+class SDXL(UNet):
+    name = "sdxl"
+    title = "SDXL"
+    pooled = True
+    text_encoders = ("g", "l")
+    text_files = "CLIP-L and CLIP-G"
+    sampling = SamplingDefaults(cfg=7.0, sampler="dpmpp_2m", size=1024)
+    training = TrainingDefaults(
+        batch=80, rank=0, query_key_rank=0, layers="decoder", noise_offset=0.04, optimizer="adamw"
+    )
+    toy = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 32,
+        "num_res_blocks": [1, 1],
+        "channel_mult": [1, 2],
+        "num_heads": 2,
+        "use_spatial_transformer": True,
+        # As SDXL: none at the full size, several in one place.
+        "transformer_depth": [0, 2],
+        "transformer_depth_output": [0, 0, 2, 2],
+        "transformer_depth_middle": 2,
+        "context_dim": 16,
+        "use_linear_in_transformer": True,
+        "legacy": False,
+        "num_classes": "sequential",
+        "adm_in_channels": 16 + _SIZES,
+    }
+
+    def matches(self, model: Any) -> bool:
+        import comfy.model_base
+
+        return isinstance(model, comfy.model_base.SDXL) and self.is_unet(model.diffusion_model)
+
+    def config_class(self) -> Any:
+        import comfy.supported_models
+
+        return comfy.supported_models.SDXL
+
+    def model_class(self) -> Any:
+        import comfy.model_base
+
+        return comfy.model_base.SDXL
+
+    def pooled_width(self, config: Mapping[str, Any]) -> int | None:
+        return config["adm_in_channels"] - _SIZES
+
+    def picture_conditions(self, width: int, height: int) -> dict[str, Any]:
+        return {"width": width, "height": height, "target_width": width, "target_height": height}
+
+
+ARCHITECTURE = SDXL()
