@@ -9,9 +9,6 @@ from decimal import Decimal, InvalidOperation
 
 from .errors import BokehError
 
-K_TRAINED = (0.0, 30.0)
-"""The range of K that Bokeh Diffusion is trained on (sec. 3.1)."""
-
 MOST_VALUES = 4096
 """More values than this in one text are taken for a slip of the pen (``0:30:0.0001``)."""
 
@@ -73,18 +70,6 @@ def format_value(value: float) -> str:
     if rounded in {"0", "-0"}:
         return "0" if value == 0 else f"{value:.2g}"
     return rounded
-
-
-def check_k_range(values: Iterable[float]) -> str | None:
-    """A warning when any K lies outside 0 to 30, where Bokeh Diffusion is not trained; None when all are inside."""
-    low, high = K_TRAINED
-    outside = [format_value(value) for value in values if not low <= value <= high]
-    if not outside:
-        return None
-    return (
-        f"K = {', '.join(outside)} is outside {low:g} to {high:g}, the range the model is trained on; "
-        "the result may not follow it."
-    )
 
 
 def _plain(value: object, what: str) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..bokeh_ops.adapter.conditions import K
 from ..bokeh_ops.adapter.files import count_double_blocks, read_adapter
 from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host.adapter.apply import apply_adapter
@@ -14,7 +15,7 @@ from ..bokeh_ops.host.folders import adapters as library
 from ..bokeh_ops.host.graph import samplers_without_adapter
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.host.sampling import conditioning as carry
-from ..bokeh_ops.numbers import check_k_range, parse_values
+from ..bokeh_ops.numbers import parse_values
 
 CATEGORY = "Bokeh"
 
@@ -159,7 +160,7 @@ class BokehCondition(io.ComfyNode):
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
         k = parse_values(values) if values.strip() else parse_values(bokeh)
-        warning = check_k_range(k)
+        warning = K.outside(k)
         if warning:
             say(warning, node_id)
         bare = samplers_without_adapter(cls.hidden.prompt, node_id)
@@ -170,6 +171,4 @@ class BokehCondition(io.ComfyNode):
                 "nothing there. Put LoadBokehAdapter between the model and the sampler.",
                 node_id,
             )
-        return io.NodeOutput(
-            carry.with_k(positive, k), carry.with_k(negative, carry.negative_k(k, negative_bokeh))
-        )
+        return io.NodeOutput(carry.with_k(positive, k), carry.with_negative_k(negative, k, negative_bokeh))

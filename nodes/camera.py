@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
+from ..bokeh_ops.adapter.conditions import K
 from ..bokeh_ops.camera.exif import fill_in, read_exif
 from ..bokeh_ops.camera.optics import SENSORS, TRAINING_WIDTH, Camera
 from ..bokeh_ops.camera.optics import sensor_width as named_sensor_width
 from ..bokeh_ops.host.folders.files import check_input_file, input_file, input_file_hash, input_pictures
 from ..bokeh_ops.host.notices import say
-from ..bokeh_ops.numbers import PER_DIOPTRE, PerDioptre, check_k_range, format_value, parse_values
+from ..bokeh_ops.numbers import PER_DIOPTRE, PerDioptre, format_value, parse_values
 
 CUSTOM = "custom width"
 # Empty and not a word: the front end would look for a preview of a file of that name.
@@ -165,7 +166,7 @@ class BokehFromCamera(io.ComfyNode):
                 f"f/{format_value(n)}: {format_value(k)}" for n, k in zip(stops, series, strict=True)
             )
             notes.append(f"K of each f-number: {each}.")
-        warning = check_k_range([camera.k(image_width)])
+        warning = K.outside([camera.k(image_width)])
         if warning and image_width == TRAINING_WIDTH:
             notes.append(warning)
         if notes:

@@ -9,6 +9,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ..bokeh_ops.adapter.conditions import K
 from ..bokeh_ops.cache import Kept
 from ..bokeh_ops.camera.optics import TRAINING_WIDTH
 from ..bokeh_ops.camera.strength import Strength
@@ -19,7 +20,7 @@ from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host.folders.renderers import load_renderer
 from ..bokeh_ops.host.memory import within_memory
 from ..bokeh_ops.host.notices import say
-from ..bokeh_ops.numbers import K_TRAINED, parse_values
+from ..bokeh_ops.numbers import parse_values
 from ..bokeh_ops.render import DEFAULT_MODEL, MODELS, Aperture, Lens, render_series
 from ..bokeh_ops.render.contract import USUAL_RECOVERY, largest_radius
 from ..bokeh_ops.render.transfer import TRANSFERS, from_light
@@ -28,7 +29,7 @@ from .lens import ApertureType, DepthType, FocusType
 AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"
 BOKEHME = "bokehme"
 RECOVERS = ("layered",)  # models that guess clipped light back
-USUAL_K = K_TRAINED[1]
+USUAL_K = K.most
 ALIGNED = Kept(1 << 30)
 """Depth maps whose edges were aligned: some 120 frames of 1920 x 1080, or 24 maps of 11 megapixels."""
 

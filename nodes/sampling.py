@@ -8,6 +8,7 @@ import comfy.sample
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..bokeh_ops.adapter.conditions import K
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.host.sampling.grounded import (
     BRANCHES,
@@ -17,7 +18,7 @@ from ..bokeh_ops.host.sampling.grounded import (
     make_guider,
     make_sigmas,
 )
-from ..bokeh_ops.numbers import check_k_range, parse_values
+from ..bokeh_ops.numbers import parse_values
 
 CATEGORY = "Bokeh"
 
@@ -122,7 +123,7 @@ def _sweep(
     subject: Any = None,
 ) -> Sweep:
     targets = parse_values(target_bokeh)
-    warning = check_k_range([pivot_bokeh, *targets])
+    warning = K.outside([pivot_bokeh, *targets])
     if warning:
         say(warning, node_id)
     return Sweep(pivot_bokeh, targets, grounding_steps, grounded_branches, rows_per_batch, subject=subject)

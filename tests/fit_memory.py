@@ -92,6 +92,7 @@ def step_memory(
         real: on real tensors in single precision, on the CPU, instead of tensors without data in bf16.
     """
     from bokeh_ops.adapter.attention import Grounding
+    from bokeh_ops.adapter.conditions import Conditions
     from bokeh_ops.host.architectures import joint_attention as flux
     from bokeh_ops.host.architectures import recognise
     from bokeh_ops.host.architectures import unet_attention as unet
@@ -131,7 +132,7 @@ def step_memory(
         start = peak.now
         model = recognise(patcher)
         with training.differentiable(patcher, adapter, checkpointing), peak:
-            terms = {path: [term] for path, term in adapter.project(torch.zeros(rows)).items()}
+            terms = {path: [term] for path, term in adapter.project(Conditions.of_k([0.0] * rows)).items()}
             call = ModelCall(terms, Grounding.from_pivots([-1] + [0] * (rows - 1)))
             install = unet.install if sd15 else flux.install
             options = install({"cond_or_uncond": [0]}, call, model)

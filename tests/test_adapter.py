@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from bokeh_ops.adapter.conditions import Conditions
 from bokeh_ops.adapter.network import (
     AdapterConfig,
     BokehAdapter,
@@ -35,7 +36,7 @@ def test_the_embedding_by_hand() -> None:
         first.bias.copy_(torch.tensor([0.5, 1.0]))  # type: ignore[union-attr,operator]
         second.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]]))  # type: ignore[union-attr,operator]
         second.bias.copy_(torch.tensor([0.0, 0.0, 10.0]))  # type: ignore[union-attr,operator]
-    out = made.embed(torch.tensor([15.0, -30.0]))
+    out = made.embed(Conditions.of_k([15.0, -30.0]))
     # K = 15 is 0.5: hidden (1.5, -0.5) -> (1.5, 0). K = -30 is -1: hidden (-1.5, 4) -> (0, 4).
     assert torch.allclose(out, torch.tensor([[[1.5, 0.0, 11.5]], [[0.0, 4.0, 6.0]]]))
 
@@ -46,7 +47,7 @@ def test_the_embedding_by_hand() -> None:
 def test_keys_and_values_by_hand(kind: str, tokens: int, alpha: float | None) -> None:
     made = models.adapter(kind, tokens=tokens, lora_alpha=alpha)
     expected = keys_and_values(made, K)
-    found = made.project(K)
+    found = made.project(Conditions.of_k(K))
     assert set(found) == set(expected)
     for layer, (keys, values) in found.items():
         assert values.shape == (4, tokens, made.widths[layer])
@@ -68,9 +69,9 @@ def test_the_tokens_of_a_fresh_adapter_differ_with_k() -> None:
 
 def test_every_row_has_its_own_k() -> None:
     made = models.adapter("flux")
-    together = made.project(K)
+    together = made.project(Conditions.of_k(K))
     for row, k in enumerate(K):
-        alone = made.project(k[None])
+        alone = made.project(Conditions.of_k(k[None]))
         assert all(torch.allclose(together[p][1][row], alone[p][1][0], atol=1e-6) for p in together)
     values = together["double_blocks.0"][1]
     assert relative(values[0], values[2]) > 1e-2
@@ -79,8 +80,8 @@ def test_every_row_has_its_own_k() -> None:
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_a_row_without_k_has_no_bokeh(tokens: int) -> None:
     made = models.adapter("sd15", tokens=tokens)
-    found = made.project(torch.tensor([math.nan, 7.0]))
-    alone = made.project(torch.tensor([7.0]))
+    found = made.project(Conditions(torch.tensor([[9.0], [7.0]]), torch.tensor([False, True])))
+    alone = made.project(Conditions.of_k([7.0]))
     for layer, (keys, values) in found.items():
         assert torch.isfinite(keys).all()
         assert not values[0].any()
@@ -91,7 +92,7 @@ def test_a_row_without_k_has_no_bokeh(tokens: int) -> None:
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_a_fresh_adapter_has_no_values_but_keys_that_can_learn(kind: str, full: bool) -> None:
     made = models.adapter(kind, zero=True, tokens=2, full=full)
-    found = made.project(K)
+    found = made.project(Conditions.of_k(K))
     assert not any(values.any() for _, values in found.values())
     assert all(keys.any() for keys, _ in found.values())
     pairs = list(made.low_rank_pairs())
@@ -104,7 +105,7 @@ def test_a_fresh_adapter_has_no_values_but_keys_that_can_learn(kind: str, full: 
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_a_fresh_adapter_learns(kind: str) -> None:
     made = models.adapter(kind, zero=True, tokens=2).requires_grad_(True)
-    sum((keys + values).sum() for keys, values in made.project(K[1:]).values()).backward()  # type: ignore[union-attr]
+    sum((keys + values).sum() for keys, values in made.project(Conditions.of_k(K[1:])).values()).backward()  # type: ignore[union-attr]
     for layer in made.cross_layers:
         name = "weight" if kind == "sd15" else "up.weight"
         gradient = made.get_parameter(f"{layer}.to_v_bokeh.{name}").grad
@@ -131,20 +132,20 @@ def test_the_trained_range_scales_k() -> None:
     one = small(k_range=30.0)
     other = small(k_range=60.0)
     other.load_state_dict(one.state_dict())
-    assert torch.equal(one.embed(torch.tensor([10.0])), other.embed(torch.tensor([20.0])))
+    assert torch.equal(one.embed(Conditions.of_k([10.0])), other.embed(Conditions.of_k([20.0])))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_weights_are_computed_in_single(dtype: torch.dtype) -> None:
     made = models.adapter("flux", tokens=2).to(dtype)
-    values = made.project(K)["single_blocks.1"][1]
+    values = made.project(Conditions.of_k(K))["single_blocks.1"][1]
     assert values.dtype == torch.float32
     assert relative(values, keys_and_values(made, K)["single_blocks.1"][1]) < 1e-5
 
 
 def test_double_precision_stays() -> None:
     made = models.adapter("sd15", tokens=2).double()
-    keys, values = next(iter(made.project(K).values()))
+    keys, values = next(iter(made.project(Conditions.of_k(K)).values()))
     assert keys.dtype == values.dtype == torch.float64
     expected = keys_and_values(made, K)[made.cross_layers[0]]
     assert relative(values, expected[1]) < 1e-14

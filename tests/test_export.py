@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from bokeh_ops.adapter.conditions import Conditions
 from bokeh_ops.adapter.files import read_adapter, write_adapter
 from bokeh_ops.adapter.network import BokehAdapter
 from tests import models
@@ -69,7 +70,7 @@ def test_there_and_back(flux: BokehAdapter, tmp_path: Path) -> None:
     back = read_adapter(tmp_path / "back.safetensors")
     assert same(back, flux)
     assert back.config == flux.config
-    k = torch.tensor([0.0, 12.0])
+    k = Conditions.of_k([0.0, 12.0])
     for path, (_, values) in flux.project(k).items():
         assert torch.equal(back.project(k)[path][1], values)
 

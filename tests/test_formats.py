@@ -13,7 +13,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from bokeh_ops.adapter import conditions, network
 from bokeh_ops.adapter import files as formats
+from bokeh_ops.adapter.conditions import Conditions, Field, K
 from bokeh_ops.adapter.files import read_adapter, read_tensors, write_adapter, write_released
 from bokeh_ops.adapter.network import AdapterConfig, BokehAdapter, LayerSpec
 from bokeh_ops.errors import BokehError
@@ -46,7 +48,7 @@ def same(one: BokehAdapter, other: BokehAdapter, dtype: torch.dtype = torch.floa
     assert set(one.cross_layers) == set(other.cross_layers)
     assert set(one.query_key_layers) == set(other.query_key_layers)
     assert one.widths == other.widths
-    k = torch.tensor([3.0, 28.0])
+    k = Conditions.of_k([3.0, 28.0])
     ours, theirs = one.to(dtype).project(k), other.project(k)
     return all(torch.equal(ours[layer][1], theirs[layer][1]) for layer in ours)
 
@@ -275,3 +277,41 @@ def test_golden_files(shared: Path, kind: str, tmp_path: Path) -> None:
         assert all(torch.equal(written[k], raw[k]) for k in raw)
         before = json.loads((folder / "config.json").read_text())
         assert json.loads((tmp_path / "config.json").read_text()) == before
+
+
+FOCUS = Field("focus", "Focus", 0.0, 10.0, 0.0)
+
+
+def test_a_second_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written where an adapter has one, told by its name in whatever order, and refused where it is not known."""
+    for module in (conditions, network):
+        monkeypatch.setattr(module, "FIELDS", (K, FOCUS))
+    torch.manual_seed(0)
+    made = BokehAdapter(AdapterConfig("sd15", fields=("focus", "k")), {"a.attn2": LayerSpec(4)})
+    found = read_adapter(write_adapter(made, tmp_path / "a.safetensors"))
+    assert found.config == made.config
+    told = Conditions(torch.tensor([[15.0, 2.0]]), torch.tensor([True]))
+    assert torch.equal(Conditions.unpack(told.pack()).values, told.values)
+    by_hand = made.embedding_layer(torch.tensor([[2.0 / 10, 15.0 / 30]]))
+    assert torch.allclose(found.embed(told)[:, 0], by_hand, atol=1e-6)
+    with pytest.raises(BokehError, match="knows K alone; this adapter is told"):
+        write_released(
+            BokehAdapter(AdapterConfig("flux", fields=("focus", "k")), {"double_blocks.0": LayerSpec(4, 2)}),
+            tmp_path,
+        )
+    monkeypatch.undo()
+    with pytest.raises(BokehError, match="told focus, k of every picture; this version knows k. Update"):
+        read_adapter(tmp_path / "a.safetensors")
+
+
+def test_a_file_says_nothing_of_fields_where_there_is_k_alone(tmp_path: Path) -> None:
+    made = BokehAdapter(AdapterConfig("sd15"), {"a.attn2": LayerSpec(4)})
+    _, metadata = read_tensors(write_adapter(made, tmp_path / "a.safetensors"))
+    assert "fields" not in json.loads(metadata["config"])
+    save_file(
+        {k: v.contiguous() for k, v in made.state_dict().items()},
+        tmp_path / "b.safetensors",
+        {"config": '{"fields": "k"}'},
+    )
+    with pytest.raises(BokehError, match="'fields' are 'k', expected a list"):
+        read_adapter(tmp_path / "b.safetensors")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bokeh_ops.adapter.conditions import Conditions
 from tests import golden, models
 from tests.models import one_thread, predict, relative  # noqa: F401
 from tests.reference import by_hooks
@@ -159,7 +159,11 @@ def test_a_row_or_branch_without_k_runs_without_the_adapter(
     kind: str, base: Any, lay: Lay, carry: ModuleType
 ) -> None:
     adapter = models.adapter(kind, query_key=False)
-    out = run(carry, lay(base, adapter), kind, [2.0, math.nan, 30.0], [math.nan])
+    positive, negative = prompts(kind)
+    told = Conditions(torch.tensor([[2.0], [9.0], [30.0]]), torch.tensor([True, False, True]))
+    positive = carry.with_conditions(positive, bokeh=carry.ToldCondition(told))
+    negative = carry.with_negative_k(negative, K, carry.NEGATIVE_MODES[2])
+    out = torch.stack(predict(lay(base, adapter), positive, negative, x=picture(kind)))
     untouched = plain(base, kind)
     assert relative(out[1], untouched[1]) < 1e-6
     assert relative(out[0, 1], untouched[0, 1]) < 1e-6

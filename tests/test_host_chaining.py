@@ -271,7 +271,7 @@ def test_a_wrapper_of_the_model_function(both_orders: Any) -> None:
     """Half the denoised picture: it hands on the keywords it does not know, K among them."""
 
     def wrapper(apply: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
-        assert {"bokeh_k"} <= args["c"].keys() or "bokeh_pivot" not in args["c"]
+        assert {"bokeh"} <= args["c"].keys() or "bokeh_pivot" not in args["c"]
         return 0.5 * apply(args["input"], args["timestep"], **args["c"])
 
     def install(model: Any) -> Any:

@@ -119,7 +119,7 @@ def test_chunks_run_apart_are_as_together(
         together = [predict(model, positive, x=x)[0], predict(model, negative, x=x)[0]]
     else:
         together = predict(model, positive, negative, x=x)
-        negative[0][1]["model_conds"].pop("bokeh_k")  # as where a prompt by-passes BokehCondition
+        negative[0][1]["model_conds"].pop("bokeh")  # as where a prompt by-passes BokehCondition
         without = [[t, {**s, "model_conds": dict(s["model_conds"])}] for t, s in negative]
         untouched = predict(ground(base), without, x=x)[0]
         together[1] = untouched
@@ -213,7 +213,7 @@ def test_any_size(
 
 
 def k_of(conditioning: Any) -> list[list[float]]:
-    return [entry[1]["model_conds"]["bokeh_k"].cond.tolist() for entry in conditioning]
+    return [entry[1]["model_conds"]["bokeh"].cond[:, 0].tolist() for entry in conditioning]
 
 
 PROMPT_NODES: dict[str, tuple[Callable[[ModuleType, Any, Any], Any], list[list[float]]]] = {
@@ -260,7 +260,7 @@ def test_prompts_that_come_in_are_not_changed(kind: str, carry: ModuleType) -> N
     out = carry.with_k(prompt, [2.0])
     assert settings == {**kept, "model_conds": {"theirs": 1}}
     assert out[0][0] is prompt[0][0]
-    assert set(out[0][1]["model_conds"]) == {"theirs", "bokeh_k"}
+    assert set(out[0][1]["model_conds"]) == {"theirs", "bokeh"}
 
 
 def test_masked_regions_have_their_own_k(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bokeh_ops.adapter.conditions import Conditions
 from tests import models
 from tests.models import one_thread, predict, relative  # noqa: F401
 from tests.test_host_chaining import K, adapters, attend, bases, carry, picture, unloaded  # noqa: F401
@@ -119,8 +120,8 @@ def test_clones_in_threads_do_not_meet(
     def work(seed: int) -> Callable[[], Tensor]:
         if seed == 2:
             return lambda: apply(pack, base, kind, seed)
-        k = torch.tensor(K) / (1 + seed)
-        return lambda: apply(pack, laid.clone(), kind, seed, bokeh_k=k, bokeh_pivot=pairs)
+        told = Conditions.of_k(torch.tensor(K) / (1 + seed)).pack()
+        return lambda: apply(pack, laid.clone(), kind, seed, bokeh=told, bokeh_pivot=pairs)
 
     works = [work(seed) for seed in range(3)]
     alone = [one() for one in works]

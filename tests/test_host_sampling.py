@@ -396,7 +396,10 @@ def test_a_guider_without_prompts(pack: ModuleType, s: Sampling) -> None:
 def test_k_on_the_prompt_is_not_needed_and_does_not_matter(s: Sampling) -> None:
     usual = s.grounded()
     for k in ([3.0], [-3.0], [1.0, 2.0]):
-        prompts = s.carry.with_k(s.positive, k), s.carry.with_k(s.negative, [-30.0])
+        prompts = (
+            s.carry.with_k(s.positive, k),
+            s.carry.with_negative_k(s.negative, k, s.carry.NEGATIVE_MODES[0]),
+        )
         other = s.grounded(prompts=prompts)
         assert all(torch.equal(a["samples"], b["samples"]) for a, b in zip(usual, other, strict=True))
 
@@ -404,11 +407,11 @@ def test_k_on_the_prompt_is_not_needed_and_does_not_matter(s: Sampling) -> None:
 @pytest.mark.parametrize("mode", [0, 1, 2], ids=["-30", "same", "none"])
 def test_the_negative_keeps_what_it_was_told(s: Sampling, mode: int) -> None:
     name = s.carry.NEGATIVE_MODES[mode]
-    negative = s.carry.with_k(s.negative, s.carry.negative_k([9.0], name))
+    negative = s.carry.with_negative_k(s.negative, [9.0], name)
     pivot, targets = s.grounded(prompts=(s.positive, negative))
-    told = s.carry.negative_k([PIVOT], name)
+    told = s.carry.with_negative_k(s.negative, [PIVOT], name)
     alone = models.sample(
-        s.model, s.carry.with_k(s.positive, [PIVOT]), s.carry.with_k(s.negative, told), s.latent, cfg=2.0,
+        s.model, s.carry.with_k(s.positive, [PIVOT]), told, s.latent, cfg=2.0,
         scheduler="simple",
     )  # fmt: skip
     assert relative(pivot["samples"], alone) < 1e-5

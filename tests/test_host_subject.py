@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from bokeh_ops.adapter.conditions import Conditions
 from tests import models
 from tests.models import one_thread, relative  # noqa: F401
 from tests.sampling import Sampling, adapter, base, kind, model, s, said, unloaded  # noqa: F401
@@ -78,7 +79,7 @@ def test_a_prompt_for_an_area_has_the_mask_of_that_area(s: Sampling, area: tuple
 
     def conditioned(mask: torch.Tensor) -> Any:
         inside = {
-            "bokeh_subject_k": s.carry.KCondition(torch.tensor([14.0, 14.0])),
+            "bokeh_in_subject": s.carry.ToldCondition(Conditions.of_k([14.0, 14.0])),
             "bokeh_subject": s.carry.SubjectCondition(mask),
         }
         return s.carry.with_conditions(s.carry.with_k(s.positive, [14.0, 2.0]), **inside)

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from bokeh_ops.adapter.conditions import K
 from bokeh_ops.errors import BokehError
-from bokeh_ops.numbers import MOST_VALUES, PerDioptre, check_k_range, format_value, parse_values
+from bokeh_ops.numbers import MOST_VALUES, PerDioptre, format_value, parse_values
 
 
 @pytest.mark.parametrize(
@@ -101,10 +102,10 @@ def test_labels_are_short(value: float, label: str) -> None:
 
 
 def test_k_outside_the_trained_range_is_told() -> None:
-    assert check_k_range([0, 12.5, 30]) is None
-    assert check_k_range([]) is None
+    assert K.outside([0, 12.5, 30]) is None
+    assert K.outside([]) is None
     for value, label in ((-30.0, "-30"), (30.5, "30.5"), (math.nan, "nan")):
-        warning = check_k_range([4.0, value])
+        warning = K.outside([4.0, value])
         assert warning is not None
         assert f"K = {label} is outside 0 to 30" in warning
 

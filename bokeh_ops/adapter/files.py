@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import BokehError
+from .conditions import K
 from .network import CROSS, QUERY_KEY, AdapterConfig, BokehAdapter, LayerSpec, LowRankProjection
 
 FORMAT = "bokeh-adapter"
@@ -33,6 +34,7 @@ _PROJECT_KEY = re.compile(
     r"^(.+)\.(to_k_bokeh|to_v_bokeh|to_q_adp|to_k_adp)\.(weight|down\.weight|up\.weight)$"
 )
 _EMBEDDING = {f"embedding_layer.{i}.{n}" for i in (0, 2) for n in ("weight", "bias")}
+_FLUX = ("double_blocks.", "single_blocks.")
 _BLOCK_NAME = re.compile(r"^(single_)?transformer_blocks\.(\d+)$")
 
 
@@ -153,7 +155,7 @@ def _project_settings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]
         raise BokehError(f"{path}: the 'config' in its metadata is not JSON ({error}).") from error
     if not isinstance(settings, dict):
         raise BokehError(f"{path}: the 'config' in its metadata is not a JSON object.")
-    settings.pop("bokeh_input_dim", None)  # always 1, as the tensors say
+    settings.pop("bokeh_input_dim", None)  # how many fields there are, as their names say
     return settings
 
 
@@ -224,7 +226,7 @@ def _build(
     if missing:
         raise BokehError(f"{path} lacks {', '.join(missing)}: the embedding of K is incomplete.")
     if base is None:
-        base = "flux" if any(k.startswith(("double_blocks.", "single_blocks.")) for k in tensors) else "sd15"
+        base = "flux" if any(k.startswith(_FLUX) for k in tensors) else "sd15"
     cross, query_key = _layers(tensors, path)
     present = tuple(name for name in QUERY_KEY if any(f".{name}." in key for key in tensors))
     contexts = {
@@ -243,6 +245,10 @@ def _build(
             f"{path}: the embedding makes {out_dim} numbers, which is no whole number of tokens of width {context}."
         )
     settings.update(bokeh_hidden_dim=hidden, bokeh_context_dim=context, tokens=out_dim // context)
+    if "fields" in settings:
+        if not isinstance(settings["fields"], list):
+            raise BokehError(f"{path}: its 'fields' are {settings['fields']!r}, expected a list of names.")
+        settings["fields"] = tuple(settings["fields"])
     try:
         config = _config(base, settings)
     except BokehError as error:
@@ -330,6 +336,8 @@ def write_adapter(
         dtype: precision of the tensors; None keeps them as they are.
     """
     config = {f.name: getattr(adapter.config, f.name) for f in fields(AdapterConfig) if f.name != "extra"}
+    if adapter.config.fields == (K.name,):
+        del config["fields"]  # as earlier versions know it
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -349,10 +357,13 @@ def write_released(
     Raises:
         BokehError: the adapter is not a low-rank FLUX adapter, so that layout cannot hold it.
     """
-    if adapter.config.base != "flux":
+    layers = {*adapter.cross_layers, *adapter.query_key_layers}
+    if not all(layer.startswith(_FLUX) for layer in layers):
         raise BokehError(f"The released layout is for FLUX; this adapter is for {adapter.config.base}.")
+    if adapter.config.fields != (K.name,):
+        raise BokehError(f"The released layout knows K alone; this adapter is told {adapter.config.fields}.")
     blocks: dict[str, int] = {}
-    for layer in {*adapter.cross_layers, *adapter.query_key_layers}:
+    for layer in layers:
         kind, _, index = layer.partition(".")
         blocks[layer] = int(index) + (0 if kind == "double_blocks" else double_blocks)
     tensors, rank = {}, None

@@ -18,12 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import BokehError
-
-K_RANGE = 30.0
-"""The largest K seen in training; the embedding's input is ``K / K_RANGE``."""
-
-K_RELEASED_NEGATIVE = -30.0
-"""K of the negative branch in the released code: a condition value of -1."""
+from .conditions import FIELDS, Conditions, K
 
 CROSS = ("to_k_bokeh", "to_v_bokeh")
 QUERY_KEY = ("to_q_adp", "to_k_adp")
@@ -53,7 +48,8 @@ class AdapterConfig:
         bokeh_hidden_dim: width of the embedding's hidden layer (64 as released).
         bokeh_context_dim: features of one bokeh token (768 as released).
         tokens: number of bokeh tokens (1 as released).
-        k_range: K that the embedding sees as 1 (30).
+        fields: what it is told of every picture, by the names of :data:`.conditions.FIELDS`.
+        k_range: K that the embedding sees as 1 (30); of other fields it is their ``most``.
         lora_alpha: if set, every low-rank pair is scaled by ``lora_alpha / rank``.
         lora_scale: further factor on the query/key adapters.
         bokeh_scale: factor on the bokeh term that the adapter was made with; multiplies the user's strength.
@@ -64,7 +60,8 @@ class AdapterConfig:
     bokeh_hidden_dim: int = 64
     bokeh_context_dim: int = 768
     tokens: int = 1
-    k_range: float = K_RANGE
+    fields: tuple[str, ...] = (K.name,)
+    k_range: float = K.most
     lora_alpha: float | None = None
     lora_scale: float = 1.0
     bokeh_scale: float = 1.0
@@ -73,6 +70,13 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.base, str) or not self.base:
             raise BokehError(f"The adapter's base is {self.base!r}; it must be the name of an architecture.")
+        known = [field.name for field in FIELDS]
+        strange = [name for name in self.fields if name not in known]
+        if strange or not self.fields or len(set(self.fields)) < len(self.fields):
+            raise BokehError(
+                f"The adapter is told {', '.join(map(str, self.fields)) or 'nothing'} of every picture; this version "
+                f"knows {', '.join(known)}. Update the extension."
+            )
         for name in ("bokeh_hidden_dim", "bokeh_context_dim", "tokens"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -136,10 +140,10 @@ def _spread(embedding: nn.Sequential) -> None:
     first, _, last = embedding
     assert isinstance(first, nn.Linear)
     assert isinstance(last, nn.Linear)
-    hidden = first.out_features
+    shape = (hidden, _) = first.weight.shape
     with torch.no_grad():
-        first.weight.copy_(2.0 * (torch.randint(2, (hidden, 1)) * 2 - 1))
-        first.bias.copy_(-first.weight[:, 0] * (torch.rand(hidden) * 2 - 1))
+        first.weight.copy_(2.0 * (torch.randint(2, shape) * 2 - 1))
+        first.bias.copy_(-(first.weight * (torch.rand(shape) * 2 - 1)).sum(1))
         last.weight.normal_(std=hidden**-0.5)
         last.bias.zero_()
 
@@ -177,7 +181,7 @@ class BokehAdapter(nn.Module):
         self.widths: dict[str, int] = {}
         hidden, context = config.bokeh_hidden_dim, config.bokeh_context_dim
         self.embedding_layer = nn.Sequential(
-            nn.Linear(1, hidden), nn.ReLU(), nn.Linear(hidden, context * config.tokens)
+            nn.Linear(len(config.fields), hidden), nn.ReLU(), nn.Linear(hidden, context * config.tokens)
         )
         _spread(self.embedding_layer)
         for path, spec in cross.items():
@@ -230,11 +234,8 @@ class BokehAdapter(nn.Module):
                 assert isinstance(projection, LowRankProjection)
                 yield path, name, projection
 
-    def embed(self, k: Tensor) -> Tensor:
+    def embed(self, conditions: Conditions) -> Tensor:
         """``c_b = MLP(K / 30)``.
-
-        Args:
-            k: defocus ``[R]``, pixels of blur radius per unit of disparity at 512 x 512.
 
         Returns:
             Bokeh tokens ``[R, T, context]``, fp32 unless the weights are fp64.
@@ -242,24 +243,27 @@ class BokehAdapter(nn.Module):
         first = self.embedding_layer[0]
         assert isinstance(first, nn.Linear)
         dtype = torch.float64 if first.weight.dtype == torch.float64 else torch.float32
-        x = (k.to(device=first.weight.device, dtype=dtype) / self.config.k_range)[:, None]
+        values = conditions.of(self.config.fields).to(device=first.weight.device, dtype=dtype)
+        x = values / torch.tensor([self._range(name) for name in self.config.fields]).to(values)
         for layer in self.embedding_layer:
             linear = isinstance(layer, nn.Linear)
             x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype)) if linear else layer(x)
-        return x.reshape(k.shape[0], self.config.tokens, self.config.bokeh_context_dim)
+        return x.reshape(len(values), self.config.tokens, self.config.bokeh_context_dim)
 
-    def project(self, k: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def _range(self, name: str) -> float:
+        return self.config.k_range if name == K.name else next(f.most for f in FIELDS if f.name == name)
+
+    def project(self, conditions: Conditions) -> dict[str, tuple[Tensor, Tensor]]:
         """``K_b`` and ``V_b`` of eq. 10 for every adapted layer.
 
         Args:
-            k: defocus ``[R]``. A row that is NaN is a row without bokeh: its values are zero.
+            conditions: of the rows. The values of one that is not active are zero.
 
         Returns:
             By layer path, ``(K_b, V_b)``, each ``[R, T, C]``.
         """
-        off = torch.isnan(k)
-        context = self.embed(torch.where(off, torch.zeros_like(k), k))
-        off = off.to(context.device)[:, None, None]
+        context = self.embed(conditions)
+        off = ~conditions.active.to(context.device)[:, None, None]
         result: dict[str, tuple[Tensor, Tensor]] = {}
         for path in self.cross_layers:
             values = self.projection(path, "to_v_bokeh")(context)

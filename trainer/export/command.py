@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write_released(adapter: Any, folder: Path, double_blocks: int | None, dtype: Any) -> None:
+    from bokeh_ops.adapter.conditions import K
     from bokeh_ops.adapter.files import RELEASED_DOUBLE_BLOCKS, write_released
-    from bokeh_ops.adapter.network import K_RANGE
     from bokeh_ops.errors import BokehError
 
     blocks = {layer.partition(".")[0]: 0 for layer in adapter.widths}
@@ -95,10 +95,10 @@ def _write_released(adapter: Any, folder: Path, double_blocks: int | None, dtype
         for path in adapter.cross_layers
         if hasattr(projection := adapter.projection(path, "to_v_bokeh"), "down")
     }
-    if adapter.config.k_range != K_RANGE:
+    if adapter.config.k_range != K.most:
         raise BokehError(
             f"The adapter counts K up to {adapter.config.k_range:g} as 1; the released layout always means "
-            f"{K_RANGE:g}. Use the project's layout."
+            f"{K.most:g}. Use the project's layout."
         )
     if len(ranks) > 1:
         raise BokehError(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bokeh_ops.adapter.attention import split_heads
+from bokeh_ops.adapter.conditions import Conditions
 from bokeh_ops.adapter.network import BokehAdapter
 from bokeh_ops.errors import BokehError
 
@@ -99,7 +100,7 @@ class Localiser:
             active: rows that count; one whose condition is dropped has no blur to place.
         """
         self._terms = {}
-        self._context = self.adapter.embed(k)
+        self._context = self.adapter.embed(Conditions.of_k(k))
         device = self._context.device
         self._masks = masks.to(device)
         self._active = torch.tensor(active, dtype=torch.float32, device=device)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from bokeh_ops.adapter.network import K_RELEASED_NEGATIVE
+from bokeh_ops.adapter.conditions import K
 from bokeh_ops.errors import BokehError
 from trainer.dataset.order import Order
 from trainer.draws import draws
@@ -167,7 +167,7 @@ class Plan:
         index = self._known[done * self.total + slot]
         caption, dropped = self._dropped(step, slot)
         k = float(self.stock.k[index])
-        return Picture(slot, index, k, K_RELEASED_NEGATIVE if dropped else k, caption, -1, slot)
+        return Picture(slot, index, k, K.negative if dropped else k, caption, -1, slot)
 
     def _set(self, step: int, scene: int) -> list[Picture]:
         """One scene: its K, its pivot and its caption.
@@ -196,7 +196,7 @@ class Plan:
                 slot=first + place,
                 index=indices[place],
                 k=ks[place],
-                told=K_RELEASED_NEGATIVE if dropped else ks[place],
+                told=K.negative if dropped else ks[place],
                 caption=caption,
                 pivot=-1 if dropped or first + place == pivot else pivot,
                 scene=first,

@@ -17,12 +17,13 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...adapter.attention import Grounding
+from ...adapter.conditions import Conditions
 from ...adapter.network import BokehAdapter
 from ...errors import BokehError
 from ..architectures import HostModel
 from ..attention.model_call import ModelCall, Region, Terms
 from ..notices import say
-from ..sampling.conditioning import K_KEY, PIVOT_KEY, SUBJECT_K_KEY, SUBJECT_KEY
+from ..sampling.conditioning import PIVOT_KEY, SUBJECT_KEY, SUBJECT_TOLD_KEY, TOLD_KEY
 
 KEY = "bokeh"
 """Key of this extension's wrapper and callback on a model."""
@@ -88,19 +89,19 @@ class BokehPatch:
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """The APPLY_MODEL wrapper: ``(x, sigma, c_concat, c_crossattn, control, transformer_options, **conds)``."""
-        k = kwargs.pop(K_KEY, None)
+        told = kwargs.pop(TOLD_KEY, None)
         pivots = kwargs.pop(PIVOT_KEY, None)
-        subject, subject_k = kwargs.pop(SUBJECT_KEY, None), kwargs.pop(SUBJECT_K_KEY, None)
+        subject, in_subject = kwargs.pop(SUBJECT_KEY, None), kwargs.pop(SUBJECT_TOLD_KEY, None)
         x, sigma = args[0], args[1]
         in_keywords = "transformer_options" in kwargs
-        call = self.prepare(x, sigma, k, pivots)
+        call = self.prepare(x, sigma, told, pivots)
         if call is None:
             return executor(*args, **kwargs)
         if call.terms and subject is not None:
             text = kwargs["c_crossattn"] if "c_crossattn" in kwargs else args[3]
             before = self.model.architecture.text_places(text)
             check_rows(subject.shape[0], x.shape[0], "masks of the subject")
-            call = replace(call, region=Region(self._project(subject_k, x), subject.to(x.device), before))
+            call = replace(call, region=Region(self._project(in_subject, x), subject.to(x.device), before))
         given = kwargs["transformer_options"] if in_keywords else args[5]
         network = executor.class_obj.diffusion_model
         with self.model.architecture.attach(given, call, self.model, network, x) as options:
@@ -110,13 +111,15 @@ class BokehPatch:
                 args = (*args[:5], options, *args[6:])
             return executor(*args, **kwargs)
 
-    def prepare(self, x: Tensor, sigma: Tensor, k: Tensor | None, pivots: Tensor | None) -> ModelCall | None:
+    def prepare(
+        self, x: Tensor, sigma: Tensor, told: Tensor | None, pivots: Tensor | None
+    ) -> ModelCall | None:
         """Plan one model call; None where it is to run untouched.
 
         Args:
             x: latent batch ``[R, ...]``.
             sigma: noise level, ``[R]``.
-            k: K per row ``[R]``, or None.
+            told: what the adapter is told per row, packed ``[R, fields + 1]``, or None.
             pivots: per row its own number and its pivot's ``[R, 2]`` (:class:`.conditioning.PivotCondition`), or None.
 
         Raises:
@@ -135,11 +138,11 @@ class BokehPatch:
             grounding = grounding if grounding.groups else None
         terms: Terms = {}
         if self.obeys_k:
-            if k is None:
+            if told is None:
                 self._warn_once()
             else:
-                check_rows(k.shape[0], x.shape[0], "K")
-                terms = self._project(k, x)
+                check_rows(told.shape[0], x.shape[0], "K")
+                terms = self._project(told, x)
         if not terms and grounding is None:
             return None
         return ModelCall(terms, grounding, blocks=self._blocks)
@@ -149,30 +152,31 @@ class BokehPatch:
         with suppress(IndexError):
             say(self._unsaid.pop(), self.node_id)
 
-    def _project(self, k: Tensor, x: Tensor) -> Terms:
+    def _project(self, told: Tensor, x: Tensor) -> Terms:
         training = torch.is_grad_enabled() and any(
             p.requires_grad for applied in self.adapters for p in applied.adapter.parameters()
         )
         if training:
-            return self._fresh_terms(k, x.device)
-        # NaN is not equal to itself, its name is. A trainer changes weights between two evaluations.
-        key = (str(k.tolist()), x.device, *(_state(applied.adapter) for applied in self.adapters))
+            return self._fresh_terms(told, x.device)
+        # A trainer changes weights between two evaluations.
+        key = (str(told.tolist()), x.device, *(_state(applied.adapter) for applied in self.adapters))
         terms = self._terms.get(key)
         if terms is None:
             with torch.no_grad():
-                terms = self._fresh_terms(k, x.device)
+                terms = self._fresh_terms(told, x.device)
             self._terms[key] = terms
             while len(self._terms) > 8:
                 self._terms.popitem(last=False)
         return terms
 
-    def _fresh_terms(self, k: Tensor, device: torch.device) -> Terms:
+    def _fresh_terms(self, told: Tensor, device: torch.device) -> Terms:
         terms: Terms = {}
+        conditions = Conditions.unpack(told)
         for applied in self.adapters:
             strength = applied.strength * applied.adapter.config.bokeh_scale
             if strength == 0:
                 continue  # only its query/key adapters are on
-            for path, (keys, values) in applied.adapter.project(k).items():
+            for path, (keys, values) in applied.adapter.project(conditions).items():
                 # Scaling the values scales the term: it is linear in them.
                 terms.setdefault(path, []).append((keys.to(device), (strength * values).to(device)))
         return terms

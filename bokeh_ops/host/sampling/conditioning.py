@@ -1,6 +1,6 @@
-"""Carrying K, and which rows are grounded on which, inside the host's CONDITIONING.
+"""Carrying what an adapter is told, and which rows are grounded on which, inside the host's CONDITIONING.
 
-Both travel as model conditions, one number per row of the latent batch: the host repeats them to the batch,
+Both travel as model conditions, a few numbers per row of the latent batch: the host repeats them to the batch,
 joins them over the chunks of classifier-free guidance and hands them to the model's forward as keywords.
 """
 
@@ -13,13 +13,13 @@ import torch
 from comfy.conds import CONDRegular
 from torch import Tensor
 
-from ...adapter.network import K_RELEASED_NEGATIVE
+from ...adapter.conditions import Conditions, K
 from ...errors import BokehError
 
-K_KEY = "bokeh_k"
+TOLD_KEY = "bokeh"
 PIVOT_KEY = "bokeh_pivot"
 SUBJECT_KEY = "bokeh_subject"
-SUBJECT_K_KEY = "bokeh_subject_k"
+SUBJECT_TOLD_KEY = "bokeh_in_subject"
 
 PER_ROW_KEY = "bokeh_per_row"
 """In the settings of a CONDITIONING: its prompts are one for each row of a sweep, the pivots' first, and not one for
@@ -28,12 +28,9 @@ each picture. For comparisons with sweeps by words."""
 NEGATIVE_MODES = ("released (-30)", "same K", "none")
 """What the negative branch is told: the released code's K = -30, the same K, or no bokeh at all."""
 
-NO_BOKEH = float("nan")
-"""K of a row whose branch runs without the adapter; a number, so that both branches stay one batch."""
-
 
 class RowCondition(CONDRegular):
-    """One number, or one mask, per row of the latent batch.
+    """A few numbers, or one mask, per row of the latent batch.
 
     The host would cycle or cut a list that does not fit the batch; this raises instead.
     """
@@ -50,10 +47,24 @@ class RowCondition(CONDRegular):
         return self.__class__(self.cond.repeat(batch_size // count, *[1] * (self.cond.ndim - 1)))
 
 
-class KCondition(RowCondition):
-    """K per row, fp32; NaN where the row runs without bokeh."""
+class ToldCondition(RowCondition):
+    """What an adapter is told per row: :meth:`.Conditions.pack`, fp32 ``[R, fields + 1]``.
+
+    Args:
+        conditions: of the rows, packed or not.
+        follows: whether its branch is told what the positive one is, in a sweep the K of each row. What does not follow
+            (the released negative, no bokeh at all) stays as it is.
+    """
 
     what = "K values"
+
+    def __init__(self, conditions: Conditions | Tensor, follows: bool = True) -> None:
+        super().__init__(conditions.pack() if isinstance(conditions, Conditions) else conditions)
+        self.follows = follows
+
+    def repeated(self, rows: int) -> ToldCondition:
+        """The first row's for so many rows."""
+        return ToldCondition(self.cond[:1].repeat(rows, 1), self.follows)
 
 
 class PivotCondition(RowCondition):
@@ -88,30 +99,9 @@ class SubjectCondition(RowCondition):
         return SubjectCondition(mask)
 
 
-def k_tensor(values: Sequence[float]) -> Tensor:
-    """K values as the fp32 tensor that conditions carry.
-
-    Raises:
-        BokehError: no value at all.
-    """
-    if not len(values):
-        raise BokehError("The list of K values is empty; give at least one.")
-    return torch.tensor(list(values), dtype=torch.float32)
-
-
-def negative_k(values: Sequence[float], mode: str) -> list[float]:
-    """K of the negative branch for positive ``values``.
-
-    Raises:
-        BokehError: ``mode`` is none of :data:`NEGATIVE_MODES`.
-    """
-    if mode == NEGATIVE_MODES[0]:
-        return [K_RELEASED_NEGATIVE]
-    if mode == NEGATIVE_MODES[1]:
-        return list(values)
-    if mode == NEGATIVE_MODES[2]:
-        return [NO_BOKEH]
-    raise BokehError(f"The negative mode is {mode!r}; expected one of {', '.join(NEGATIVE_MODES)}.")
+def released_negative(rows: int = 1) -> ToldCondition:
+    """What the released code tells the negative branch."""
+    return ToldCondition(Conditions.of_k([K.negative] * rows), follows=False)
 
 
 def with_conditions(conditioning: Any, **model_conds: CONDRegular) -> list[Any]:
@@ -126,9 +116,33 @@ def with_conditions(conditioning: Any, **model_conds: CONDRegular) -> list[Any]:
 
 def with_k(conditioning: Any, values: Sequence[float]) -> list[Any]:
     """A copy of a CONDITIONING with K attached to every entry."""
-    return with_conditions(conditioning, **{K_KEY: KCondition(k_tensor(values))})
+    return with_conditions(conditioning, **{TOLD_KEY: ToldCondition(Conditions.of_k(values))})
+
+
+def with_negative_k(conditioning: Any, values: Sequence[float], mode: str) -> list[Any]:
+    """A copy of a negative branch's CONDITIONING that is told what goes with the positive one's K.
+
+    Args:
+        values: K of the positive branch.
+        mode: one of :data:`NEGATIVE_MODES`.
+
+    Raises:
+        BokehError: ``mode`` is none of them.
+    """
+    if mode not in NEGATIVE_MODES:
+        raise BokehError(f"The negative mode is {mode!r}; expected one of {', '.join(NEGATIVE_MODES)}.")
+    released, same, _none = NEGATIVE_MODES
+    if mode == same:
+        return with_k(conditioning, values)
+    # Without the adapter it is still told something, so that both branches stay one batch.
+    told = (
+        released_negative()
+        if mode == released
+        else ToldCondition(Conditions.of_k([0.0], False), follows=False)
+    )
+    return with_conditions(conditioning, **{TOLD_KEY: told})
 
 
 def has_k(conditioning: Any) -> bool:
     """Whether any entry of a CONDITIONING carries K."""
-    return any(K_KEY in entry[1].get("model_conds", {}) for entry in conditioning)
+    return any(TOLD_KEY in entry[1].get("model_conds", {}) for entry in conditioning)

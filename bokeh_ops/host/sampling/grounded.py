@@ -20,14 +20,13 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.nn import functional
 
-from ...adapter.network import K_RELEASED_NEGATIVE
 from ...adapter.rows import SweepRows, grounding_level, resolve_grounding_steps, target_groups
 from ...errors import BokehError
 from ..adapter.patch import KEY, BokehPatch, patch_of, set_patch
 from ..architectures import recognise
 from ..differences import out_of_memory
 from ..notices import say
-from .conditioning import K_KEY, KCondition, k_tensor
+from .conditioning import TOLD_KEY, released_negative
 from .noise import sampler_is_unknown, share_noise
 from .preview import Progress
 from .rows import Rows
@@ -109,12 +108,12 @@ def guide_k(guider: Any, scale: float) -> Any:
             "CFGGuider. Set it to 0, or build K's guidance with DualCFGGuider."
         )
     positive = guider.original_conds["positive"]
-    released = KCondition(k_tensor([K_RELEASED_NEGATIVE]))
+    released = released_negative()
     # The positive prompt told that nothing is blurred, which takes the place of a negative one.
     middle = [
         {
             **cond,
-            "model_conds": {**cond["model_conds"], K_KEY: released},
+            "model_conds": {**cond["model_conds"], TOLD_KEY: released},
             "prompt_type": "negative",
             "uuid": uuid.uuid4(),
         }

@@ -15,19 +15,19 @@ import torch
 from comfy.conds import CONDConstant
 from torch import Tensor
 
-from ...adapter.network import K_RELEASED_NEGATIVE
+from ...adapter.conditions import Conditions
 from ...adapter.rows import SweepRows
 from .conditioning import (
-    K_KEY,
     PER_ROW_KEY,
     PIVOT_KEY,
-    SUBJECT_K_KEY,
     SUBJECT_KEY,
-    KCondition,
+    SUBJECT_TOLD_KEY,
+    TOLD_KEY,
     PivotCondition,
     RowCondition,
     SubjectCondition,
-    k_tensor,
+    ToldCondition,
+    released_negative,
 )
 
 Fit = Callable[[Tensor, int], Tensor]
@@ -61,8 +61,8 @@ class Rows:
     def condition(self, cond: dict[str, Any], name: str, grounded: bool) -> dict[str, Any]:
         """A copy of a condition with one K and one pivot per row, and with every picture's inputs for its rows.
 
-        A branch that is not the positive keeps the K it was given where that does not follow the positive's (-30, or
-        no bokeh at all); a negative one gets the released -30 where it was given none.
+        A branch that is not the positive keeps the K it was given where that does not follow the positive's; a negative
+        one gets the released K where it was given none.
 
         Args:
             cond: as guiders hold it.
@@ -79,24 +79,24 @@ class Rows:
         if made.get("control") is not None:
             made["control"] = self._control(made["control"])
         conds = {key: self._other(value) for key, value in cond.get("model_conds", {}).items()}
-        conds.update(self._bokeh(conds.get(K_KEY), name, grounded))
+        conds.update(self._bokeh(conds.get(TOLD_KEY), name, grounded))
         return {**made, "model_conds": conds}
 
     def _bokeh(self, given: Any, name: str, grounded: bool) -> dict[str, RowCondition]:
         rows = self.rows
         if given is None and "negative" in name:
-            k = KCondition(torch.full((rows.total,), K_RELEASED_NEGATIVE))
-        elif given is None or name == "positive" or bool((given.cond >= 0).all()):
-            k = KCondition(k_tensor(self.k))
+            told = released_negative(rows.total)
+        elif given is None or name == "positive" or given.follows:
+            told = ToldCondition(Conditions.of_k(self.k))
         else:
-            k = KCondition(given.cond[:1].repeat(rows.total))
+            told = given.repeated(rows.total)
         pivots = rows.pivots() if grounded else [-1] * rows.total
         made: dict[str, RowCondition] = {
-            K_KEY: k,
+            TOLD_KEY: told,
             PIVOT_KEY: PivotCondition(torch.tensor(pivots, dtype=torch.float32)),
         }
         if self.subject is not None:
-            made[SUBJECT_K_KEY] = KCondition(rows.tile(k.cond[: rows.pictures]))
+            made[SUBJECT_TOLD_KEY] = ToldCondition(rows.tile(told.cond[: rows.pictures]))
             made[SUBJECT_KEY] = SubjectCondition(rows.tile(self.subject.expand(rows.pictures, -1, -1)))
         return made
 

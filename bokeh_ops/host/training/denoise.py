@@ -13,8 +13,9 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...adapter.conditions import Conditions
 from ...errors import BokehError
-from ..sampling.conditioning import K_KEY, PIVOT_KEY, KCondition, PivotCondition, k_tensor, with_conditions
+from ..sampling.conditioning import PIVOT_KEY, TOLD_KEY, PivotCondition, ToldCondition, with_conditions
 
 Prediction = Literal["epsilon", "v", "flow"]
 
@@ -73,7 +74,7 @@ def conditioning(
         settings["guidance"] = guidance
     pivots = [-1] * len(k) if pivots is None else list(pivots)
     conds = {
-        K_KEY: KCondition(k_tensor(k)),
+        TOLD_KEY: ToldCondition(Conditions.of_k(k)),
         PIVOT_KEY: PivotCondition(torch.tensor(pivots, dtype=torch.float32)),
     }
     return with_conditions([[context, settings]], **conds)
