@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.sample
 import comfy.samplers
 from comfy_api.latest import io
 
 from ..bokeh_ops.adapter.conditions import K
 from ..bokeh_ops.host.notices import say
-from ..bokeh_ops.host.sampling.grounded import (
-    BRANCHES,
-    Sweep,
-    grounded_sample,
-    guide_k,
-    make_guider,
-    make_sigmas,
-)
+from ..bokeh_ops.host.sampling.grounded import BRANCHES, Sweep, grounded_sample, guide_k
+from ..bokeh_ops.host.sampling.sweep import sample_sweep
 from ..bokeh_ops.numbers import parse_values
 
 CATEGORY = "Bokeh"
@@ -216,14 +209,19 @@ class GroundedSampler(io.ComfyNode):
         **sweep: Any,
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
-        pivot, targets = grounded_sample(
-            make_guider(model, positive, negative, cfg, bokeh_guidance or None),
-            comfy.samplers.sampler_object(sampler_name),
-            make_sigmas(model, sampler_name, scheduler, steps, denoise),
+        pivot, targets = sample_sweep(
+            model,
+            positive,
+            negative,
             latent_image,
-            lambda latent: comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index")),
             seed,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
             _sweep(node_id, **sweep),
+            denoise,
+            bokeh_guidance or None,
             node_id,
         )
         return io.NodeOutput(pivot, targets)

@@ -112,6 +112,16 @@ def unet_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device)
     return patcher(comfy.model_base.BaseModel(settings, device=device), device)
 
 
+def sdxl_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
+    """A MODEL of the host's SDXL class with the UNet of ``config``."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    settings = comfy.supported_models.SDXL({**config, "dtype": dtype})
+    settings.unet_config = {**config, "dtype": dtype}
+    return patcher(comfy.model_base.SDXL(settings, device=device), device)
+
+
 def patcher(model: Any, device: torch.device) -> Any:
     import comfy.model_patcher
 

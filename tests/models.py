@@ -45,11 +45,23 @@ UNET = {
     "use_linear_in_transformer": False,
     "legacy": False,
 }
+SIZES = 6 * 256  # features of the six sizes that SDXL is told beside its prompt
+SDXL = {
+    **UNET,
+    # As SDXL: no transformer at the full size, several blocks in one place.
+    "transformer_depth": [0, 2],
+    "transformer_depth_output": [0, 0, 2, 2],
+    "transformer_depth_middle": 2,
+    "use_linear_in_transformer": True,
+    "num_classes": "sequential",
+    "adm_in_channels": 8 + SIZES,
+}
 KINDS = ("sd15", "flux")
+"""What the tests of the host run through; SDXL, which shares its attention with SD1.5, has tests of its own."""
 CONTEXT = 12
 """Features of one prompt token, of both models."""
 POOLED = 8
-LATENT_CHANNELS = {"sd15": 4, "flux": 16}
+LATENT_CHANNELS = {"sd15": 4, "sdxl": 4, "flux": 16}
 
 FLUX_WIDTHS = {
     **{f"double_blocks.{i}": 32 for i in range(2)},
@@ -60,6 +72,14 @@ UNET_WIDTHS = {
     "middle_block.1.transformer_blocks.0": 64,
     **{f"output_blocks.{i}.1.transformer_blocks.0": w for i, w in ((0, 64), (1, 64), (2, 32), (3, 32))},
 }
+
+
+SDXL_WIDTHS = {
+    f"{place}.1.transformer_blocks.{i}": 64
+    for place in ("input_blocks.3", "middle_block", "output_blocks.0", "output_blocks.1")
+    for i in range(2)
+}
+WIDTHS = {"sd15": UNET_WIDTHS, "sdxl": SDXL_WIDTHS, "flux": FLUX_WIDTHS}
 
 
 @fixture(scope="module", autouse=True)
@@ -83,7 +103,11 @@ def host_model(
     kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, device: torch.device | str = "cpu"
 ) -> Any:
     """A MODEL of the host with random weights. The host has to be loaded already."""
-    make, config = (golden.flux_model, FLUX) if kind == "flux" else (golden.unet_model, UNET)
+    make, config = {
+        "sd15": (golden.unet_model, UNET),
+        "sdxl": (golden.sdxl_model, SDXL),
+        "flux": (golden.flux_model, FLUX),
+    }[kind]
     model = make(dict(config), dtype, torch.device(device))
     source = generator(seed)
     with torch.no_grad():
@@ -121,8 +145,8 @@ def adapter(
         full: full matrices for bokeh keys and values; None is as usual for ``kind``.
         zero: leave everything at zero that a new adapter has at zero.
     """
-    widths = FLUX_WIDTHS if kind == "flux" else UNET_WIDTHS
-    full = kind == "sd15" if full is None else full
+    widths = WIDTHS[kind]
+    full = kind != "flux" if full is None else full
     chosen = list(widths) if blocks is None else list(blocks)
     rank = None if full else 4
     if kind == "flux":
@@ -154,6 +178,8 @@ def conditioning(kind: str, seed: int = 0, tokens: int = 5, rows: int = 1) -> li
     if kind == "flux":
         # Times 1000, as the host takes it, this is 4096 in every precision: see golden.exact_guidance.
         settings = {"pooled_output": randn(rows, POOLED, seed=seed + 100), "guidance": 4.096}
+    elif kind == "sdxl":
+        settings = {"pooled_output": randn(rows, POOLED, seed=seed + 100), "width": 64, "height": 48}
     return [[randn(rows, tokens, CONTEXT, seed=seed), settings]]
 
 

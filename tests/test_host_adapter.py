@@ -466,7 +466,7 @@ def test_gradients_reach_the_adapter(kind: str, base: Any, lay: Lay, carry: Modu
     """The trainer runs this same code with gradients on."""
     adapter = models.adapter(kind, tokens=2, query_key=False).requires_grad_(True)
     patch = lay(base, adapter).wrappers["apply_model"]["bokeh"][0]
-    call = patch.prepare(picture(kind), torch.ones(3), torch.tensor(K), None)
+    call = patch.prepare(picture(kind), torch.ones(3), Conditions.of_k(K).pack(), None)
     total = sum(
         float(1) * values.pow(2).sum() + keys.sum() for pairs in call.terms.values() for keys, values in pairs
     )

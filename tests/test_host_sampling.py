@@ -361,7 +361,8 @@ def test_the_dual_guider(s: Sampling, base: Any, style: str) -> None:
 def test_part_of_the_sigmas(s: Sampling) -> None:
     """SplitSigmas' first half: the result is still noisy, and grounded throughout."""
     sigmas = s.custom("euler", None, None, 7)[2][:3]
-    guider = cfg_guider(s.model, s.carry.with_k(s.positive, [PIVOT]), s.carry.with_k(s.negative, [-30.0]))
+    negative = s.carry.with_negative_k(s.negative, [PIVOT], s.carry.NEGATIVE_MODES[0])
+    guider = cfg_guider(s.model, s.carry.with_k(s.positive, [PIVOT]), negative)
     pivot, targets = s.advanced(guider, sigmas=sigmas, grounding_steps=2)
     alone = s.custom_alone(guider, sigmas=sigmas)
     assert relative(pivot["samples"], alone) < 1e-5

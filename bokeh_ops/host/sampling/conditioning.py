@@ -59,7 +59,7 @@ class ToldCondition(RowCondition):
     what = "K values"
 
     def __init__(self, conditions: Conditions | Tensor, follows: bool = True) -> None:
-        super().__init__(conditions.pack() if isinstance(conditions, Conditions) else conditions)
+        super().__init__(conditions if isinstance(conditions, Tensor) else conditions.pack())
         self.follows = follows
 
     def repeated(self, rows: int) -> ToldCondition:

@@ -27,9 +27,8 @@ from ..architectures import recognise
 from ..differences import out_of_memory
 from ..notices import say
 from .conditioning import TOLD_KEY, released_negative
-from .noise import sampler_is_unknown, share_noise
 from .preview import Progress
-from .rows import Rows
+from .rows import Rows, pin_start, sampler_is_unknown, share_noise
 
 BRANCHES = ("positive only", "positive and negative")
 """Which branches of classifier-free guidance are grounded; the released code grounds the positive one."""
@@ -148,6 +147,7 @@ def grounded_sample(
     seed: int,
     sweep: Sweep,
     node_id: str | None = None,
+    start: Tensor | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sample every picture of ``latent`` once as pivot and once per target K, all from the same noise.
 
@@ -161,6 +161,7 @@ def grounded_sample(
         seed: for the noise that samplers add on the way.
         sweep: what to sample.
         node_id: the node to speak through.
+        start: what the pivots begin from in place of the noise (:func:`.rows.pin_start`).
 
     Returns:
         The pivots' LATENT ``[P, ...]`` and the targets' ``[N * P, ...]``, all pictures of the first K first.
@@ -232,6 +233,7 @@ def grounded_sample(
                 grounded_steps,
                 callback,
                 node_id,
+                start,
             )
         except Exception as error:
             if not out_of_memory(error) or len(group) == 1:
@@ -304,16 +306,20 @@ def _sample_group(
     grounded_steps: int,
     callback: Callable[..., None],
     node_id: str | None,
+    start: Tensor | None,
 ) -> Tensor:
     samples = latent["samples"]
     rows = SweepRows(samples.shape[0], len(group))
+    sampler = share_noise(sampler, rows)
+    if start is not None:
+        sampler = pin_start(sampler, rows, start)
     guider = prepare_guider(
         guider, rows, rows.per_row(sweep.pivot_k, group), sigmas, grounded_steps, sweep, node_id
     )
     out = guider.sample(
         rows.tile(initial),
         rows.tile(samples),
-        share_noise(sampler, rows),
+        sampler,
         sigmas,
         denoise_mask=latent.get("noise_mask"),
         callback=callback,

@@ -1,22 +1,31 @@
-"""What the rows of a sweep are given: their K and pivots, and of every input per picture that of their own picture.
+"""The rows of a sweep: what they share, and what some of them have of their own.
 
-The host deals inputs out over the rows of a batch: prompts, masks, hints and references are repeated or cut to it,
-pictures to inpaint are stretched to it. The rows of a sweep are several of one picture. So each input is first fitted
-to the pictures, by the host's own rule, and then given to all rows of a picture alike.
+* Inputs: a row is given those of its picture. The host deals inputs out over the rows of a batch: prompts, masks, hints
+  and references are repeated or cut to it, pictures to inpaint are stretched to it. The rows of a sweep are several of
+  one picture. So each input is first fitted to the pictures, by the host's own rule, and then given to all rows of a
+  picture alike (:class:`Rows`).
+* Noise that samplers add as they go: the host draws it for the whole batch, a different one per row, and the rows of a
+  sweep would drift apart. Here it is drawn for the pivots alone, exactly as if those ran alone, and every row gets its
+  picture's (:func:`share_noise`).
+* Of their own: K and pivots, by their conditions; and the pivots may have a start of their own (:func:`pin_start`).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+import comfy.samplers
 import comfy.utils
 import torch
 from comfy.conds import CONDConstant
+from comfy.k_diffusion.sampling import BrownianTreeNoiseSampler, default_noise_sampler
 from torch import Tensor
 
 from ...adapter.conditions import Conditions
 from ...adapter.rows import SweepRows
+from ...errors import BokehError
 from .conditioning import (
     PER_ROW_KEY,
     PIVOT_KEY,
@@ -144,3 +153,110 @@ class Rows:
             return value
         spread = self._spread(inner, comfy.utils.repeat_to_batch_size)
         return value if spread is inner else value._copy_with(spread)
+
+
+# The samplers whose own noise is a Brownian tree, and where it is drawn; the others draw independent noise.
+_BROWNIAN = {
+    f"sample_{name}{suffix}": suffix == ""
+    for name in ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
+    for suffix in ("", "_gpu")
+}
+
+
+_HOST_MODULES = {"comfy.k_diffusion.sampling", "comfy.samplers", "comfy.extra_samplers.uni_pc"}
+
+
+def share_noise(sampler: Any, rows: SweepRows) -> Any:
+    """``sampler`` with the random noise of every step shared by the rows of one picture.
+
+    Raises:
+        BokehError: the sampler couples the rows in a way that cannot be undone from outside.
+    """
+    if not isinstance(sampler, comfy.samplers.KSAMPLER):
+        return sampler  # another extension's own sampler class: nothing is known of its noise
+    function = sampler.sampler_function
+    options = dict(sampler.extra_options)
+    name = getattr(function, "__name__", "")
+    if name == "dpm_adaptive_function":
+        raise BokehError(
+            "dpm_adaptive chooses its steps from the error over the whole batch, so pivot and targets would change "
+            "each other's steps. Choose another sampler, such as dpmpp_2m."
+        )
+    if options.get("s_churn", 0) > 0:
+        raise BokehError(
+            f"s_churn is {options['s_churn']}: this sampler would add different noise to every row, so pivot and "
+            "targets would drift apart. Set s_churn to 0, or choose an ancestral or SDE sampler."
+        )
+    if "noise_sampler" in inspect.signature(function).parameters and options.get("noise_sampler") is None:
+        function = _with_shared_noise(function, name, rows)
+    if sampler.inpaint_options.get("random"):
+        function = _with_shared_inpaint_noise(function, rows)
+    return comfy.samplers.KSAMPLER(function, options, {})
+
+
+def sampler_is_unknown(sampler: Any) -> bool:
+    """Whether nothing is known of the noise a sampler adds on its way, so that it may not be shared."""
+    if not isinstance(sampler, comfy.samplers.KSAMPLER):
+        return True
+    if sampler.extra_options.get("noise_sampler") is not None:
+        return True
+    function = sampler.sampler_function
+    if "noise_sampler" in inspect.signature(function).parameters:
+        return False
+    return getattr(function, "__module__", None) not in _HOST_MODULES
+
+
+def _with_shared_inpaint_noise(function: Callable[..., Tensor], rows: SweepRows) -> Callable[..., Tensor]:
+    """The noise that "ddim" puts outside the mask: as the host draws it for the pictures alone."""
+
+    def sample(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, **options: Any) -> Tensor:
+        source = torch.Generator().manual_seed((extra_args or {}).get("seed", 41) + 1)
+        model.noise = rows.tile(torch.randn(x[: rows.pictures].shape, generator=source).to(x))
+        return function(model, x, sigmas, extra_args=extra_args, **options)
+
+    return sample
+
+
+def _with_shared_noise(function: Callable[..., Tensor], name: str, rows: SweepRows) -> Callable[..., Tensor]:
+    def sample(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, **options: Any) -> Tensor:
+        seed = (extra_args or {}).get("seed")
+        pictures = x[: rows.pictures]
+        if name in _BROWNIAN:
+            low, high = sigmas[sigmas > 0].min(), sigmas.max()
+            draw = BrownianTreeNoiseSampler(pictures, low, high, seed=seed, cpu=_BROWNIAN[name])
+        else:
+            draw = default_noise_sampler(pictures, seed=seed)
+
+        def shared(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+            return rows.tile(draw(sigma, sigma_next))
+
+        return function(model, x, sigmas, extra_args=extra_args, noise_sampler=shared, **options)
+
+    return sample
+
+
+def pin_start(sampler: Any, rows: SweepRows, start: Tensor) -> Any:
+    """``sampler`` with the pivots beginning from latents of their own in place of noise.
+
+    Args:
+        sampler: of the host.
+        rows: of the batch.
+        start: the pivots' latents at the first noise level, ``[pictures, ...]``, in the model's own scale.
+
+    Raises:
+        BokehError: a sampler that is not one of the host's functions, or latents of another shape.
+    """
+    if not isinstance(sampler, comfy.samplers.KSAMPLER):
+        raise BokehError(
+            f"The sampler {type(sampler).__name__} cannot begin from given latents; choose one of KSamplerSelect."
+        )
+    function = sampler.sampler_function
+
+    def sample(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
+        if start.shape != x[: rows.pictures].shape:
+            raise BokehError(
+                f"The start of the pivots has the shape {list(start.shape)}; expected {list(x[: rows.pictures].shape)}."
+            )
+        return function(model, torch.cat((start.to(x), x[rows.pictures :])), sigmas, **options)
+
+    return comfy.samplers.KSAMPLER(sample, dict(sampler.extra_options), dict(sampler.inpaint_options))

@@ -1,4 +1,4 @@
-"""A whole grounded sweep in one call: what the Grounded Sampler node does, from a script."""
+"""A whole grounded sweep in one call: for the node, the trainer and scripts."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ def sample_sweep(
     sampler_name: str,
     scheduler: str,
     sweep: Sweep,
+    denoise: float = 1.0,
+    bokeh_guidance: float | None = None,
+    node_id: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sample every picture of ``latent`` as pivot and at every target K, all from the same noise.
 
@@ -56,16 +59,20 @@ def sample_sweep(
         seed: of the noise.
         steps, cfg, sampler_name, scheduler: as for the host's KSampler.
         sweep: the K, and how it is grounded.
+        denoise: as for the host's KSampler.
+        bokeh_guidance: a guidance scale of K alone (:func:`.grounded.make_guider`).
+        node_id: the node to speak through.
 
     Returns:
         The pivots' and the targets' LATENT (:func:`.grounded.grounded_sample`).
     """
     return grounded_sample(
-        make_guider(model, positive, negative, cfg),
+        make_guider(model, positive, negative, cfg, bokeh_guidance),
         comfy.samplers.sampler_object(sampler_name),
-        make_sigmas(model, sampler_name, scheduler, steps, 1.0),
+        make_sigmas(model, sampler_name, scheduler, steps, denoise),
         latent,
         noise_of(seed),
         seed,
         sweep,
+        node_id,
     )
