@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
-import torch
 from torch import Tensor
-
-Part = Tensor | str | int | float | None
-
-
-def content_digest(*parts: Part) -> bytes:
-    """A name for what is made from these: tensors count by type, shape and every byte. About 1 s for each GB."""
-    digest = hashlib.blake2b(digest_size=20)
-    for part in parts:
-        if isinstance(part, Tensor):
-            plain = part.detach().cpu().contiguous()
-            digest.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
-            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-        else:
-            digest.update(f"{part!r}\0".encode())
-    return digest.digest()
 
 
 @dataclass
@@ -34,7 +17,7 @@ class _Entry:
 
 
 class Kept:
-    """Tensors by digest, on the CPU, up to so many bytes. Several threads may use it at once.
+    """Tensors by name (:func:`.content_key`), on the CPU, up to so many bytes. Several threads may use it at once.
 
     Where there is no room, what was not used for longest goes first; but nothing that the same run has asked for, or a
     video that is larger than the room would push out its first frames for its last, and find none of them next time.
@@ -46,7 +29,7 @@ class Kept:
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._runs = 0
         self._lock = Lock()
 
@@ -70,7 +53,7 @@ class Kept:
     def _size(self) -> int:
         return sum(entry.value.nbytes for entry in self._entries.values())
 
-    def _find(self, key: bytes, run: int) -> Tensor | None:
+    def _find(self, key: str, run: int) -> Tensor | None:
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -79,7 +62,7 @@ class Kept:
             self._entries.move_to_end(key)
             return entry.value
 
-    def _keep(self, key: bytes, value: Tensor, run: int) -> None:
+    def _keep(self, key: str, value: Tensor, run: int) -> None:
         with self._lock:
             free = self.room - self._size()
             leaving = []
@@ -100,8 +83,8 @@ class Run:
     def __init__(self, kept: Kept, number: int) -> None:
         self._kept, self._number = kept, number
 
-    def of(self, key: bytes, make: Callable[[], Tensor]) -> Tensor:
-        """What is kept under a digest, or else what ``make`` makes, which is then kept.
+    def of(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        """What is kept under a name, or else what ``make`` makes, which is then kept.
 
         The tensor is shared with every later use: it may be read, never written to.
         """

@@ -10,7 +10,7 @@ from ..bokeh_ops.adapter.conditions import K
 from ..bokeh_ops.adapter.files import count_double_blocks, read_adapter
 from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host.adapter.apply import apply_adapter
-from ..bokeh_ops.host.architectures import recognise
+from ..bokeh_ops.host.architectures import recognise, titles
 from ..bokeh_ops.host.folders import adapters as library
 from ..bokeh_ops.host.graph import samplers_without_adapter
 from ..bokeh_ops.host.notices import say
@@ -29,13 +29,13 @@ class LoadBokehAdapter(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Teaches the model to obey a defocus number K. Reads the adapter the authors released for FLUX and "
-                "adapters trained with this extension, for SD1.5 and FLUX. The model that comes in is not changed."
+                f"adapters trained with this extension, for {titles()}. The model that comes in is not changed."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="SD1.5 or FLUX. Load LoRAs before this node."),
+                io.Model.Input("model", tooltip=f"{titles('or')}. Load LoRAs before this node."),
                 io.Combo.Input(
                     "adapter",
-                    options=library.adapter_names(),
+                    options=library.FOLDER.names(),
                     tooltip=(
                         "A .safetensors file in models/bokeh/ or a folder in it. Keep a released adapter's "
                         "config.json beside it."

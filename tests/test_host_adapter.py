@@ -532,7 +532,7 @@ def test_the_node_lists_safetensors_only(
         (tmp_path / name).write_bytes(b"")
     library = pack.bokeh_ops.host.folders.adapters
     for _ in range(2):
-        names = library.adapter_names()
+        names = library.FOLDER.names()
         assert sorted(name.replace("\\", "/") for name in names) == ["a.safetensors", "sub/d.safetensors"]
     assert folder_paths.get_folder_paths("bokeh") == [
         str(tmp_path / "models" / "bokeh"),
@@ -541,7 +541,7 @@ def test_the_node_lists_safetensors_only(
     assert library.adapter_path("sub/d.safetensors") == tmp_path / "extra" / "sub" / "d.safetensors"
     (tmp_path / "models" / "bokeh" / "new.safetensors").write_bytes(b"")
     folder_paths.filename_list_cache.clear()  # what the refresh key does
-    assert len(library.adapter_names()) == 3
+    assert len(library.FOLDER.names()) == 3
 
 
 def test_the_nodes_hash_follows_file_and_config(pack: ModuleType, bokeh_folder: Path) -> None:

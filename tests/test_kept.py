@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from bokeh_ops.cache import Kept, content_digest
+from bokeh_ops.cache import Kept
 from bokeh_ops.depth.conventions import fit_to_image
 from bokeh_ops.depth.frames import fit_frames
+from bokeh_ops.digest import content_key
 
 
 def one(value: float) -> torch.Tensor:
@@ -19,18 +20,18 @@ def one(value: float) -> torch.Tensor:
 def test_a_name_follows_the_content_and_nothing_else() -> None:
     picture = torch.rand(1, 3, 4, 6)
     apart = picture.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # the same in another layout
-    assert content_digest(picture, "cpu") == content_digest(apart, "cpu")
+    assert content_key(picture, "cpu") == content_key(apart, "cpu")
     changed = picture.clone()
     changed[0, 2, 3, 5] += 1e-6
     others = [
-        content_digest(changed, "cpu"),
-        content_digest(picture, "cuda"),
-        content_digest(picture.reshape(1, 3, 6, 4), "cpu"),
-        content_digest(picture.double(), "cpu"),
-        content_digest(picture, picture, "cpu"),
-        content_digest(picture.bfloat16(), "cpu"),
+        content_key(changed, "cpu"),
+        content_key(picture, "cuda"),
+        content_key(picture.reshape(1, 3, 6, 4), "cpu"),
+        content_key(picture.double(), "cpu"),
+        content_key(picture, picture, "cpu"),
+        content_key(picture.bfloat16(), "cpu"),
     ]
-    assert len({content_digest(picture, "cpu"), *others}) == 7
+    assert len({content_key(picture, "cpu"), *others}) == 7
 
 
 def test_what_was_not_used_for_longest_goes_first() -> None:

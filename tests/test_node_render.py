@@ -484,8 +484,8 @@ def test_bokehme_needs_its_weights_and_takes_them_from_the_host_s_folders(
         pack.bokeh_ops.errors.BokehError, match=r"Put arnet\.pth and iunet\.pth .*bokeh_renderers"
     ):
         call(pack, model="bokehme")
-    renderers.register_folder()
-    folder_paths.add_model_folder_path(renderers.FOLDER, str(tmp_path))
+    renderers.FOLDER.roots()
+    folder_paths.add_model_folder_path(renderers.FOLDER.name, str(tmp_path))
     try:
         torch.manual_seed(0)
         (tmp_path / "a").mkdir()
@@ -501,7 +501,7 @@ def test_bokehme_needs_its_weights_and_takes_them_from_the_host_s_folders(
         with pytest.raises(pack.bokeh_ops.errors.BokehError, match=r"Gamma is srgb.*1 to 5"):
             call(pack, model="bokehme")
     finally:
-        folder_paths.folder_names_and_paths.pop(renderers.FOLDER)
+        folder_paths.folder_names_and_paths.pop(renderers.FOLDER.name)
 
 
 def test_loading_a_16_bit_map(pack: ModuleType) -> None:

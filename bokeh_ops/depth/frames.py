@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..cache import Kept, content_digest
+from ..cache import Kept
+from ..digest import content_key
 from .conventions import Notice, check_fit, fit_to_image
 
 Maps = Tensor | Sequence[Tensor]
@@ -75,6 +76,6 @@ def fit_frames(
             return fit_to_image(own, 1, height, width, None, seen, device, report).cpu().clone()
 
         report(0, 1)
-        fitted.append(move() if run is None else run.of(content_digest(own, seen[:, :3], str(device)), move))
+        fitted.append(move() if run is None else run.of(content_key(own, seen[:, :3], str(device)), move))
         report(1, 1)
     return fitted

@@ -13,7 +13,7 @@ from ...adapter.network import BokehAdapter
 from ...errors import BokehError
 from .architecture import Architecture, HostModel
 
-__all__ = ["Architecture", "HostModel", "architectures", "check_fits", "named", "recognise"]
+__all__ = ["Architecture", "HostModel", "architectures", "check_fits", "named", "recognise", "titles"]
 
 
 @cache
@@ -39,9 +39,10 @@ def named(name: str) -> Architecture:
     return found
 
 
-def _titles() -> str:
+def titles(word: str = "and") -> str:
+    """All of them in a sentence, the last one after ``word``."""
     *others, last = (each.title for each in architectures().values())
-    return f"{', '.join(others)} and {last}"
+    return f"{', '.join(others)} {word} {last}"
 
 
 def recognise(patcher: Any) -> HostModel:
@@ -65,7 +66,7 @@ def recognise(patcher: Any) -> HostModel:
             "GGUF; fp8 works."
         )
     raise BokehError(
-        f"The model is {title} ({type(network).__name__}); bokeh adapters and grounding know {_titles()}. Connect one "
+        f"The model is {title} ({type(network).__name__}); bokeh adapters and grounding know {titles()}. Connect one "
         "of those."
     )
 
@@ -80,7 +81,7 @@ def check_fits(adapter: BokehAdapter, model: HostModel, name: str) -> None:
     if base != model.architecture.name:
         if base not in architectures():
             raise BokehError(
-                f"{name} is a bokeh adapter for {base!r}, which this version does not know; it knows {_titles()}. "
+                f"{name} is a bokeh adapter for {base!r}, which this version does not know; it knows {titles()}. "
                 "Update the extension."
             )
         raise BokehError(

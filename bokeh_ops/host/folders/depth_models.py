@@ -11,7 +11,6 @@ from typing import Any
 import comfy.model_management as management
 import comfy.model_patcher
 import comfy.utils
-import folder_paths
 import torch
 from torch import Tensor, nn
 
@@ -20,18 +19,14 @@ from ...depth.estimate import EXAMPLES, FILES, Estimator, estimate, load_estimat
 from ...errors import BokehError
 from ..differences import out_of_memory
 from .files import is_within
+from .model_folder import ModelFolder
 
-FOLDER = "depth"
+FOLDER = ModelFolder("depth")
 NONE = "none found: see models/depth"
 """Stands in the list where there is no model."""
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 # Bytes in use while a picture is looked at, for each byte of the picture that the network sees.
 _WORKING = 500
-
-
-def register_folder() -> None:
-    """Tell the host of ``models/depth/``; what the user's extra model paths say of it is kept."""
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
 
 
 def depth_models() -> list[str]:
@@ -45,8 +40,7 @@ def model_folder(name: str) -> Path:
     Raises:
         BokehError: there is none; the message names the folders searched, what is in them, and what belongs there.
     """
-    register_folder()
-    roots = folder_paths.get_folder_paths(FOLDER)
+    roots = FOLDER.roots()
     for known, path in _folders(whole=True):
         if known == name and is_within(path, roots):
             return path
@@ -145,8 +139,7 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
 def _folders(whole: bool) -> Iterator[tuple[str, Path]]:
     """Name and path of folders that have a ``config.json``; else of those that have weights and are no such folder."""
-    register_folder()
-    for root in folder_paths.get_folder_paths(FOLDER):
+    for root in FOLDER.roots():
         for folder, _, files in os.walk(root, followlinks=True):
             known = (
                 FILES[0] in files and folder != root

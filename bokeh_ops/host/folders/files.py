@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
 
+from ...digest import file_key
 from ...errors import BokehError
 
 
@@ -70,7 +71,7 @@ def input_file_hash(name: str | None) -> str | float:
     Args:
         name: None where it comes by a link: then the file is not known yet, and NaN makes the host look at it anew.
     """
-    return float("nan") if name is None else file_hash(input_file(name))
+    return float("nan") if name is None else content_hash(input_file(name))
 
 
 def is_within(path: str | Path, roots: Iterable[str]) -> bool:
@@ -82,10 +83,12 @@ def is_within(path: str | Path, roots: Iterable[str]) -> bool:
     return any(own.startswith(os.path.join(os.path.abspath(root), "")) for root in roots)
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for piece in iter(lambda: file.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()
+def content_hash(*paths: Path) -> str:
+    """Changes when the content of any of these files does; those that are not there count for nothing."""
+    there = ((path, path.stat()) for path in paths if path.is_file())
+    return "-".join(_file_key(str(path), status.st_size, status.st_mtime_ns) for path, status in there)
+
+
+@lru_cache(maxsize=32)
+def _file_key(path: str, size: int, modified: int) -> str:
+    return file_key(path)

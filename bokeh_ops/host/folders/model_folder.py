@@ -1,0 +1,43 @@
+"""Folders below ``models/``: their sub-folders, and what the user's extra model paths say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import folder_paths
+
+from .files import is_within
+
+
+class ModelFolder:
+    """``models/NAME/`` of the host's user.
+
+    Args:
+        name: of the folder.
+        endings: files that count, with the dot; None: every one.
+    """
+
+    def __init__(self, name: str, endings: Collection[str] | None = None) -> None:
+        self.name, self.endings = name, endings
+
+    def roots(self) -> list[str]:
+        """The folders, the default one first. The host is told of them here, as it forgets what it was told."""
+        folder_paths.add_model_folder_path(
+            self.name, str(Path(folder_paths.models_dir) / self.name), is_default=True
+        )
+        if self.endings is not None:  # a new kind accepts every file ending
+            paths, _ = folder_paths.folder_names_and_paths[self.name]
+            folder_paths.folder_names_and_paths[self.name] = (paths, set(self.endings))
+        return folder_paths.get_folder_paths(self.name)
+
+    def names(self) -> list[str]:
+        """Every file, by its path below its folder."""
+        self.roots()
+        return folder_paths.get_filename_list(self.name)
+
+    def find(self, name: object) -> Path | None:
+        """The file behind a name; None where there is none, or where the name leads out of the folders."""
+        roots = self.roots()
+        found = folder_paths.get_full_path(self.name, name) if name and isinstance(name, str) else None
+        return Path(found) if found is not None and is_within(found, roots) else None
