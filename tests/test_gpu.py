@@ -369,6 +369,7 @@ BARE = ("torchgen", "functorch", "sympy", "mpmath", "networkx", "jinja2", "marku
 """What torch itself needs."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="links packages into a bare environment")
 @pytest.mark.skipif(
     importlib.util.find_spec("comfy_aimdo") is not None,
