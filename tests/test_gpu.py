@@ -341,7 +341,7 @@ def test_tests_that_take_too_long_leave_what_they_found(
     arguments = [*device_tests(tmp_path), "-p", "no:terminalprogress"]
     script = tmp_path / "test_it.py"
     script.write_text(script.read_text().replace("sleep(2)", "sleep(60)"))
-    found = dict(suite.outcomes("abacus", time.time() + 4, *arguments))
+    found = dict(suite.outcomes("abacus", time.time() + 8, *arguments))
     assert found["test_it.py: 1 passed"]["outcome"] == board.OK
     assert found["test_it.py: test_it[2-abacus]"]["outcome"] == board.FAILED
     assert found["the rest"]["outcome"] == board.NO_TIME
