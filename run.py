@@ -1,7 +1,8 @@
 """The commands of this repository, on a machine that has only Python 3.10 to 3.14 and a package index.
 
     python run.py demo                   a photograph and a generated scene at six strengths of blur, in a real ComfyUI
-    python run.py test [pytest args]     lint, then all tests but the slow ones
+    python run.py test                   lint, and all tests but the slow ones, on all cores
+    python run.py test -m slow           the slow ones; any other arguments of pytest may take their place
     python run.py browser-test           the tests that drive the real front end in headless Chromium
     python run.py proof                  the whole method on a small model: slow, to be run before each release
     python run.py lint                   ruff and pyright
@@ -25,7 +26,7 @@ HOST = ("torch", "aiohttp", "PIL")
 LINT = ("ruff", "pyright")
 NEEDS = {
     "demo": HOST,
-    "test": (*HOST, *LINT, "pytest", "pytest_timeout", "hypothesis"),
+    "test": (*HOST, *LINT, "pytest", "pytest_timeout", "xdist", "hypothesis"),
     "proof": (*HOST, "pytest", "pytest_timeout", "skimage"),
     "browser-test": (*HOST, "pytest", "pytest_timeout", "websocket"),
     "lint": LINT,
@@ -58,11 +59,17 @@ def lint(python: Path) -> int:
 def test(python: Path, arguments: list[str]) -> int:
     if arguments:
         return run(python, "pytest", *arguments)
-    failed = lint(python)
     left_out = "slow" if setup.chromium() else "slow or browser"
     if not setup.chromium():
         setup.say("No Chromium found, so the browser tests are left out (see `python run.py browser-test`).")
-    return run(python, "pytest", "-m", f"not ({left_out})") or failed
+    # Lint meanwhile, heard at the end. Each file of tests stays together, in the order they were collected in.
+    linting = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), "lint"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    spread = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "10")
+    failed = run(python, "pytest", "-m", f"not ({left_out})", *spread)
+    setup.say(linting.communicate()[0].decode(errors="replace"))
+    return failed or linting.returncode
 
 
 def proof(python: Path) -> int:

@@ -84,10 +84,23 @@ def comfy_server(installed: Path) -> Iterator[ComfyServer]:
         yield server
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process of tests to each core, up to four: each holds a host. One alone shares an accelerator's memory."""
+    from tests import devices
+
+    cores = os.cpu_count() or 1
+    workers = min(cores, 4) if devices.available() == [devices.CPU] else 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // workers))
+    return workers
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark a test by the fixtures it asks for, so that it can be left out by its mark."""
+    """Mark a test by the fixtures it asks for, so that it can be left out by its mark; longest files first."""
     needs = {"device": "device", "pack": "host", "node_classes": "host", "comfy_server": "server"}
     for item in items:
         for name in getattr(item, "fixturenames", ()):
             if name in needs:
                 item.add_marker(needs[name])
+    long = {item.path for item in items for mark in ("browser", "server") if item.get_closest_marker(mark)}
+    items.sort(key=lambda item: item.path not in long)

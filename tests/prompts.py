@@ -21,10 +21,12 @@ Prompt = dict[str, Any]
 
 
 def small(prompt: Prompt) -> Prompt:
-    """The same with small pictures and few steps, and a text encoder that fits a test machine."""
+    """The same with small pictures, few steps and few values, and a text encoder that fits a test machine."""
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
         inputs = node["inputs"]
+        if node["class_type"] == "PrimitiveString":  # K, f-numbers or focus values, parted by commas
+            inputs["value"] = ", ".join(inputs["value"].split(", ")[:2])
         if node["class_type"] == "DualCLIPLoader":
             node["class_type"] = "ShallowDualCLIPLoader"  # see tests/host/shallow_t5.py
         lower = {"width": SIDE, "height": SIDE, "steps": STEPS}

@@ -144,7 +144,7 @@ def test_the_template_browser_lists_the_workflows_with_thumbnails(page: Browser)
 
 
 @pytest.mark.parametrize("name", SHIPPED, indirect=True)
-def test_a_workflow_opens_whole(page: Browser, name: str) -> None:
+def test_a_workflow_opens_whole(page: Browser, comfy_server: ComfyServer, name: str) -> None:
     open_template(page, name)
     shipped = {node["id"]: node for node in read(name)["nodes"]}
     shown = {node["id"]: node for node in nodes_of(page)}
@@ -161,15 +161,14 @@ def test_a_workflow_opens_whole(page: Browser, name: str) -> None:
         assert {entry["name"]: entry["link"] for entry in shown[node_id]["inputs"]} == links | {
             entry["name"]: entry["link"] for entry in shown[node_id]["inputs"] if entry["name"] not in links
         }
+    check_values(page, comfy_server, name)
+    check_sizes(page)
     shoot(page, name)
 
 
-@pytest.mark.parametrize("name", SHIPPED, indirect=True)
-def test_every_widget_shows_the_value_that_was_meant_for_it(
-    page: Browser, comfy_server: ComfyServer, name: str
-) -> None:
-    """The file holds values by their place alone, and the page has places of its own for its buttons."""
-    open_template(page, name)
+def check_values(page: Browser, comfy_server: ComfyServer, name: str) -> None:
+    """Every widget shows the value that was meant for it: the file holds values by their place alone, and the page
+    has places of its own for its buttons."""
     shown = page.evaluate(
         "app.graph._nodes.map(n => [n.id, Object.fromEntries((n.widgets ?? []).map(w => [w.name, w.value]))])"
     )
@@ -183,9 +182,8 @@ def test_every_widget_shows_the_value_that_was_meant_for_it(
                     assert shown[node["id"]][widget] == value, f"{node['type']}.{widget}"
 
 
-@pytest.mark.parametrize("name", SHIPPED, indirect=True)
-def test_no_node_is_too_small_for_what_is_in_it(page: Browser, name: str) -> None:
-    open_template(page, name)
+def check_sizes(page: Browser) -> None:
+    """No node is too small for what is in it."""
     tight = page.evaluate(
         # A video that has been loaded asks for more width than its node has, however wide that is.
         "app.graph._nodes.filter(n => n.computeSize()[1] > n.size[1] + 1 || "

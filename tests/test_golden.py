@@ -172,16 +172,15 @@ def test_a_flux_adapter_of_some_blocks(
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(golden.CASES)
 
 
-@pytest.mark.parametrize(("bound", "status"), [("1e-5", 0), ("1e-12", 1)])
-def test_the_command(shared: Path, repo: Path, bound: str, status: int) -> None:
+def test_the_command(shared: Path, repo: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.parity", str(shared / "golden" / "flux_official"), "--bound", bound],
+        [sys.executable, "-m", "tests.parity", str(shared / "golden" / "flux_official"), "--bound", "1e-12"],
         cwd=repo,
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == status, done.stderr[-2000:]
+    assert done.returncode == 1, done.stderr[-2000:]
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(CASES["flux_official"])
 
 

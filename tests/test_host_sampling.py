@@ -180,8 +180,10 @@ def test_grounding_without_an_adapter(s: Sampling, base: Any, said: Any) -> None
 # ---- groups, pictures ----
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde", "euler_ancestral"])
-@pytest.mark.parametrize("rows_per_batch", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("rows_per_batch", "sampler"),
+    [(1, "dpmpp_2m_sde"), (2, "euler"), (2, "dpmpp_2m_sde"), (3, "euler_ancestral"), (4, "euler")],
+)
 def test_groups_are_as_all_at_once(s: Sampling, base: Any, rows_per_batch: int, sampler: str) -> None:
     settings = {"target_bokeh": "0, 8, 28", "sampler": sampler, "cfg": 1.0}
     whole = s.grounded(**settings)

@@ -30,7 +30,7 @@ WHEN_RUN = {
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths"}
 HOST |= {"latent_preview", "node_helpers", "nodes", "server"}
 LONGEST = 600  # lines
-SLOWEST = 0.3  # seconds that importing the extension may take beyond torch and the host
+SLOWEST = 0.3  # seconds of the processor that importing the extension may take beyond torch and the host
 
 
 def sources(*folders: str) -> list[Path]:

@@ -66,6 +66,10 @@ def noisy(count: int) -> dict[str, Any]:
     return {"depth": depth}
 
 
+def one_map(count: int) -> dict[str, Any]:
+    return {"depth": frames(count)["depth"][:1]}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -77,9 +81,9 @@ def noisy(count: int) -> dict[str, Any]:
         {"depth_kind": "metric (metres)"},
         {"depth_kind": "inverted (far is bright)", "depth_range": "normalise over the batch"},
         noisy,
-        lambda count: {"depth": frames(count)["depth"][:1]},
+        one_map,
     ],
-    ids=str,
+    ids=lambda changes: getattr(changes, "__name__", str(changes)),
 )
 @pytest.mark.usefixtures("quick")
 def test_a_frame_costs_at_most_twice_its_size(pack: ModuleType, changes: Any) -> None:
