@@ -66,7 +66,17 @@ def test(python: Path, arguments: list[str]) -> int:
     linting = subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), "lint"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    spread = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "10")
+    spread = (
+        "-n",
+        "auto",
+        "--maxprocesses",
+        "4",
+        "--dist",
+        "loadfile",
+        "--no-loadscope-reorder",
+        "--durations",
+        "10",
+    )
     failed = run(python, "pytest", "-m", f"not ({left_out})", *spread)
     setup.say(linting.communicate()[0].decode(errors="replace"))
     return failed or linting.returncode

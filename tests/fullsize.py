@@ -10,6 +10,7 @@ where it is made.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import zlib
@@ -63,6 +64,24 @@ FLUX = {
     "qkv_bias": True,
     "guidance_embed": True,
 }
+SDXL_UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "num_head_channels": 64,
+    "use_spatial_transformer": True,
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "transformer_depth_middle": 10,
+    "context_dim": 2048,
+    "use_linear_in_transformer": True,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+    "legacy": False,
+}
 VAE = {
     "double_z": True,
     "resolution": 256,
@@ -82,7 +101,7 @@ def main(arguments: list[str]) -> None:
     load_host(cpu=True)
     folder, kinds = Path(arguments[0]), arguments[1:] or ["sd15", "flux"]
     for kind in kinds:
-        {"sd15": sd15, "flux": flux}[kind](folder)
+        {"sd15": sd15, "sdxl": sdxl, "flux": flux}[kind](folder)
 
 
 def sd15(models: Path) -> None:
@@ -121,6 +140,33 @@ def sd15_adapter_shapes() -> dict[str, tuple[int, ...]]:
         path = f"{block}.1.transformer_blocks.0.attn1"
         shapes |= _low_rank(path, ("to_q_adp", "to_k_adp"), width, width)
     return shapes | _embedding()
+
+
+def sdxl(models: Path) -> None:
+    """SDXL: one checkpoint as published (UNet, VAE, CLIP-L, CLIP-G; 6.9 GB), and an adapter in its decoder."""
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from comfy.supported_models import SDXL
+
+    shapes = _prefixed("model.diffusion_model.", _shapes(UNetModel, **SDXL_UNET))
+    shapes |= _prefixed("first_stage_model.", _vae_shapes(channels=4, quant_conv=True))
+    text = _prefixed("clip_l.transformer.", _clip_shapes())
+    text |= _prefixed("clip_g.transformer.", _clip_shapes("comfy.sdxl_clip", "clip_config_bigg.json"))
+    published = SDXL({}).process_clip_state_dict_for_saving(
+        {name: torch.empty(shape, device="meta") for name, shape in text.items()}
+    )
+    shapes |= {name: tuple(value.shape) for name, value in published.items()}
+    _write(shapes, models / "checkpoints" / "sd_xl_base_1.0.safetensors")
+    layers = {
+        **{f"output_blocks.{i}.1.transformer_blocks.{j}": 1280 for i in range(3) for j in range(10)},
+        **{f"output_blocks.{i}.1.transformer_blocks.{j}": 640 for i in range(3, 6) for j in range(2)},
+    }
+    adapter = {
+        f"{path}.attn2.{name}.weight": (width, CONTEXT)
+        for path, width in layers.items()
+        for name in ("to_k_bokeh", "to_v_bokeh")
+    }
+    metadata = {"format": "bokeh-adapter", "version": "1", "config": json.dumps({"base": "sdxl"})}
+    _write(adapter | _embedding(), models / "bokeh" / "bokeh_sdxl.safetensors", torch.float32, metadata)
 
 
 def flux(models: Path) -> None:
@@ -208,11 +254,13 @@ def _vae_shapes(channels: int, quant_conv: bool) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _clip_shapes() -> dict[str, tuple[int, ...]]:
-    import comfy.sd1_clip
+def _clip_shapes(
+    module: str = "comfy.sd1_clip", file: str = "sd1_clip_config.json"
+) -> dict[str, tuple[int, ...]]:
     from comfy.clip_model import CLIPTextModel
 
-    config = json.loads(Path(comfy.sd1_clip.__file__).with_name("sd1_clip_config.json").read_text())
+    beside = Path(str(importlib.import_module(module).__file__))
+    config = json.loads(beside.with_name(file).read_text())
     return _shapes(CLIPTextModel, config)
 
 

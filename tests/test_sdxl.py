@@ -16,30 +16,12 @@ from bokeh_ops.adapter.files import read_adapter, write_adapter
 from bokeh_ops.host.architectures import named
 from tests import models
 from tests.fit import workshop  # noqa: F401
+from tests.fullsize import SDXL_UNET
 from tests.models import one_thread, predict, relative  # noqa: F401
 from tests.reference import by_hooks
 from tests.sampling import PIVOT, Sampling
 
 K = [2.0, 14.0, 28.0]
-FULL = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 2, 4],
-    "num_head_channels": 64,
-    "use_spatial_transformer": True,
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "transformer_depth_middle": 10,
-    "context_dim": 2048,
-    "use_linear_in_transformer": True,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
-    "legacy": False,
-}
-"""The published network: 2,567,463,684 parameters."""
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +98,7 @@ def full_size(pack: ModuleType) -> Any:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
     from comfy.ops import disable_weight_init
 
-    return UNetModel(**FULL, dtype=torch.float16, device="meta", operations=disable_weight_init)
+    return UNetModel(**SDXL_UNET, dtype=torch.float16, device="meta", operations=disable_weight_init)
 
 
 def test_every_layer_of_the_full_size_is_found(pack: ModuleType) -> None:
