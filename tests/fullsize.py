@@ -154,7 +154,9 @@ def sdxl(models: Path) -> None:
     published = SDXL({}).process_clip_state_dict_for_saving(
         {name: torch.empty(shape, device="meta") for name, shape in text.items()}
     )
-    shapes |= {name: tuple(value.shape) for name, value in published.items()}
+    shapes |= {
+        name: tuple(value.shape) for name, value in published.items() if not name.endswith("position_ids")
+    }
     _write(shapes, models / "checkpoints" / "sd_xl_base_1.0.safetensors")
     layers = {
         **{f"output_blocks.{i}.1.transformer_blocks.{j}": 1280 for i in range(3) for j in range(10)},

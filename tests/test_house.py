@@ -179,3 +179,26 @@ def test_every_node_explains_its_inputs_and_outputs(node_classes: dict[str, Any]
         assert schema.category.split("/")[0] == "Bokeh"
         for entry in [*schema.inputs, *schema.outputs]:
             assert entry.tooltip, f"{node_id}: {entry.id or entry.display_name} has no tooltip"
+
+
+ARCHITECTURES = ROOT / "bokeh_ops" / "host" / "architectures"
+MAY_NAME = {
+    "bokeh_ops/adapter/files.py",  # the released layout is FLUX's, and files that name no base are told apart
+    "trainer/world",  # has networks of its own for two of them
+    "trainer/fit/demo.py",  # the toy is of one of them
+}
+
+
+@pytest.mark.parametrize("path", sources("bokeh_ops", "nodes", "trainer"), ids=module_name)
+def test_architectures_are_asked_and_not_named(path: Path) -> None:
+    names = {file.stem for file in ARCHITECTURES.glob("*.py")} & {"sd15", "sdxl", "flux"}
+    assert len(names) == 3
+    own = path.relative_to(ROOT).as_posix()
+    if path.parent == ARCHITECTURES or own.startswith(tuple(MAY_NAME)):
+        return
+    found = [
+        f"line {node.lineno}: {node.value!r}"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert not found, f"{own} names architectures: {found}"
