@@ -163,6 +163,23 @@ def test_all_in_focus(tmp_path: Path) -> None:
         assert (sample.all_in_focus, sample.info["all_in_focus_by"]) == (told, "given")
 
 
+@pytest.mark.parametrize("settings", [{}, {"max_k": 1.0}])
+def test_a_lens_that_contradicts_what_is_told_to_be_sharp(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Contrastive sets are rendered from it; in the wild it would teach that K 1.75 is sharp."""
+    path = photograph(tmp_path / "a.jpg")
+    k = accepted(path).k
+    assert k is not None
+    assert accepted(path).info["blur_px"] > 1
+    path.with_suffix(".json").write_text('{"pseudo_aif": true}')
+    sample = accepted(path, **settings)
+    assert sample.all_in_focus
+    assert sample.k is None
+    assert sample.info["k_by_lens"] == pytest.approx(k)
+    assert accepted(path, sharp_radius=1.5).k == k  # where that much counts as sharp, nothing is contradicted
+    path.with_suffix(".json").write_text('{"pseudo_aif": false}')
+    assert accepted(path).k == k
+
+
 def test_what_is_told_to_be_sharp_needs_no_lens(tmp_path: Path) -> None:
     path = photograph(tmp_path / "a.jpg", make="", model="", f_number=0.0)
     assert reason(path)[0] == "no_lens_data"

@@ -20,10 +20,11 @@ from tests.photographs import photograph
 from trainer.cli import main
 from trainer.dataset import open_dataset
 from trainer.prepare import pipeline, report
+from trainer.prepare.annotate import Outcome
 from trainer.prepare.balance import Balance, bin_names, bin_of, choose
 from trainer.prepare.pipeline import Share
 from trainer.prepare.pool import look_at_all
-from trainer.prepare.rejection import REASONS
+from trainer.prepare.rejection import OF_THE_MACHINE, REASONS
 from trainer.prepare.settings import Settings
 from trainer.prepare.work import parts_in
 
@@ -180,6 +181,54 @@ def test_settings_must_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     )
     prepare(source, "--out", out, *SMALL, "--shard-of", "0/2", status=1)
     assert "was begun in 1 parts, not 2" in capsys.readouterr().err
+
+
+def test_other_settings_where_nothing_was_kept(tmp_path: Path) -> None:
+    """Nothing made with the old ones can mix with what the new ones make."""
+    source, out = photographs(tmp_path / "in", 1), tmp_path / "out"
+    prepare(source, "--out", out, *SMALL, "--mask", "nearest:,ratio=9", status=1)
+    assert rejected(out)["p00.jpg"] == "foreground_area"
+    prepare(source, "--out", out, *SMALL)
+    assert len(open_dataset(out)) == 1
+    assert open_dataset(out).settings["mask"] == "files"
+    prepare(source, "--out", tmp_path / "fresh", *SMALL)
+    assert contents(out) == contents(tmp_path / "fresh")
+    assert rejected(out) == rejected(tmp_path / "fresh")
+
+
+def test_trouble_of_the_machine_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with --memory 0.05, and then 8."""
+    source, out = photographs(tmp_path / "in", 2), tmp_path / "out"
+    looked_at: list[str] = []
+
+    def too_little(items: Any, *rest: Any) -> Any:
+        for item, reason in zip(items, [*OF_THE_MACHINE, *OF_THE_MACHINE], strict=False):
+            yield Outcome(item.id, reason=reason, detail="0.2 GiB, more than 0.1")
+
+    def enough(items: Any, *rest: Any) -> Any:
+        for outcome in look_at_all(items, *rest):
+            looked_at.append(outcome.id)
+            yield outcome
+
+    monkeypatch.setattr(pipeline, "look_at_all", too_little)
+    prepare(source, "--out", out, *SMALL, status=1)
+    assert "(crashed 2, timeout 2, memory 1): the same command tries those again" in capsys.readouterr().err
+    monkeypatch.setattr(pipeline, "look_at_all", enough)
+    for _ in range(2):
+        looked_at.clear()
+        prepare(source, "--out", out, *SMALL)
+    assert looked_at == []  # what was found of the photographs themselves stays
+    prepare(source, "--out", tmp_path / "fresh", *SMALL)
+    assert contents(out) == contents(tmp_path / "fresh")
+    assert rejected(out) == rejected(tmp_path / "fresh")
+    monkeypatch.setattr(pipeline, "look_at_all", too_little)
+    photograph(source / "more.jpg", seed=5)
+    for _ in range(2):  # noted once, however often it is tried
+        prepare(source, "--out", out, *SMALL)
+        assert rejected(out) == {**rejected(tmp_path / "fresh"), "more.jpg": "crashed"}
+    assert "2 of 6 photographs" in capsys.readouterr().out
 
 
 def test_without_the_work_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,10 +103,14 @@ def _annotate(
     distance, distance_by = focus.distance, "foreground"
     if settings.subject_distance and lens is not None and lens.subject_distance is not None:
         distance, distance_by = lens.subject_distance, "SubjectDistance"
-    k = None if lens is None else _k(lens, distance, framing)
+    by_lens = k = None if lens is None else _k(lens, distance, framing)
+    blur = None if k is None else typical_blur(shown, k, distance)
+    if told_sharp and blur is not None and blur > settings.sharp_radius:
+        # Whoever looked at it saw no blur, so this K is wrong: of the lens, its distance or the depth. For rendering
+        # blur onto it none of them is needed.
+        k = None
     if k is not None and k > settings.max_k:
         raise Rejected("k_range", f"K is {k:.4g}, more than {settings.max_k:g}")
-    blur = None if k is None else typical_blur(shown, k, distance)
     captions = _captions(photograph, providers, settings)
     info: dict[str, Any] = {
         "captions": captions,
@@ -119,6 +123,7 @@ def _annotate(
         "foreground_area": _rounded(area),
         "depth_range": _rounded(near - far),
         "blur_px": _rounded(blur),
+        **({} if k == by_lens else {"k_by_lens": _rounded(by_lens)}),
         **_lens_info(lens, framing),
         "crop": [_rounded(value) for value in framing.box],
         "original_size": list(header.upright),

@@ -282,7 +282,7 @@ def _run(arguments: argparse.Namespace) -> int:
     state = "was finished already" if result.unchanged else "is finished"
     print(
         f"{arguments.out} {state}: {len(result.kept)} of {result.seen} photographs. "
-        f"Look at {arguments.out / 'report' / 'report.html'} before training."
+        f"Look at {arguments.out / 'report' / 'report.html'} before training.{pipeline.trouble(result)}"
     )
     return 0
 

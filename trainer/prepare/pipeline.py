@@ -14,6 +14,7 @@ from trainer.prepare.balance import Balance
 from trainer.prepare.finish import Result, collect_parts, finish
 from trainer.prepare.pool import Limits, look_at_all
 from trainer.prepare.record import Item
+from trainer.prepare.rejection import OF_THE_MACHINE
 from trainer.prepare.report import rejection_table, write_report
 from trainer.prepare.settings import Settings
 from trainer.prepare.sources import PICTURES, items, shard_of
@@ -88,7 +89,7 @@ def look_at_source(source: str, out: Path, settings: Settings, plan: Plan) -> in
     """
     share = plan.share
     with open_part(out, share.part, share.parts, settings) as part:
-        seen = {str(row["id"]) for _, row in part.rows()}
+        seen = {str(row["id"]) for _, row in part.rows() if row["reason"] not in OF_THE_MACHINE}
         before = len(seen)
         (part.folder / "done.json").unlink(missing_ok=True)
         writer = PieceWriter(part, plan.piece)
@@ -125,9 +126,20 @@ def make_dataset(folders: list[Path], out: Path, plan: Plan) -> Result:
     if not result.kept:
         raise BokehError(
             f"None of {result.seen} photographs was accepted:\n{rejection_table(result)}\nEach is in "
-            f"{out / 'rejected.jsonl'} with its reason; the report is {page}."
+            f"{out / 'rejected.jsonl'} with its reason; the report is {page}.{trouble(result)}"
         )
     return result
+
+
+def trouble(result: Result) -> str:
+    """What to say of photographs that the machine had trouble with; empty where there are none."""
+    met = [f"{reason} {result.rejected[reason]}" for reason in OF_THE_MACHINE if result.rejected[reason]]
+    if not met:
+        return ""
+    return (
+        f" The machine had trouble with some ({', '.join(met)}): the same command tries those again, with the "
+        "--memory, --timeout and --workers that it is given then."
+    )
 
 
 def _noted(found: Iterable[Item], seen: set[str]) -> Iterator[Item]:

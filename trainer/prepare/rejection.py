@@ -33,6 +33,9 @@ REASONS = {
 }
 """Every reason, and what it means."""
 
+OF_THE_MACHINE = ("crashed", "timeout", "memory")
+"""Reasons that lie with the machine and its limits, not with the photograph: it is tried again on the next run."""
+
 
 class Rejected(Exception):
     """A photograph is not taken.

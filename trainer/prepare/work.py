@@ -8,7 +8,8 @@ Every part (one machine's share) has a folder::
     DIR/work/part-00000-of-00001/done.json           the source was gone through to its end
 
 The ``.jsonl`` is written last: a photograph is dealt with once it stands in one. So a process that is killed loses the
-photographs of one piece, which are looked at again, and nothing twice.
+photographs of one piece, which are looked at again, and nothing twice. Only what the machine had trouble with is tried
+again by the next run, and then what was found last counts.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from bokeh_ops.errors import BokehError
 from trainer.dataset.atomic import read_json, remove_leftovers, write_bytes, write_json
 from trainer.dataset.shard import index_path, write_shard
 from trainer.prepare.annotate import Outcome
+from trainer.prepare.rejection import OF_THE_MACHINE
 from trainer.prepare.settings import Settings, differences
 
 FORMAT, VERSION = "bokeh-prepare-work", 1
@@ -74,11 +76,18 @@ class Part:
         return sorted(self.folder.glob("piece-*.jsonl"))
 
     def rows(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every photograph dealt with: the piece's tar file, and its line."""
+        """Every photograph dealt with, once: the piece's tar file, and its line; the machine's trouble comes last."""
+        trouble: dict[str, tuple[Path, dict[str, Any]]] = {}
         for path in self.pieces():
             with open(path, encoding="utf-8") as lines:
                 for line in lines:
-                    yield path.with_suffix(".tar"), json.loads(line)
+                    row = json.loads(line)
+                    if row["reason"] in OF_THE_MACHINE:
+                        trouble[row["id"]] = path.with_suffix(".tar"), row
+                    else:
+                        trouble.pop(row["id"], None)
+                        yield path.with_suffix(".tar"), row
+        yield from trouble.values()
 
 
 class PieceWriter:
@@ -125,7 +134,8 @@ def open_part(out: Path, part: int, parts: int, settings: Settings) -> Iterator[
     """Begin or go on with a part, alone.
 
     Raises:
-        BokehError: another process is at it, or it was begun with other settings or another number of parts.
+        BokehError: another process is at it, something was kept with other settings, or it was begun in another
+            number of parts.
     """
     work = out / "work"
     folder = work / f"part-{part:05d}-of-{parts:05d}"
@@ -144,6 +154,11 @@ def open_part(out: Path, part: int, parts: int, settings: Settings) -> Iterator[
         path = folder / "settings.json"
         if path.exists():
             changed = differences(found.settings, settings.to_json())
+            if changed and not any(row["reason"] is None for _, row in found.rows()):
+                for piece in found.pieces():  # first: without them it is as if never begun
+                    piece.unlink()
+                changed = []
+                _write_settings(path, settings)
             if changed:
                 raise BokehError(
                     f"{folder} was begun with other settings:\n  "
@@ -152,13 +167,17 @@ def open_part(out: Path, part: int, parts: int, settings: Settings) -> Iterator[
                     "go on, or choose another --out."
                 )
         else:
-            write_json(path, {"format": FORMAT, "version": VERSION, "settings": settings.to_json()})
+            _write_settings(path, settings)
         remove_leftovers(folder)
         for tar in folder.glob("piece-*.tar"):
             if not tar.with_suffix(".jsonl").exists():  # killed between the two
                 tar.unlink()
                 index_path(tar).unlink(missing_ok=True)
         yield found
+
+
+def _write_settings(path: Path, settings: Settings) -> None:
+    write_json(path, {"format": FORMAT, "version": VERSION, "settings": settings.to_json()})
 
 
 def parts_in(out: Path) -> list[Part]:
