@@ -199,15 +199,36 @@ def test_the_configuration_of_a_run_is_enough(workshop: Path, tmp_path: Path) ->
     ]
     (tmp_path / "c.yaml").write_text(config("sd15", tmp_path / "run", workshop, *overrides), encoding="utf-8")
     assert main(["fit", str(tmp_path / "c.yaml")]) == 0
-    given = ["evaluate", "model", str(tmp_path / "out"), "--config", str(tmp_path / "c.yaml"), "--size", "16"]
+    given = ["evaluate", "model", str(tmp_path / "out"), "--config", str(tmp_path / "c.yaml")]
     assert main([*given, "--steps", "2"]) == 0
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert figures["settings"]["sampling"]["samples"]["steps"] == 2
+    assert figures["settings"]["sampling"]["size"] == [16, 16]  # that of the data set
     assert figures["settings"]["sampling"]["adapter"] == str(tmp_path / "run" / "adapter.safetensors")
     # A new adapter does nothing, and that is what is measured.
     (scene,) = figures["runs"][0]["scenes"]
     assert scene["values"] == [0, 14, 20]
     assert max(scene["laplacian_variance"]) == pytest.approx(min(scene["laplacian_variance"]), rel=0.05)
+
+
+def test_the_size_is_that_of_the_training(workshop: Path, tmp_path: Path, adapters: dict[str, Path]) -> None:
+    from bokeh_ops.adapter.files import read_adapter, write_adapter
+    from trainer.evaluate.model import _trained_size
+
+    adapter = read_adapter(adapters["sd15"])
+    assert _trained_size(workshop / "data", adapters["sd15"]) == "16x16"
+    for number, (training, size) in enumerate(
+        [({"size": [48, 24]}, "48x24"), ({}, "512"), (None, "512"), ({"size": 5}, "512")]
+    ):
+        adapter.config = replace(adapter.config, extra={"training": training})
+        path = write_adapter(adapter, tmp_path / f"{number}.safetensors")
+        assert _trained_size(None, path) == size
+        assert _trained_size(tmp_path / "gone", path) == size
+    assert _trained_size(None, tmp_path / "gone.safetensors") == "512"
+
+
+def test_what_was_trained_can_be_exported(adapters: dict[str, Path], tmp_path: Path) -> None:
+    assert main(["export", str(adapters["flux"]), str(tmp_path / "out"), "--layout", "released"]) == 0
 
 
 @pytest.mark.parametrize(

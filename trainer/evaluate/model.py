@@ -86,7 +86,9 @@ def _add_sampling(group: Any) -> None:
     group.add_argument("--k", metavar="LIST", help=f"K of the targets, such as '0:28:4' ({DEFAULT_K})")
     group.add_argument("--pivot", type=float, metavar="K", help="K of the pivot (14)")
     group.add_argument("--seeds", default="0", metavar="LIST", help="a scene for each, such as '0, 1, 2' (0)")
-    group.add_argument("--size", default="512", metavar="N or WxH", help="of the pictures (512)")
+    group.add_argument(
+        "--size", metavar="N or WxH", help="of the pictures (that of the training's data set, else 512)"
+    )
     group.add_argument("--steps", type=int, help="sampling steps (30)")
     group.add_argument("--grounding-steps", type=int, help="grounded steps; -1: 60 %% (-1)")
     group.add_argument(
@@ -193,13 +195,33 @@ def _scenes(arguments: argparse.Namespace) -> tuple[Scenes, Path]:
         arguments.ground_negative,
     )
     adapter = arguments.adapter or beside / Path(settings.out).expanduser() / "adapter.safetensors"
-    size = _size(arguments.size, settings.base.architecture)
+    text = arguments.size or _trained_size(arguments.config and beside / settings.data.dataset, Path(adapter))
+    size = _size(text, settings.base.architecture)
     return Scenes(settings, Path(adapter), tuple(seeds), size, laid, arguments.colour_match), beside
 
 
 def _here(name: str | None) -> str | None:
     """A file of the current folder by its whole path; anything else may be a name in ComfyUI's folders."""
     return str(Path.cwd() / name) if name is not None and (Path.cwd() / name).exists() else name
+
+
+def _trained_size(dataset: Path | None, adapter: Path) -> str:
+    """What an adapter was trained at: the size of its data set, else what its file says, else 512."""
+    from bokeh_ops.adapter.files import read_adapter
+    from trainer.dataset import open_dataset
+
+    try:
+        if dataset is not None:
+            return "{}x{}".format(*open_dataset(dataset.expanduser()).resolution)
+    except BokehError:
+        pass  # the adapter may be here without what it was trained on
+    try:
+        training = read_adapter(adapter).config.extra.get("training")
+        return "{}x{}".format(*training["size"])  # type: ignore[index]
+    except (BokehError, TypeError, KeyError, IndexError):
+        return (
+            "512"  # as FLUX's released adapter and SD1.5 itself; a file that cannot be read is told of later
+        )
 
 
 def _size(text: str, architecture: str) -> tuple[int, int]:

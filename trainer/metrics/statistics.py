@@ -14,7 +14,7 @@ RESAMPLES = 10_000
 
 
 class Interval(NamedTuple):
-    """A mean and the bounds of its confidence interval; NaN throughout where there was nothing to take it of."""
+    """A mean and the bounds of its confidence interval; NaN is what there was nothing to take of."""
 
     mean: float
     low: float
@@ -55,7 +55,8 @@ def bootstrap(values: Sequence[float | None], level: float = 0.95, seed: int = 0
     """Mean of the values that are there, and its percentile-bootstrap confidence interval.
 
     The scenes are what is drawn, so ``values`` has one for each scene: the interval says how the mean would vary with
-    other scenes of the same kind. It is too narrow for fewer than about ten.
+    other scenes of the same kind. It is too narrow for fewer than about ten; one scene says nothing of others, so its
+    bounds are NaN.
 
     Args:
         values: ``None`` and NaN are left out.
@@ -63,8 +64,8 @@ def bootstrap(values: Sequence[float | None], level: float = 0.95, seed: int = 0
         seed: the same values give the same interval.
     """
     there = [value for value in values if value is not None and not math.isnan(value)]
-    if not there:
-        return Interval(math.nan, math.nan, math.nan)
+    if len(there) < 2:
+        return Interval(there[0] if there else math.nan, math.nan, math.nan)
     tensor = torch.tensor(there, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     means = torch.stack(

@@ -256,10 +256,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from trainer.prepare import pipeline
-
     if (arguments.source is None) == (arguments.merge is None):
         raise UsageError("Give either a SOURCE, or --merge with the folders to bring together.")
+    if arguments.source is not None and not (arguments.out / "work").exists():
+        from trainer.prepare.lacking import what_is_lacking
+
+        captions = arguments.captions or ["files"]
+        words = {"depth": [arguments.depth], "mask": [arguments.mask], "captions": captions}
+        if lacking := what_is_lacking(arguments.source, arguments.out, words):
+            raise UsageError(lacking)
+
+    from trainer.prepare import pipeline
+
     try:
         plan = _plan(arguments)
         settings = None if arguments.merge else _settings(arguments)

@@ -19,6 +19,13 @@ MOST_BESIDE = 256 * 2**20
 
 MOST_TEXT = 2**20
 
+BESIDE = {
+    "depth": ("depth.png", "depth.tif", "depth.tiff", "depth.npy", "depth.exr"),
+    "mask": ("mask.png", "mask.npy", "mask.jpg"),
+    "captions": ("txt",),
+}
+"""What may lie beside a picture, by the endings that follow its name."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -127,14 +134,23 @@ class Record:
         if item.content is not None:
             yield None
             return
-        stem = item.where.stem
-        names = [
-            ending.replace("{stem}", stem) if "{" in ending else f"{stem}.{ending}" for ending in endings
-        ]
-        found = next((path for name in names if (path := item.where.parent / name).is_file()), None)
+        found = self._file(endings)
         if found is not None and found.stat().st_size > MOST_BESIDE:
             raise Rejected("bad_fields", f"{found.name} has {found.stat().st_size} bytes")
         yield found
+
+    def has(self, *endings: str) -> bool:
+        """Whether :meth:`beside` has a file to give."""
+        if self.item.offsets is not None:
+            return any(ending in self.item.offsets for ending in endings)
+        return self.item.content is None and self._file(endings) is not None
+
+    def _file(self, endings: tuple[str, ...]) -> Path | None:
+        stem = self.item.where.stem
+        names = [
+            ending.replace("{stem}", stem) if "{" in ending else f"{stem}.{ending}" for ending in endings
+        ]
+        return next((path for name in names if (path := self.item.where.parent / name).is_file()), None)
 
     def _slice(self, ending: str, most: int) -> bytes:
         offset, length = (self.item.offsets or {})[ending]

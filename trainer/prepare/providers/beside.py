@@ -12,22 +12,21 @@ from bokeh_ops.depth.files import load_depth
 from bokeh_ops.errors import BokehError
 from trainer.prepare.picture import pixels_allowed
 from trainer.prepare.providers.protocol import CaptionProvider, MapProvider, Photograph
+from trainer.prepare.record import BESIDE
 from trainer.prepare.rejection import Rejected
 from trainer.prepare.sources import text_beside
 
 MOST_PIXELS = 100_000_000
-DEPTH_ENDINGS = ("depth.png", "depth.tif", "depth.tiff", "depth.npy", "depth.exr")
-MASK_ENDINGS = ("mask.png", "mask.npy", "mask.jpg")
 
 
 def depth_beside(pattern: str = "") -> MapProvider:
     """Depth from a file with the picture's name, or a name by a pattern."""
-    return _beside((pattern,) if pattern else DEPTH_ENDINGS, "depth")
+    return _beside((pattern,) if pattern else BESIDE["depth"], "depth")
 
 
 def mask_beside(pattern: str = "") -> MapProvider:
     """A mask from a file with the picture's name, or a name by a pattern."""
-    return _beside((pattern,) if pattern else MASK_ENDINGS, "mask")
+    return _beside((pattern,) if pattern else BESIDE["mask"], "mask")
 
 
 def captions_beside(pattern: str = "") -> CaptionProvider:
@@ -39,7 +38,7 @@ def captions_beside(pattern: str = "") -> CaptionProvider:
             texts = [value] if isinstance(value, str) else value
             if isinstance(texts, (list, tuple)):
                 found += [text.strip() for text in texts if isinstance(text, str) and text.strip()]
-        with photograph.record.beside(pattern or "txt") as path:
+        with photograph.record.beside(pattern or BESIDE["captions"][0]) as path:
             if path is not None:
                 try:
                     found += text_beside(path)
