@@ -18,7 +18,7 @@ from trainer.cli import main
 from trainer.dataset import open_dataset
 from trainer.dataset.sample import Sample
 from trainer.fit import demo
-from trainer.pairs import focus_of, render_set
+from trainer.pairs import focus_of, render_levels, render_set
 from trainer.pairs.command import set_keys
 
 # ruff: noqa: F811 (the fixture `workshop` is imported)
@@ -49,6 +49,19 @@ def test_a_set_is_rendered_by_the_lens_model(data: Path) -> None:
     inside[:-1] &= inside[1:]
     contrast = [float(picture[photograph.mask < 0.5].std()) for picture in pictures]
     assert contrast[0] > contrast[1] > contrast[2]
+
+
+def test_a_set_is_rendered_where_it_is_wanted(data: Path, device: str) -> None:
+    """On the device that its pictures are encoded on, and left there."""
+    photograph = open_dataset(data).sample(5)
+    wanted = torch.device(device)
+    image, disparity = (torch.tensor(each).to(wanted) for each in (photograph.image, photograph.disparity))
+    made = render_levels(image, disparity, focus_of(photograph), [0.0, 0.8])
+    assert made.device.type == wanted.type
+    assert made.dtype == torch.uint8
+    expected = render_set(photograph, [0.0, 0.8]).astype(int)
+    assert abs(made.cpu().numpy() - expected).max() <= 1
+    assert abs(render_set(photograph, [0.0, 0.8], device=device) - expected).max() <= 1
 
 
 def test_the_focus_is_the_subject(data: Path) -> None:
@@ -135,6 +148,7 @@ def test_several_workers_write_the_same(data: Path, tmp_path: Path) -> None:
         (["--sharp", "2"], 2, "--sharp is 2"),
         (["--seed", "-1"], 2, "--seed is -1"),
         (["--lens", "pinhole"], 2, "no lens model 'pinhole'"),
+        (["--device", "cuda:99"], 2, "The device 'cuda:99' cannot be used"),
     ],
 )
 def test_bad_words(

@@ -3,6 +3,6 @@
 Source: Fortes et al., "Bokeh Diffusion" (SIGGRAPH Asia 2025), sec. 3.2.2.
 """
 
-from trainer.pairs.render import draw_levels, focus_of, render_set
+from trainer.pairs.render import draw_levels, focus_of, render_levels, render_set
 
-__all__ = ["draw_levels", "focus_of", "render_set"]
+__all__ = ["draw_levels", "focus_of", "render_levels", "render_set"]

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lens", help="lens model (default: that of the render node)")
     parser.add_argument("--seed", type=int, default=0, help="of the K that are drawn (default: 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
+    parser.add_argument("--device", default="cpu", help="where to render, such as cuda (default: cpu)")
     parser.add_argument(
         "--picture", choices=("png", "jpg"), default="png", help="how pictures are kept (default: png)"
     )
@@ -85,7 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = [(index, variant) for index in chosen for variant in range(arguments.variants)]
     keys = {job: set_keys(dataset.key(job[0]), job[1], levels.count) for job in jobs}
     waiting = [job for job in jobs if not all(key in writer.keys for key in keys[job])]
-    render = partial(_render, str(arguments.dataset), levels, lens, arguments.seed, arguments.picture)
+    render = partial(
+        _render, str(arguments.dataset), levels, lens, arguments.device, arguments.seed, arguments.picture
+    )
     done = tqdm(
         _results(render, waiting, arguments.workers), total=len(waiting), unit="set", desc="Rendering"
     )
@@ -135,6 +138,7 @@ def _same_as_begun(folder: Path, settings: dict[str, Any]) -> None:
 
 def _levels(arguments: argparse.Namespace) -> Levels:
     from bokeh_ops.render import MODELS
+    from trainer.evaluate.device import find_device
 
     if arguments.levels < 2 or arguments.variants < 1 or arguments.workers < 1:
         raise UsageError("--levels must be at least 2, --variants and --workers at least 1.")
@@ -148,6 +152,7 @@ def _levels(arguments: argparse.Namespace) -> Levels:
         raise UsageError(f"--seed is {arguments.seed}; it must be 0 or more.")
     if arguments.lens is not None and arguments.lens not in MODELS:
         raise UsageError(f"There is no lens model {arguments.lens!r}; there are {', '.join(sorted(MODELS))}.")
+    find_device(arguments.device)
     return Levels(arguments.levels, arguments.k_least, arguments.k_most, arguments.sharp)
 
 
@@ -179,7 +184,7 @@ _opened: dict[str, Any] = {}
 
 
 def _render(
-    folder: str, levels: Levels, lens: str, seed: int, picture: str, job: tuple[int, int]
+    folder: str, levels: Levels, lens: str, device: str, seed: int, picture: str, job: tuple[int, int]
 ) -> list[dict[str, bytes]]:
     from bokeh_ops.camera.optics import k_at_width
     from trainer.dataset import encode_sample, open_dataset
@@ -211,5 +216,5 @@ def _render(
             },
             picture,
         )
-        for k, image in zip(ks, render_set(sample, ks, lens), strict=True)
+        for k, image in zip(ks, render_set(sample, ks, lens, device), strict=True)
     ]
