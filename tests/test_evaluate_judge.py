@@ -18,7 +18,7 @@ from PIL import Image
 
 from bokeh_ops.errors import BokehError
 from trainer.cli import main
-from trainer.evaluate.judge import Judge, UnreadableAnswer, read_numbers
+from trainer.measure.judge import Judge, UnreadableAnswer, read_numbers
 
 Answer = Callable[[dict[str, Any], int], "str | tuple[int, str]"]
 

@@ -19,7 +19,7 @@ from tests.fit import KINDS, run, settings, workshop  # noqa: F401
 from tests.host.setup import host_folder
 from tests.models import one_thread  # noqa: F401
 from trainer.cli import main
-from trainer.metrics import mean_lab
+from trainer.measure.metrics import mean_lab
 
 K = [0.0, 12.0, 30.0]
 
@@ -129,7 +129,7 @@ def test_what_is_there_is_not_sampled_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from trainer.evaluate import generate
+    from trainer.measure import generate
 
     begin = words("sd15", tmp_path, workshop, adapters, "--prompt", "a patch", "--prompt", "two patches")
     sampled: list[str] = []
@@ -213,7 +213,7 @@ def test_the_configuration_of_a_run_is_enough(workshop: Path, tmp_path: Path) ->
 
 def test_the_size_is_that_of_the_training(workshop: Path, tmp_path: Path, adapters: dict[str, Path]) -> None:
     from bokeh_ops.adapter.files import read_adapter, write_adapter
-    from trainer.evaluate.model import _trained_size
+    from trainer.measure.model import _trained_size
 
     adapter = read_adapter(adapters["sd15"])
     assert _trained_size(workshop / "data", adapters["sd15"]) == "16x16"

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from bokeh_ops.errors import BokehError
-from trainer.metrics import Lpips, depth_edge_band, display_encode, psnr, ssim
-from trainer.metrics.weights import load_lpips, lpips_names, read_weights, unpickle_arrays
+from trainer.measure.metrics import Lpips, depth_edge_band, display_encode, psnr, ssim
+from trainer.measure.metrics.weights import load_lpips, lpips_names, read_weights, unpickle_arrays
 
 
 def pictures(*shape: int, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -199,7 +199,7 @@ def test_lpips_refuses_what_it_cannot_compare() -> None:
 def test_figures_measured_elsewhere(shared: Path) -> None:
     """PSNR, band, SSIM and LPIPS of the sharp picture against the ground truth, as another program found them."""
     pytest.importorskip("OpenEXR")
-    from trainer.evaluate.blb import find_scenes
+    from trainer.measure.blb import find_scenes
 
     lpips = load_lpips()
     if lpips is None:

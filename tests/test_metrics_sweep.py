@@ -11,7 +11,7 @@ import torch
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.colour import rgb_to_lab
-from trainer.metrics import (
+from trainer.measure.metrics import (
     Drift,
     Lpips,
     LvCorr,

@@ -15,11 +15,11 @@ from bokeh_ops.render import Lens, render
 from tests.fit import losses, run, workshop  # noqa: F401
 from tests.models import one_thread  # noqa: F401
 from trainer.cli import main
-from trainer.dataset import open_dataset
-from trainer.dataset.sample import Sample
+from trainer.data import open_dataset
+from trainer.data.pairs import focus_of, render_levels, render_set
+from trainer.data.pairs.command import set_keys
+from trainer.data.sample import Sample
 from trainer.fit import demo
-from trainer.pairs import focus_of, render_levels, render_set
-from trainer.pairs.command import set_keys
 
 # ruff: noqa: F811 (the fixture `workshop` is imported)
 
@@ -97,7 +97,7 @@ def test_the_command_writes_a_data_set_of_sets(data: Path, tmp_path: Path) -> No
 
 def test_a_killed_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pairs(data, tmp_path / "whole") == 0
-    from trainer.pairs import command
+    from trainer.data.pairs import command
 
     original, calls = command._render, []
 
@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_going_on_with_other_settings_is_refused(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainer.pairs import command
+    from trainer.data.pairs import command
 
     def stopped(*_arguments: Any) -> Any:
         raise KeyboardInterrupt

@@ -12,14 +12,14 @@ from PIL import Image
 
 from bokeh_ops.camera.optics import k_from_camera
 from tests.photographs import photograph, pixels
-from trainer.dataset.sample import Sample, decode_sample
-from trainer.prepare.annotate import Outcome, look_at
-from trainer.prepare.focus import focus_from_foreground, typical_blur
-from trainer.prepare.framing import frame
-from trainer.prepare.providers import Photograph, Providers, make_providers
-from trainer.prepare.record import Item
-from trainer.prepare.rejection import REASONS, Rejected
-from trainer.prepare.settings import Settings
+from trainer.data.prepare.annotate import Outcome, look_at
+from trainer.data.prepare.focus import focus_from_foreground, typical_blur
+from trainer.data.prepare.framing import frame
+from trainer.data.prepare.providers import Photograph, Providers, make_providers
+from trainer.data.prepare.record import Item
+from trainer.data.prepare.rejection import REASONS, Rejected
+from trainer.data.prepare.settings import Settings
+from trainer.data.sample import Sample, decode_sample
 
 SETTINGS = Settings(resolution=(64, 64), picture="png")
 

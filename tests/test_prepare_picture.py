@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, ImageCms, ImageOps, features
 
 from tests.photographs import CAMERA, exif, pixels
-from trainer.prepare.framing import work_size
-from trainer.prepare.picture import decode, opened, register_formats
-from trainer.prepare.rejection import Rejected
+from trainer.data.prepare.framing import work_size
+from trainer.data.prepare.picture import decode, opened, register_formats
+from trainer.data.prepare.rejection import Rejected
 
 SIZE = (96, 64)
 
@@ -194,7 +194,7 @@ def test_two_hundred_megapixels_in_little_memory(tmp_path: Path) -> None:
     code = f"""
         import resource, sys
         from pathlib import Path
-        from trainer.prepare.picture import decode, opened
+        from trainer.data.prepare.picture import decode, opened
         import bokeh_ops.camera.exif
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with opened(Path({str(path)!r}), 100) as (image, header):

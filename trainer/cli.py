@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from bokeh_ops.errors import BokehError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "prepare": ("trainer.prepare.command", "make an annotated data set of photographs"),
-    "pairs": ("trainer.pairs.command", "render contrastive sets of a data set to disk"),
+    "prepare": ("trainer.data.prepare.command", "make an annotated data set of photographs"),
+    "pairs": ("trainer.data.pairs.command", "render contrastive sets of a data set to disk"),
     "fit": ("trainer.fit.command", "train a bokeh adapter"),
     "export": ("trainer.export.command", "convert an adapter between file layouts and precisions"),
-    "evaluate": ("trainer.evaluate.command", "measure lens models, adapters and folders of pictures"),
+    "evaluate": ("trainer.measure.command", "measure lens models, adapters and folders of pictures"),
 }
 """Name of a command: the module that carries it out, and what it does."""
 

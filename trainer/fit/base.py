@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
-from trainer.fit.files import replace_text
+from trainer.files import replace_text
 
 Architecture = Literal["sd15", "flux"]
 

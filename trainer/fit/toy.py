@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from trainer.draws import normal
+from trainer.files import replace_file
 from trainer.fit.base import Architecture
-from trainer.fit.files import replace_file
+from trainer.seeded import normal
 
 TOKENS = 8
 """Tokens of every prompt."""

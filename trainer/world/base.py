@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.draws import draws
 from trainer.fit.base import Architecture
 from trainer.fit.objective import flux_mu
+from trainer.seeded import generator as draws
 from trainer.world.paint import SIDE
 from trainer.world.scene import BACKDROPS, COLOURS, GROUNDS, KINDS, TIMES
 
