@@ -17,8 +17,8 @@ from PIL import Image
 from bokeh_ops.errors import BokehError
 from bokeh_ops.render import Lens, render
 from trainer.cli import main
+from trainer.exr import read_colour, read_plane
 from trainer.measure.blb import find_scenes
-from trainer.measure.exr import read_colour, read_plane
 from trainer.measure.lens import make_lens
 from trainer.measure.metrics import depth_edge_band, display_encode, psnr, ssim
 from trainer.measure.pictures import error_map

@@ -21,11 +21,10 @@ from trainer.cli import main
 from trainer.data import open_dataset
 from trainer.data.prepare import pipeline, report
 from trainer.data.prepare.annotate import Outcome
-from trainer.data.prepare.balance import Balance, bin_names, bin_of, choose
-from trainer.data.prepare.pipeline import Share
+from trainer.data.prepare.balance import bin_names, bin_of, choose
 from trainer.data.prepare.pool import look_at_all
 from trainer.data.prepare.rejection import OF_THE_MACHINE, REASONS
-from trainer.data.prepare.settings import Settings
+from trainer.data.prepare.settings import Balance, Settings, Share
 from trainer.data.prepare.work import parts_in
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -519,7 +518,7 @@ def test_share_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setenv(names[0], "2")
             patch.setenv(names[1], "5")
-            assert Share.from_environment() == Share(2, 5)
+            assert Share.read("env") == Share(2, 5)
 
 
 def test_help_is_quick_and_tells_all(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""One shard: a tar file, and the index of what lies where in it."""
+"""One shard: a tar file, and the index of what lies where in it.
+
+Ours and not WebDataset's, which reads shards in sequence alone (`wids`, its random access, left it with version 1)
+and does not say which photograph of which shard is damaged.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
-from trainer.measure.exr import read_colour, read_plane
+from trainer.exr import read_colour, read_plane
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def disc_blur(picture: Tensor, radius: float) -> Tensor:
 
 def _convolved(picture: Tensor, kernel: Tensor) -> Tensor:
     """``[C, H, W]`` convolved with a symmetric kernel of odd sides; borders mirrored, the edge pixels repeated, as
-    often as it takes."""
+    often as it takes: as OpenCV does, while torch and kornia mirror once at most, and without the edge."""
     for dim in (1, 2):
         size, reach = picture.shape[dim], kernel.shape[dim - 1] // 2
         place = torch.arange(-reach, size + reach, device=picture.device) % (2 * size)

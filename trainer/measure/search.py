@@ -1,4 +1,7 @@
-"""The best value of one number."""
+"""The best value of one number.
+
+Ours and not scipy's, which stops by a tolerance: here a trial is a rendering, and their number is given.
+"""
 
 from __future__ import annotations
 

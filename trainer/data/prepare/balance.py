@@ -5,30 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from trainer.data.prepare.settings import Balance
+
 SHARP = "all in focus"
 UNKNOWN = "K unknown"
-
-
-@dataclass(frozen=True)
-class Balance:
-    """How to even out.
-
-    Attributes:
-        bins: of equal width, from 0 to the largest K that is taken. What is all in focus is a bin of its own.
-        per_bin: most photographs of one bin; None for twice the median number, and at least ``at_least``; 0 for all.
-        at_least: a bin of no more than this is never cut, unless ``per_bin`` says so.
-        sharp_share: most of all that may be all in focus, as a share; None for ``per_bin`` like any other bin.
-    """
-
-    bins: int = 10
-    per_bin: int | None = None
-    at_least: int = 100
-    sharp_share: float | None = None
 
 
 def bin_names(balance: Balance, max_k: float) -> list[str]:

@@ -2,80 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bokeh_ops.errors import BokehError
-from trainer.data.prepare.balance import Balance
 from trainer.data.prepare.finish import Result, collect_parts, finish
-from trainer.data.prepare.pool import Limits, look_at_all
+from trainer.data.prepare.pool import look_at_all
 from trainer.data.prepare.record import Item
 from trainer.data.prepare.rejection import OF_THE_MACHINE
 from trainer.data.prepare.report import rejection_table, write_report
-from trainer.data.prepare.settings import Settings
+from trainer.data.prepare.settings import Plan, Settings
 from trainer.data.prepare.sources import PICTURES, items, shard_of
 from trainer.data.prepare.work import PieceWriter, finish_part, open_part
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which share of the work is this machine's: ``part`` of ``parts``, from 0."""
-
-    part: int = 0
-    parts: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.part < self.parts <= 99_999:
-            raise BokehError(f"There is no share {self.part} of {self.parts}; they are numbered from 0.")
-
-    @staticmethod
-    def from_environment() -> Share:
-        """As started by torchrun, SLURM, MPI or a Kubernetes job with an index.
-
-        Raises:
-            BokehError: by none of them.
-        """
-        for part, parts in (
-            ("RANK", "WORLD_SIZE"),
-            ("SLURM_PROCID", "SLURM_NTASKS"),
-            ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
-            ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-            ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"),
-        ):
-            if part in os.environ and parts in os.environ:
-                try:
-                    return Share(int(os.environ[part]), int(os.environ[parts]))
-                except ValueError as error:
-                    raise BokehError(f"{part} and {parts} are in the environment, but no numbers.") from error
-        raise BokehError(
-            "--shard-of env: neither RANK and WORLD_SIZE nor SLURM's, MPI's or Kubernetes' like is in the environment. "
-            "Write --shard-of N/M."
-        )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a preparation runs; none of it changes what becomes of a photograph.
-
-    Attributes:
-        workers: processes.
-        limits: of one photograph.
-        piece: photographs after which work is saved.
-        samples_per_shard: of the data set.
-        balance: of K.
-        share: of the work.
-    """
-
-    workers: int = 1
-    limits: Limits = field(default_factory=Limits)
-    piece: int = 64
-    samples_per_shard: int = 256
-    balance: Balance = field(default_factory=Balance)
-    share: Share = field(default_factory=Share)
 
 
 def look_at_source(source: str, out: Path, settings: Settings, plan: Plan) -> int:

@@ -1,6 +1,8 @@
 """Many processes, each with one photograph at a time, none of which can take the others down.
 
 A photograph that kills its process, hangs it, or fills the memory is rejected for that, and a fresh process goes on.
+Ours and not pebble's pool, which has the time limit and the fresh process but does not tell which process has which
+photograph, so that nobody could watch its memory (a limit by the system counts what a graphics card maps).
 """
 
 from __future__ import annotations
@@ -24,24 +26,11 @@ from trainer.data.prepare.annotate import Outcome, look_at
 from trainer.data.prepare.picture import register_formats
 from trainer.data.prepare.providers import Providers, make_providers
 from trainer.data.prepare.record import Item
-from trainer.data.prepare.settings import Settings
+from trainer.data.prepare.settings import Limits, Settings
 
 _TICK = 0.25  # seconds between two looks at time and memory
 _ATTEMPTS = 2  # at a photograph during which the process died, perhaps for another reason
 _READY = "ready"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a photograph may take.
-
-    Attributes:
-        seconds: before it is given up.
-        bytes: of memory in its process, models included.
-    """
-
-    seconds: float = 300.0
-    bytes: int = 8 * 2**30
 
 
 @dataclass
@@ -152,12 +141,10 @@ class _Pool:
         for worker in self.workers:
             if worker.item is None:
                 continue
-            if time.monotonic() - worker.since > self.limits.seconds:
-                yield self._end(worker, "timeout", f"more than {self.limits.seconds:g} seconds")
-            elif (used := _memory(worker.process)) > self.limits.bytes:
-                yield self._end(
-                    worker, "memory", f"{used / 2**30:.1f} GiB, more than {self.limits.bytes / 2**30:.1f}"
-                )
+            if time.monotonic() - worker.since > self.limits.timeout:
+                yield self._end(worker, "timeout", f"more than {self.limits.timeout:g} seconds")
+            elif (used := _memory(worker.process) / 2**30) > self.limits.memory:
+                yield self._end(worker, "memory", f"{used:.1f} GiB, more than {self.limits.memory:.3g}")
 
     def _give(self, worker: _Worker, item: Item, attempt: int) -> None:
         worker.item, worker.attempt, worker.since = item, attempt, time.monotonic()

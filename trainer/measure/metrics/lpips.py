@@ -1,5 +1,9 @@
 """Learned perceptual distance, LPIPS 0.1 with AlexNet (Zhang et al., "The Unreasonable Effectiveness of Deep
-Features as a Perceptual Metric", CVPR 2018)."""
+Features as a Perceptual Metric", CVPR 2018).
+
+Ours and not the package `lpips`, which needs torchvision, fetches AlexNet by itself, and looks at a picture anew for
+every pair that it is in.
+"""
 
 from __future__ import annotations
 

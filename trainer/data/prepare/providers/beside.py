@@ -53,7 +53,7 @@ def read_map(path: Path) -> np.ndarray:
     """A map from a file: 8 bits / 255, 16 bits / 65535, floating point as it is.
 
     Args:
-        path: PNG, TIFF, NumPy's ``.npy`` (without pickles), or OpenEXR (channel ``Y``, ``Z``, ``R`` or the only one).
+        path: PNG, TIFF, NumPy's ``.npy`` (without pickles), or OpenEXR (:func:`trainer.exr.read_plane`).
 
     Returns:
         float32 ``[h, w]``.
@@ -64,7 +64,9 @@ def read_map(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
         return _read_npy(path)
     if path.suffix == ".exr":
-        return _read_exr(path)
+        from trainer.exr import read_plane
+
+        return read_plane(path)
     with pixels_allowed(MOST_PIXELS / 2):  # Pillow raises at twice what it is told
         try:
             return load_depth(path)[0].numpy()
@@ -97,18 +99,3 @@ def _read_npy(path: Path) -> np.ndarray:
     if np.issubdtype(values.dtype, np.integer) or values.dtype == bool:
         array /= {1: 255.0, 2: 65535.0}.get(values.dtype.itemsize, 1.0) if values.dtype != bool else 1.0
     return array
-
-
-def _read_exr(path: Path) -> np.ndarray:
-    import OpenEXR
-
-    try:
-        with OpenEXR.File(str(path)) as file:
-            channels = file.channels()
-            name = next((n for n in ("Y", "Z", "R", "RGB", "RGBA") if n in channels), None) or (
-                next(iter(channels)) if len(channels) == 1 else ""
-            )
-            pixels = np.asarray(channels[name].pixels, dtype=np.float32)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise BokehError(f"{path.name} cannot be read: {error}") from error
-    return pixels[..., 0] if pixels.ndim == 3 else pixels

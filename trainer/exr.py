@@ -1,4 +1,4 @@
-"""Reading OpenEXR pictures: any compression, half or float, colour or a single channel."""
+"""Which channels of an OpenEXR picture are meant; reading them, in any compression, is the format's own library's."""
 
 from __future__ import annotations
 
