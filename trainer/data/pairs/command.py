@@ -162,9 +162,10 @@ def _results(render: Any, jobs: list[tuple[int, int]], workers: int) -> Iterator
         yield from map(render, jobs)
         return
     from concurrent.futures import Future, ProcessPoolExecutor
-    from multiprocessing import get_context
 
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    from trainer.data.prepare.pool import process_context
+
+    with ProcessPoolExecutor(workers, mp_context=process_context(), initializer=_one_thread) as pool:
         ahead: list[Future[list[dict[str, bytes]]]] = []
         for job in jobs:
             ahead.append(pool.submit(render, job))

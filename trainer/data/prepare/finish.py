@@ -159,7 +159,7 @@ def finish(
     more = {
         "plan": plan,
         "accepted": len(result.kept) + len(result.surplus),
-        "rejected": dict(result.rejected),
+        "rejected": dict(sorted(result.rejected.items())),
     }
     writer.finish(more)
     return result

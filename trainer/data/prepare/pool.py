@@ -67,6 +67,18 @@ def look_at_all(items: Iterable[Item], settings: Settings, workers: int, limits:
         pool.stop()
 
 
+def process_context() -> Any:
+    """How processes are started that have models in them, with what takes long to import imported once.
+
+    Not by `fork`: torch and onnxruntime have threads, which a fork does not survive.
+    """
+    if sys.platform in ("win32", "darwin"):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.data.prepare.annotate", "trainer.data.pairs.render"])
+    return context
+
+
 def prepare_process(settings: Settings, threads: int) -> Providers:
     """Get a process ready for photographs: formats, providers, and so many threads (0: as many as it likes)."""
     if threads:
@@ -84,11 +96,7 @@ def prepare_process(settings: Settings, threads: int) -> Providers:
 
 class _Pool:
     def __init__(self, settings: Settings, workers: int, limits: Limits) -> None:
-        # Not `fork`: torch and onnxruntime have threads, which a fork does not survive.
-        method = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"
-        self.context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
-            self.context.set_forkserver_preload(["trainer.data.prepare.annotate"])
+        self.context = process_context()
         self.settings, self.limits = settings, limits
         self.threads = max(1, (os.cpu_count() or 1) // workers)
         self.again: list[tuple[Item, int]] = []
