@@ -93,7 +93,7 @@ def peak(width: int, height: int, k: float, edges: str, count: int, threads: int
 def draw(name: str, image: Tensor, disparity: Tensor, k: float, tile: int | None = None) -> None:
     """What a row of the table is about: :data:`STACK`, or a lens model of linear light with or without a cat's eye."""
     if name == STACK:
-        from trainer.evaluate.peers import find_peer  # here, as the others are drawn without it
+        from trainer.measure.peers import find_peer  # here, as the others are drawn without it
 
         defocus = Lens(k, 0.9, 1.0).defocus(disparity)[0, 0]
         find_peer("peer:gaussian-stack-32")(image[0], defocus, 0.5)

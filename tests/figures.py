@@ -4,7 +4,7 @@ For each scene in the layout of BLB (a folder of them, or one) a JPEG ``edges_NA
 strongest blur, and in it the same small window of the ray-traced truth and of what each renderer makes of the same
 picture, pixel by pixel, twice as large. The window is the one in which disparity jumps most, whatever the renderers
 make of it: where a lens has most to do. What depth-blur nodes usually do gets the
-strength that is best for the whole picture (:mod:`trainer.evaluate.peers`). PSNR is that of the window.
+strength that is best for the whole picture (:mod:`trainer.measure.peers`). PSNR is that of the window.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from trainer.evaluate.blb import Scene, find_scenes
-from trainer.evaluate.lens import make_lens
-from trainer.evaluate.measure import INPUTS, given_as
-from trainer.evaluate.models import apply_model
-from trainer.evaluate.peers import PREFIX, STRENGTHS
-from trainer.evaluate.search import best_value
-from trainer.metrics import display_encode, psnr
+from trainer.measure.blb import Scene, find_scenes
+from trainer.measure.lens import make_lens
+from trainer.measure.metrics import display_encode, psnr
+from trainer.measure.models import apply_model
+from trainer.measure.peers import PREFIX, STRENGTHS
+from trainer.measure.search import best_value
+from trainer.measure.trial import INPUTS, given_as
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "images"
 MODELS = {

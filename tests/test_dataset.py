@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from bokeh_ops.errors import BokehError
-from trainer.dataset import DatasetWriter, Order, encode_sample, open_dataset
+from trainer.data import DatasetWriter, Order, encode_sample, open_dataset
 
 SIZE = (24, 16)  # width, height
 

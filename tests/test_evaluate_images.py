@@ -16,9 +16,9 @@ from PIL import Image
 
 from bokeh_ops.errors import BokehError
 from trainer.cli import main
-from trainer.evaluate.segment import load_segmenter
-from trainer.evaluate.sweeps import find_sweeps, match_reference, read_picture
-from trainer.metrics import blur_monotonicity, energy, laplacian_variance, mean_lab
+from trainer.measure.metrics import blur_monotonicity, energy, laplacian_variance, mean_lab
+from trainer.measure.segment import load_segmenter
+from trainer.measure.sweeps import find_sweeps, match_reference, read_picture
 
 KS = (0, 4, 12.5, 30)
 
@@ -146,7 +146,7 @@ def test_what_is_wrong_is_seen(folder: Path, tmp_path: Path) -> None:
 
 
 def test_lpips_of_pairs_and_of_neighbours(folder: Path, tmp_path: Path) -> None:
-    from trainer.metrics.weights import load_lpips
+    from trainer.measure.metrics.weights import load_lpips
 
     model = load_lpips()
     if model is None:

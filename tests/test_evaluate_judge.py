@@ -18,7 +18,7 @@ from PIL import Image
 
 from bokeh_ops.errors import BokehError
 from trainer.cli import main
-from trainer.evaluate.judge import Judge, UnreadableAnswer, read_numbers
+from trainer.measure.judge import Judge, UnreadableAnswer, read_numbers
 
 Answer = Callable[[dict[str, Any], int], "str | tuple[int, str]"]
 
@@ -52,7 +52,9 @@ class Endpoint:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
 
 
 def chat(text: str) -> str:

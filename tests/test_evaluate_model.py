@@ -19,7 +19,7 @@ from tests.fit import KINDS, run, settings, workshop  # noqa: F401
 from tests.host.setup import host_folder
 from tests.models import one_thread  # noqa: F401
 from trainer.cli import main
-from trainer.metrics import mean_lab
+from trainer.measure.metrics import mean_lab
 
 K = [0.0, 12.0, 30.0]
 
@@ -28,6 +28,14 @@ K = [0.0, 12.0, 30.0]
 def unloaded(pack: Any) -> Iterator[None]:
     yield
     models.unload()
+
+
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots take longer than all the rest, and LPIPS has tests of its own; one test has both."""
+    if "test_pictures_figures_and_sheets[flux]" not in request.node.name:
+        monkeypatch.setattr("trainer.measure.plots.plot_sweeps", lambda *_: [])
+        monkeypatch.setattr("trainer.measure.metrics.weights.load_lpips", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +127,7 @@ def test_pictures_figures_and_sheets(
     width, height = Image.open(out / "sheet-01.png").size
     assert width > 4 * 128
     assert height > 4 * 128
-    assert (out / "plots" / "trends.png").is_file()
+    assert (out / "plots" / "trends.png").is_file() == (kind == "flux")  # see `quick`
 
 
 def test_what_is_there_is_not_sampled_again(
@@ -129,9 +137,12 @@ def test_what_is_there_is_not_sampled_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from trainer.evaluate import generate
+    from trainer.measure import generate
 
-    begin = words("sd15", tmp_path, workshop, adapters, "--prompt", "a patch", "--prompt", "two patches")
+    small = ["--size", "16", "--steps", "2"]
+    begin = words(
+        "sd15", tmp_path, workshop, adapters, *small, "--prompt", "a patch", "--prompt", "two patches"
+    )
     sampled: list[str] = []
     original = generate._Sampler.pictures
 
@@ -164,7 +175,7 @@ def test_what_is_there_is_not_sampled_again(
     assert "003-three-patches-seed0" in capsys.readouterr().err
     other = {"sd15": tmp_path / "other.safetensors"}
     other["sd15"].write_bytes(adapters["sd15"].read_bytes() + b" ")
-    assert main(words("sd15", tmp_path, workshop, other, "--prompt", "a patch")) == 1
+    assert main(words("sd15", tmp_path, workshop, other, *small, "--prompt", "a patch")) == 1
     assert "adapter_hash" in capsys.readouterr().err
 
 
@@ -199,15 +210,36 @@ def test_the_configuration_of_a_run_is_enough(workshop: Path, tmp_path: Path) ->
     ]
     (tmp_path / "c.yaml").write_text(config("sd15", tmp_path / "run", workshop, *overrides), encoding="utf-8")
     assert main(["fit", str(tmp_path / "c.yaml")]) == 0
-    given = ["evaluate", "model", str(tmp_path / "out"), "--config", str(tmp_path / "c.yaml"), "--size", "16"]
+    given = ["evaluate", "model", str(tmp_path / "out"), "--config", str(tmp_path / "c.yaml")]
     assert main([*given, "--steps", "2"]) == 0
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert figures["settings"]["sampling"]["samples"]["steps"] == 2
+    assert figures["settings"]["sampling"]["size"] == [16, 16]  # that of the data set
     assert figures["settings"]["sampling"]["adapter"] == str(tmp_path / "run" / "adapter.safetensors")
     # A new adapter does nothing, and that is what is measured.
     (scene,) = figures["runs"][0]["scenes"]
     assert scene["values"] == [0, 14, 20]
     assert max(scene["laplacian_variance"]) == pytest.approx(min(scene["laplacian_variance"]), rel=0.05)
+
+
+def test_the_size_is_that_of_the_training(workshop: Path, tmp_path: Path, adapters: dict[str, Path]) -> None:
+    from bokeh_ops.adapter.files import read_adapter, write_adapter
+    from trainer.measure.model import _trained_size
+
+    adapter = read_adapter(adapters["sd15"])
+    assert _trained_size(workshop / "data", adapters["sd15"]) == "16x16"
+    for number, (training, size) in enumerate(
+        [({"size": [48, 24]}, "48x24"), ({}, "512"), (None, "512"), ({"size": 5}, "512")]
+    ):
+        adapter.config = replace(adapter.config, extra={"training": training})
+        path = write_adapter(adapter, tmp_path / f"{number}.safetensors")
+        assert _trained_size(None, path) == size
+        assert _trained_size(tmp_path / "gone", path) == size
+    assert _trained_size(None, tmp_path / "gone.safetensors") == "512"
+
+
+def test_what_was_trained_can_be_exported(adapters: dict[str, Path], tmp_path: Path) -> None:
+    assert main(["export", str(adapters["flux"]), str(tmp_path / "out"), "--layout", "released"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from PIL import Image
 
 from bokeh_ops.render import Lens, render
 from trainer.cli import main
-from trainer.evaluate.pair_files import align_mean, find_pairs, focus_of
-from trainer.metrics import psnr
+from trainer.measure.metrics import psnr
+from trainer.measure.pair_files import align_mean, find_pairs, focus_of
 
 HEIGHT, WIDTH, K, FOCUS = 72, 96, 6.0, 0.8
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from bokeh_ops.errors import BokehError
-from trainer.evaluate.peers import _convolved, disc_blur, find_peer, gaussian_blur
-from trainer.evaluate.search import best_value
+from trainer.measure.peers import _convolved, disc_blur, find_peer, gaussian_blur
+from trainer.measure.search import best_value
 
 pytest.importorskip("cv2")
 Blur = Callable[[torch.Tensor, float], torch.Tensor]
@@ -130,7 +130,7 @@ def test_the_best_strength_is_found(best: float) -> None:
 
 def test_a_peer_in_the_evaluation(tmp_path: Path) -> None:
     from tests.test_evaluate_renderer import evaluate, make_scene, write_exr
-    from trainer.evaluate.blb import find_scenes
+    from trainer.measure.blb import find_scenes
 
     scene = make_scene(tmp_path / "scene")
     picture, disparity = find_scenes([scene])[0].load()

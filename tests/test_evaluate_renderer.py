@@ -17,13 +17,13 @@ from PIL import Image
 from bokeh_ops.errors import BokehError
 from bokeh_ops.render import Lens, render
 from trainer.cli import main
-from trainer.evaluate.blb import find_scenes
-from trainer.evaluate.exr import read_colour, read_plane
-from trainer.evaluate.lens import make_lens
-from trainer.evaluate.measure import Depth, encode_8bit, given_as, shift_edges
-from trainer.evaluate.pictures import error_map
-from trainer.evaluate.report import table, write_json
-from trainer.metrics import depth_edge_band, display_encode, psnr, ssim
+from trainer.exr import read_colour, read_plane
+from trainer.measure.blb import find_scenes
+from trainer.measure.lens import make_lens
+from trainer.measure.metrics import depth_edge_band, display_encode, psnr, ssim
+from trainer.measure.pictures import error_map
+from trainer.measure.report import table, write_json
+from trainer.measure.trial import Depth, encode_8bit, given_as, shift_edges
 
 OpenEXR = pytest.importorskip("OpenEXR")
 SIZE = (40, 48)
@@ -174,7 +174,7 @@ def test_highlights_reach_the_lens() -> None:
 def test_without_weights_lpips_is_left_out(
     scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.metrics.weights._packaged", lambda: None)
+    monkeypatch.setattr("trainer.measure.metrics.weights._packaged", lambda: None)
     monkeypatch.delenv("BOKEH_LPIPS", raising=False)
     file = tmp_path / "out.json"
     assert evaluate(scene, "--model", "unchanged", "--json", file) == 0

@@ -75,6 +75,30 @@ def test_there_and_back(flux: BokehAdapter, tmp_path: Path) -> None:
         assert torch.equal(back.project(k)[path][1], values)
 
 
+@pytest.mark.parametrize("alpha", [None, 2.0])
+def test_pairs_of_several_ranks(tmp_path: Path, alpha: float | None) -> None:
+    """As in the toy's adapter. The released layout says one rank for all, and the adapter does what it did."""
+    adapter = models.adapter("flux", lora_alpha=alpha)
+    first = write_adapter(adapter, tmp_path / "mine.safetensors")
+    adapter = read_adapter(first)
+    pairs = [tensor for name, tensor in adapter.state_dict().items() if name.endswith("down.weight")]
+    assert {tensor.shape[0] for tensor in pairs} == {3, 4}
+    assert export(first, tmp_path / "released", "--layout", "released", "--double-blocks", 2) == 0
+    config = json.loads((tmp_path / "released" / "config.json").read_text())
+    assert config["lora_rank"] == 4
+    back = read_adapter(tmp_path / "released")
+    assert {
+        tensor.shape[0] for name, tensor in back.state_dict().items() if name.endswith("down.weight")
+    } == {4}
+    k = torch.tensor([0.0, 12.0])
+    for path, found in adapter.project(k).items():
+        for mine, theirs in zip(found, back.project(k)[path], strict=True):
+            torch.testing.assert_close(theirs, mine)
+    x = models.randn(2, 32, seed=1)
+    for path, name, pair in adapter.low_rank_pairs():
+        torch.testing.assert_close(back.projection(path, name)(x), pair(x))
+
+
 @pytest.mark.parametrize(
     ("name", "dtype", "error"),
     [("fp32", torch.float32, 0), ("bf16", torch.bfloat16, 2**-8), ("fp16", torch.float16, 2**-10)],
@@ -112,7 +136,6 @@ def test_what_the_released_layout_cannot_hold(
 
     refused(models.adapter("sd15"), "The released layout is for FLUX")
     refused(models.adapter("flux", full=True, query_key=False), "is a full matrix")
-    refused(models.adapter("flux"), "low-rank pairs of ranks 3, 4")
     flux.config = replace(flux.config, k_range=60.0)
     refused(flux, "counts K up to 60")
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from tests.models import one_thread  # noqa: F401
-from trainer.dataset import open_dataset
+from trainer.data import open_dataset
+from trainer.data.pairs import render_set
 from trainer.fit import demo
 from trainer.fit.cache import Store
 from trainer.fit.config import Fit
 from trainer.fit.data import Feeder, choose_caption, stock
 from trainer.fit.plan import MicroBatch, Plan
 from trainer.fit.schema import parse_settings
-from trainer.pairs import render_set
 
 AT_512 = 512 / demo.SIDE
 

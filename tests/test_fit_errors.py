@@ -189,7 +189,7 @@ def test_an_adapter_to_start_from(workshop: Path, tmp_path: Path) -> None:
 def test_photographs_of_a_size_that_does_not_fit(workshop: Path, tmp_path: Path) -> None:
     import numpy as np
 
-    from trainer.dataset import DatasetWriter, encode_sample
+    from trainer.data import DatasetWriter, encode_sample
 
     writer = DatasetWriter(tmp_path / "data", (24, 20), {})
     image = np.zeros((20, 24, 3), np.uint8)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from bokeh_ops.errors import BokehError
-from trainer.metrics import Lpips, depth_edge_band, display_encode, psnr, ssim
-from trainer.metrics.weights import load_lpips, lpips_names, read_weights, unpickle_arrays
+from trainer.measure.metrics import Lpips, depth_edge_band, display_encode, psnr, ssim
+from trainer.measure.metrics.weights import load_lpips, lpips_names, read_weights, unpickle_arrays
 
 
 def pictures(*shape: int, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -199,7 +199,7 @@ def test_lpips_refuses_what_it_cannot_compare() -> None:
 def test_figures_measured_elsewhere(shared: Path) -> None:
     """PSNR, band, SSIM and LPIPS of the sharp picture against the ground truth, as another program found them."""
     pytest.importorskip("OpenEXR")
-    from trainer.evaluate.blb import find_scenes
+    from trainer.measure.blb import find_scenes
 
     lpips = load_lpips()
     if lpips is None:
@@ -208,9 +208,10 @@ def test_figures_measured_elsewhere(shared: Path) -> None:
     for scene in find_scenes([shared / "scenes"]):
         picture, disparity = scene.load()
         band, shown = depth_edge_band(disparity), display_encode(picture)
+        features = lpips.unit_features(shown[None])  # once, as sweeps have it too
         for case in scene.cases:
             truth = display_encode(case.truth((picture.shape[1], picture.shape[2])))
-            distance = float(lpips(shown[None], truth[None]))
+            distance = float(lpips.distance(features, lpips.unit_features(truth[None])))
             rows.append((psnr(shown, truth), psnr(shown, truth, band), ssim(shown, truth), distance))
     found = np.mean(rows, axis=0)
     assert [round(v, digits) for v, digits in zip(found, (1, 1, 3, 3), strict=True)] == [

@@ -11,7 +11,7 @@ import torch
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.colour import rgb_to_lab
-from trainer.metrics import (
+from trainer.measure.metrics import (
     Drift,
     Lpips,
     LvCorr,
@@ -119,6 +119,10 @@ def test_bootstrap() -> None:
     assert bootstrap([*values, None, math.nan]) == interval
     assert bootstrap([0.25, 0.25]) == (0.25, 0.25, 0.25)
     assert all(math.isnan(value) for value in bootstrap([None]))
+    one = bootstrap([0.25, None])
+    assert one.mean == 0.25
+    assert math.isnan(one.low)  # one scene says nothing of others
+    assert math.isnan(one.high)
 
 
 def test_content_consistency_by_hand() -> None:

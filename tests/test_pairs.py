@@ -15,11 +15,11 @@ from bokeh_ops.render import Lens, render
 from tests.fit import losses, run, workshop  # noqa: F401
 from tests.models import one_thread  # noqa: F401
 from trainer.cli import main
-from trainer.dataset import open_dataset
-from trainer.dataset.sample import Sample
+from trainer.data import open_dataset
+from trainer.data.pairs import focus_of, render_levels, render_set
+from trainer.data.pairs.command import set_keys
+from trainer.data.sample import Sample
 from trainer.fit import demo
-from trainer.pairs import focus_of, render_set
-from trainer.pairs.command import set_keys
 
 # ruff: noqa: F811 (the fixture `workshop` is imported)
 
@@ -49,6 +49,19 @@ def test_a_set_is_rendered_by_the_lens_model(data: Path) -> None:
     inside[:-1] &= inside[1:]
     contrast = [float(picture[photograph.mask < 0.5].std()) for picture in pictures]
     assert contrast[0] > contrast[1] > contrast[2]
+
+
+def test_a_set_is_rendered_where_it_is_wanted(data: Path, device: str) -> None:
+    """On the device that its pictures are encoded on, and left there."""
+    photograph = open_dataset(data).sample(5)
+    wanted = torch.device(device)
+    image, disparity = (torch.tensor(each).to(wanted) for each in (photograph.image, photograph.disparity))
+    made = render_levels(image, disparity, focus_of(photograph), [0.0, 0.8])
+    assert made.device.type == wanted.type
+    assert made.dtype == torch.uint8
+    expected = render_set(photograph, [0.0, 0.8]).astype(int)
+    assert abs(made.cpu().numpy() - expected).max() <= 1
+    assert abs(render_set(photograph, [0.0, 0.8], device=device) - expected).max() <= 1
 
 
 def test_the_focus_is_the_subject(data: Path) -> None:
@@ -84,7 +97,7 @@ def test_the_command_writes_a_data_set_of_sets(data: Path, tmp_path: Path) -> No
 
 def test_a_killed_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pairs(data, tmp_path / "whole") == 0
-    from trainer.pairs import command
+    from trainer.data.pairs import command
 
     original, calls = command._render, []
 
@@ -107,7 +120,7 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_going_on_with_other_settings_is_refused(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainer.pairs import command
+    from trainer.data.pairs import command
 
     def stopped(*_arguments: Any) -> Any:
         raise KeyboardInterrupt
@@ -135,6 +148,7 @@ def test_several_workers_write_the_same(data: Path, tmp_path: Path) -> None:
         (["--sharp", "2"], 2, "--sharp is 2"),
         (["--seed", "-1"], 2, "--seed is -1"),
         (["--lens", "pinhole"], 2, "no lens model 'pinhole'"),
+        (["--device", "cuda:99"], 2, "The device 'cuda:99' cannot be used"),
     ],
 )
 def test_bad_words(

@@ -12,14 +12,14 @@ from PIL import Image
 
 from bokeh_ops.camera.optics import k_from_camera
 from tests.photographs import photograph, pixels
-from trainer.dataset.sample import Sample, decode_sample
-from trainer.prepare.annotate import Outcome, look_at
-from trainer.prepare.focus import focus_from_foreground, typical_blur
-from trainer.prepare.framing import frame
-from trainer.prepare.providers import Photograph, Providers, make_providers
-from trainer.prepare.record import Item
-from trainer.prepare.rejection import REASONS, Rejected
-from trainer.prepare.settings import Settings
+from trainer.data.prepare.annotate import Outcome, look_at
+from trainer.data.prepare.focus import focus_from_foreground, typical_blur
+from trainer.data.prepare.framing import frame
+from trainer.data.prepare.providers import Photograph, Providers, make_providers
+from trainer.data.prepare.record import Item
+from trainer.data.prepare.rejection import REASONS, Rejected
+from trainer.data.prepare.settings import Settings
+from trainer.data.sample import Sample, decode_sample
 
 SETTINGS = Settings(resolution=(64, 64), picture="png")
 
@@ -161,6 +161,23 @@ def test_all_in_focus(tmp_path: Path) -> None:
         path.with_suffix(".json").write_text(f'{{"pseudo_aif": {str(told).lower()}}}')
         sample = accepted(path)
         assert (sample.all_in_focus, sample.info["all_in_focus_by"]) == (told, "given")
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_k": 1.0}])
+def test_a_lens_that_contradicts_what_is_told_to_be_sharp(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Contrastive sets are rendered from it; in the wild it would teach that K 1.75 is sharp."""
+    path = photograph(tmp_path / "a.jpg")
+    k = accepted(path).k
+    assert k is not None
+    assert accepted(path).info["blur_px"] > 1
+    path.with_suffix(".json").write_text('{"pseudo_aif": true}')
+    sample = accepted(path, **settings)
+    assert sample.all_in_focus
+    assert sample.k is None
+    assert sample.info["k_by_lens"] == pytest.approx(k)
+    assert accepted(path, sharp_radius=1.5).k == k  # where that much counts as sharp, nothing is contradicted
+    path.with_suffix(".json").write_text('{"pseudo_aif": false}')
+    assert accepted(path).k == k
 
 
 def test_what_is_told_to_be_sharp_needs_no_lens(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from bokeh_ops.camera.exif import CameraExif
 from bokeh_ops.camera.sensors import is_smartphone, table_sensor
-from trainer.prepare.lens import check_lens, given_number, read_lens
-from trainer.prepare.rejection import Rejected
-from trainer.prepare.settings import Settings
+from trainer.data.prepare.lens import check_lens, given_number, read_lens
+from trainer.data.prepare.rejection import Rejected
+from trainer.data.prepare.settings import Settings
 
 SIZE = (6000, 4000)
 

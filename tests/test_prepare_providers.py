@@ -11,12 +11,12 @@ from PIL import Image, ImageOps
 
 from bokeh_ops.errors import BokehError
 from tests.photographs import photograph, pixels
-from trainer.prepare.annotate import look_at
-from trainer.prepare.providers import Photograph, make_providers
-from trainer.prepare.providers.registry import split_word
-from trainer.prepare.record import Item, Record
-from trainer.prepare.settings import Settings, kind_of
-from trainer.prepare.sources import PICTURES
+from trainer.data.prepare.annotate import look_at
+from trainer.data.prepare.providers import Photograph, make_providers
+from trainer.data.prepare.providers.registry import split_word
+from trainer.data.prepare.record import Item, Record
+from trainer.data.prepare.settings import Settings, kind_of
+from trainer.data.prepare.sources import PICTURES
 
 
 def photo(image: Image.Image) -> Photograph:

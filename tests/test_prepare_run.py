@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ import pytest
 from bokeh_ops.errors import BokehError
 from tests.photographs import photograph
 from trainer.cli import main
-from trainer.dataset import open_dataset
-from trainer.prepare import pipeline, report
-from trainer.prepare.balance import Balance, bin_names, bin_of, choose
-from trainer.prepare.pipeline import Share
-from trainer.prepare.pool import look_at_all
-from trainer.prepare.rejection import REASONS
-from trainer.prepare.settings import Settings
-from trainer.prepare.work import parts_in
+from trainer.data import open_dataset
+from trainer.data.prepare import pipeline, report
+from trainer.data.prepare.annotate import Outcome
+from trainer.data.prepare.balance import bin_names, bin_of, choose
+from trainer.data.prepare.pool import look_at_all
+from trainer.data.prepare.rejection import OF_THE_MACHINE, REASONS
+from trainer.data.prepare.settings import Balance, Settings, Share
+from trainer.data.prepare.work import parts_in
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -182,6 +183,54 @@ def test_settings_must_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "was begun in 1 parts, not 2" in capsys.readouterr().err
 
 
+def test_other_settings_where_nothing_was_kept(tmp_path: Path) -> None:
+    """Nothing made with the old ones can mix with what the new ones make."""
+    source, out = photographs(tmp_path / "in", 1), tmp_path / "out"
+    prepare(source, "--out", out, *SMALL, "--mask", "nearest:,ratio=9", status=1)
+    assert rejected(out)["p00.jpg"] == "foreground_area"
+    prepare(source, "--out", out, *SMALL)
+    assert len(open_dataset(out)) == 1
+    assert open_dataset(out).settings["mask"] == "files"
+    prepare(source, "--out", tmp_path / "fresh", *SMALL)
+    assert contents(out) == contents(tmp_path / "fresh")
+    assert rejected(out) == rejected(tmp_path / "fresh")
+
+
+def test_trouble_of_the_machine_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with --memory 0.05, and then 8."""
+    source, out = photographs(tmp_path / "in", 2), tmp_path / "out"
+    looked_at: list[str] = []
+
+    def too_little(items: Any, *rest: Any) -> Any:
+        for item, reason in zip(items, [*OF_THE_MACHINE, *OF_THE_MACHINE], strict=False):
+            yield Outcome(item.id, reason=reason, detail="0.2 GiB, more than 0.1")
+
+    def enough(items: Any, *rest: Any) -> Any:
+        for outcome in look_at_all(items, *rest):
+            looked_at.append(outcome.id)
+            yield outcome
+
+    monkeypatch.setattr(pipeline, "look_at_all", too_little)
+    prepare(source, "--out", out, *SMALL, status=1)
+    assert "(crashed 2, timeout 2, memory 1): the same command tries those again" in capsys.readouterr().err
+    monkeypatch.setattr(pipeline, "look_at_all", enough)
+    for _ in range(2):
+        looked_at.clear()
+        prepare(source, "--out", out, *SMALL)
+    assert looked_at == []  # what was found of the photographs themselves stays
+    prepare(source, "--out", tmp_path / "fresh", *SMALL)
+    assert contents(out) == contents(tmp_path / "fresh")
+    assert rejected(out) == rejected(tmp_path / "fresh")
+    monkeypatch.setattr(pipeline, "look_at_all", too_little)
+    photograph(source / "more.jpg", seed=5)
+    for _ in range(2):  # noted once, however often it is tried
+        prepare(source, "--out", out, *SMALL)
+        assert rejected(out) == {**rejected(tmp_path / "fresh"), "more.jpg": "crashed"}
+    assert "2 of 6 photographs" in capsys.readouterr().out
+
+
 def test_without_the_work_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = photographs(tmp_path / "in", 2), tmp_path / "out"
     prepare(source, "--out", out, *SMALL, "--discard-work")
@@ -244,46 +293,66 @@ def depth(photograph):
 """
 
 
-def start(folder: Path, *words: Any, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer", "prepare", *map(str, words)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A provider of depth that gives time to kill its process in, for this process and its children."""
+    (tmp_path / "slow_depth.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(tmp_path)
+    return ["--depth", "python:slow_depth:depth"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_killed_at_any_moment(tmp_path: Path) -> None:
+def start(*words: Any) -> Any:
+    """The command in a process of its own: a copy of this one, which has the packages loaded."""
+    process = multiprocessing.get_context("fork").Process(target=_in_a_copy, args=words)
+    process.start()
+    return process
+
+
+def _in_a_copy(*words: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # those that there were did not come along
+    os._exit(main(["prepare", *map(str, words)]))
+
+
+def wait_for(found: Callable[[], bool], process: Any) -> None:
+    for _ in range(3000):
+        if found() or process.exitcode is not None:
+            break
+        time.sleep(0.01)
+
+
+def ends(process: Any) -> int | None:
+    process.join(120)
+    return process.exitcode
+
+
+forked = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process cannot be copied")
+
+
+@forked
+def test_killed_at_any_moment(tmp_path: Path, slow: list[str]) -> None:
     """Again and again, also while the shards are written; what comes out is what an undisturbed run gives."""
     source = photographs(tmp_path / "in", 12)
-    (tmp_path / "slow.py").write_text(SLOW)
-    words = [source, "--depth", "python:slow:depth", *SMALL]
-    undisturbed = start(tmp_path, *words, "--out", tmp_path / "whole")
+    words = [source, *slow, *SMALL]
+    prepare(*words, "--out", tmp_path / "whole")
     out = tmp_path / "out"
+    pieces = out / "work" / "part-00000-of-00001"
     kills = 0
     for wanted in (1, 2, 3):
-        process = start(tmp_path, *words, "--out", out)
-        pieces = out / "work" / "part-00000-of-00001"
-        for _ in range(3000):
-            if len(list(pieces.glob("piece-*.jsonl"))) >= wanted or process.poll() is not None:
-                break
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        process = start(*words, "--out", out)
+        wait_for(lambda wanted=wanted: len(list(pieces.glob("piece-*.jsonl"))) >= wanted, process)
+        if process.exitcode is None:
+            process.kill()
             kills += 1
-        process.wait()
+        process.join()
     assert kills == 3
     done = len(list(pieces.glob("piece-*.jsonl")))
     assert 3 <= done < 5
     # as if killed between the two files of a piece, and in the middle of a shard
     (pieces / f"piece-{done:05d}.tar").write_bytes(b"half")
     (pieces / ".piece-00009.tar.tmp").write_bytes(b"half")
-    process = start(tmp_path, *words, "--out", out)
-    assert process.wait(120) == 0, process.communicate()
-    assert undisturbed.wait(120) == 0
+    prepare(*words, "--out", out)
     assert contents(out) == contents(tmp_path / "whole")
     assert rejected(out) == rejected(tmp_path / "whole")
     # killed in stage two: one shard is there, the second is not, and there is no description
@@ -291,26 +360,26 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     (out / "dataset.json").unlink()
     (out / "shards" / "shard-00001.index.json").unlink()
     first = (out / "shards" / "shard-00000.tar").stat().st_mtime_ns
-    assert start(tmp_path, *words, "--out", out).wait(120) == 0
+    prepare(*words, "--out", out)
     assert contents(out) == kept
     assert (out / "shards" / "shard-00000.tar").stat().st_mtime_ns == first
 
 
-def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+@forked
+def test_two_processes_do_not_share_a_folder(
+    tmp_path: Path, slow: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     source = photographs(tmp_path / "in", 6)
-    (tmp_path / "slow.py").write_text(SLOW.replace("0.1", "1"))
-    words = [source, "--depth", "python:slow:depth", *SMALL, "--out", tmp_path / "out"]
-    first = start(tmp_path, *words)
-    lock = tmp_path / "out" / "work" / "part-00000-of-00001" / "settings.json"
-    for _ in range(3000):
-        if lock.exists():
-            break
-        time.sleep(0.01)
-    second = start(tmp_path, *words)
-    assert second.wait(60) == 1
-    assert "Another process is preparing" in second.communicate()[1]
+    words = [source, *slow, *SMALL, "--out", tmp_path / "out"]
+    first = start(*words)
+    part = tmp_path / "out" / "work" / "part-00000-of-00001"
+    wait_for((part / "piece-00000.jsonl").exists, first)
+    prepare(*words, status=1)
+    assert "Another process is preparing" in capsys.readouterr().err
+    assert first.exitcode is None
     first.kill()
-    first.communicate()
+    first.join()
+    prepare(*words)  # nothing is locked by the dead
 
 
 HOSTILE = """
@@ -335,13 +404,14 @@ def depth(photograph):
 """
 
 
-def test_photographs_that_take_their_process_down(tmp_path: Path) -> None:
+def test_photographs_that_take_their_process_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = photographs(tmp_path / "in", 7)
-    (tmp_path / "hostile.py").write_text(HOSTILE)
-    words = [source, "--depth", "python:hostile:depth", *SMALL, "--out", tmp_path / "out"]
-    process = start(tmp_path, *words, "--workers", 2, "--timeout", 15, "--memory", 1.5)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    (tmp_path / "hostile_depth.py").write_text(HOSTILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [source, "--depth", "python:hostile_depth:depth", *SMALL, "--out", tmp_path / "out"]
+    prepare(*words, "--workers", 2, "--timeout", 6, "--memory", 1.2)
     found = rejected(tmp_path / "out")
     assert {name: found[f"{name}.jpg"] for name in ("p01", "p02", "p03", "p04")} == {
         "p01": "crashed",
@@ -350,22 +420,19 @@ def test_photographs_that_take_their_process_down(tmp_path: Path) -> None:
         "p04": "provider_failed",
     }
     assert len(open_dataset(tmp_path / "out")) == 3
+    assert "(crashed 1, timeout 1, memory 1): the same command tries those again" in capsys.readouterr().out
 
 
-def test_processes_give_what_one_gives(tmp_path: Path) -> None:
+def test_processes_give_what_one_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = photographs(tmp_path / "in", 6)
     prepare(source, "--out", tmp_path / "one", *SMALL)
-    process = start(tmp_path, source, "--out", tmp_path / "two", *SMALL, "--workers", 2)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert "looking at photographs: 9" in said
+    capsys.readouterr()
+    prepare(source, "--out", tmp_path / "two", *SMALL, "--workers", 2)
+    assert "looking at photographs: 9" in capsys.readouterr().err
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    process = start(
-        tmp_path, source, "--out", tmp_path / "no", *SMALL, "--workers", 2, "--depth", "onnx:gone.onnx"
-    )
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "There is no ONNX file gone.onnx" in said
+    gone = ["--workers", 2, "--depth", "onnx:gone.onnx"]
+    prepare(source, "--out", tmp_path / "no", *SMALL, *gone, status=1)
+    assert "There is no ONNX file gone.onnx" in capsys.readouterr().err
 
 
 def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -470,7 +537,7 @@ def test_share_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setenv(names[0], "2")
             patch.setenv(names[1], "5")
-            assert Share.from_environment() == Share(2, 5)
+            assert Share.read("env") == Share(2, 5)
 
 
 def test_help_is_quick_and_tells_all(tmp_path: Path) -> None:

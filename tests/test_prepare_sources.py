@@ -13,12 +13,12 @@ import pytest
 
 from bokeh_ops.errors import BokehError
 from tests.photographs import photograph
-from trainer.prepare.annotate import Outcome, look_at
-from trainer.prepare.providers import make_providers
-from trainer.prepare.record import Item, Record, key_for
-from trainer.prepare.rejection import Rejected
-from trainer.prepare.settings import Settings
-from trainer.prepare.sources import PICTURES, items, shard_of
+from trainer.data.prepare.annotate import Outcome, look_at
+from trainer.data.prepare.providers import make_providers
+from trainer.data.prepare.record import Item, Record, key_for
+from trainer.data.prepare.rejection import Rejected
+from trainer.data.prepare.settings import Settings
+from trainer.data.prepare.sources import PICTURES, items, shard_of
 
 ALL = shard_of(0, 1)
 SETTINGS = Settings(resolution=(64, 64))
@@ -275,7 +275,7 @@ def test_keys_are_readable_and_unique() -> None:
 
 
 def test_files_beside_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import trainer.prepare.record as record
+    import trainer.data.prepare.record as record
 
     path = photograph(tmp_path / "a.jpg")
     with pytest.raises(Rejected) as caught:

@@ -344,7 +344,7 @@ def test_against_a_traced_scene(case: int) -> None:
 def test_floors_on_traced_scenes(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, floors: dict[str, float]
 ) -> None:
-    monkeypatch.setattr("trainer.metrics.weights.load_lpips", lambda *_: None)  # no floor is about it
+    monkeypatch.setattr("trainer.measure.metrics.weights.load_lpips", lambda *_: None)  # no floor is about it
     result = tmp_path / "result.json"
     words = ["evaluate", "renderer", str(shared / "scenes"), "--model", "layered", "--input", kind]
     assert main([*words, "--json", str(result)]) == 0

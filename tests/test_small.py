@@ -16,7 +16,7 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.host.small.parts import Cosines, Words, cosine_sizes
 from tests import models
 from tests.models import one_thread  # noqa: F401
-from trainer.metrics.sweep import laplacian_variance
+from trainer.measure.metrics.sweep import laplacian_variance
 
 WORDS = ["red", "blue", "ball", "box", "grass", "wall", "evening"]
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from bokeh_ops.camera.optics import blur_radius, k_at_width, k_from_camera
-from trainer.dataset import DatasetWriter, open_dataset
-from trainer.metrics.sweep import laplacian_variance
-from trainer.pairs import render_set
+from trainer.data import DatasetWriter, open_dataset
+from trainer.data.pairs import render_set
+from trainer.measure.metrics.sweep import laplacian_variance
 from trainer.world.camera import K_MOST
 from trainer.world.data import scene_sample, scene_sweep, write_dataset
 from trainer.world.paint import SIDE, paint

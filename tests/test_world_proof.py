@@ -19,9 +19,9 @@ import torch
 
 from tests import models
 from tests.models import one_thread  # noqa: F401
-from trainer.evaluate.sweep_measures import measure_sweep
-from trainer.evaluate.sweeps import find_sweeps, match_reference
-from trainer.metrics import bootstrap
+from trainer.measure.metrics import bootstrap
+from trainer.measure.sweep_measures import measure_sweep
+from trainer.measure.sweeps import find_sweeps, match_reference
 from trainer.world.mask import read_mask
 from trainer.world.sweeps import Variant, held_out, write_reference, write_sweeps
 

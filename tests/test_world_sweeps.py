@@ -14,9 +14,9 @@ from bokeh_ops.errors import BokehError
 from tests import models
 from tests.models import one_thread  # noqa: F401
 from tests.test_small import small
-from trainer.dataset import open_dataset
-from trainer.evaluate.sweep_measures import measure_sweep
-from trainer.evaluate.sweeps import find_sweeps, match_reference
+from trainer.data import open_dataset
+from trainer.measure.sweep_measures import measure_sweep
+from trainer.measure.sweeps import find_sweeps, match_reference
 from trainer.world.data import write_dataset
 from trainer.world.mask import overlap, read_mask, train_mask, write_mask
 from trainer.world.scene import HELD_OUT

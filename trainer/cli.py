@@ -6,6 +6,10 @@ needs none of the packages that training does::
     def add_arguments(parser: argparse.ArgumentParser) -> None: ...
     def run(arguments: argparse.Namespace) -> int: ...          # the exit status
 
+or, where it has commands of its own, with one that takes the rest of the line::
+
+    def main(words: Sequence[str]) -> int: ...
+
 Exit status: 0 done; 1 the work could not be done, with the reason on the error stream; 2 the command line or
 a configuration is wrong; 130 interrupted.
 """
@@ -20,11 +24,13 @@ from collections.abc import Sequence
 from bokeh_ops.errors import BokehError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "prepare": ("trainer.prepare.command", "make an annotated data set of photographs"),
-    "pairs": ("trainer.pairs.command", "render contrastive sets of a data set to disk"),
+    "prepare": ("trainer.data.prepare.command", "make an annotated data set of photographs"),
+    "pairs": ("trainer.data.pairs.command", "render contrastive sets of a data set to disk"),
     "fit": ("trainer.fit.command", "train a bokeh adapter"),
     "export": ("trainer.export.command", "convert an adapter between file layouts and precisions"),
-    "evaluate": ("trainer.evaluate.command", "measure lens models, adapters and folders of pictures"),
+    "evaluate": ("trainer.measure.command", "measure lens models, adapters and folders of pictures"),
+    "demo": ("trainer.fit.demo", "make a toy world and a configuration, to see all of it in minutes"),
+    "world": ("trainer.world.__main__", "a world of rendered scenes: data, base models, sweeps, experiments"),
 }
 """Name of a command: the module that carries it out, and what it does."""
 
@@ -65,13 +71,15 @@ def main(words: Sequence[str] | None = None) -> int:
                     file=sys.stderr,
                 )
                 return 1
-            chosen.add_arguments(own)
-    arguments = parser.parse_args(words)
+            if hasattr(chosen, "add_arguments"):
+                chosen.add_arguments(own)
+    with_rest = chosen is not None and hasattr(chosen, "main") and words[0] == asked
+    arguments = None if with_rest else parser.parse_args(words)
     assert chosen is not None  # argparse has refused anything else
     try:
-        return chosen.run(arguments)
+        return chosen.main(words[1:]) if arguments is None else chosen.run(arguments)
     except BokehError as error:
-        print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
+        print(f"{parser.prog} {asked}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -89,23 +89,33 @@ def _write_released(adapter: Any, folder: Path, double_blocks: int | None, dtype
             f"The adapter has weights for double block {most - 1}, so the model has more than {double_blocks}; "
             "give the right --double-blocks."
         )
-    ranks = {projection.down.weight.shape[0] for _, _, projection in adapter.low_rank_pairs()}
-    ranks |= {
-        projection.down.weight.shape[0]
-        for path in adapter.cross_layers
-        if hasattr(projection := adapter.projection(path, "to_v_bokeh"), "down")
-    }
     if adapter.config.k_range != K.most:
         raise BokehError(
             f"The adapter counts K up to {adapter.config.k_range:g} as 1; the released layout always means "
             f"{K.most:g}. Use the project's layout."
         )
-    if len(ranks) > 1:
-        raise BokehError(
-            f"The adapter has low-rank pairs of ranks {', '.join(map(str, sorted(ranks)))}; the released layout's "
-            "config.json has room for one. Use the project's layout."
-        )
+    _level_ranks(adapter)
     write_released(adapter, folder, double_blocks, dtype)
+
+
+def _level_ranks(adapter: Any) -> None:
+    """Fill smaller low-rank pairs up with zeros: config.json of the released layout has room for one rank.
+
+    What ``lora_alpha`` makes of a larger rank is taken back, so the adapter computes what it computed.
+    """
+    from torch.nn import Parameter
+    from torch.nn.functional import pad
+
+    from bokeh_ops.adapter.network import LowRankProjection
+
+    pairs = [module for module in adapter.modules() if isinstance(module, LowRankProjection)]
+    rank = max((len(pair.down.weight) for pair in pairs), default=0)
+    for pair in pairs:
+        own = len(pair.down.weight)
+        if own < rank:
+            scale = 1.0 if adapter.config.lora_alpha is None else rank / own
+            pair.down.weight = Parameter(pad(pair.down.weight, (0, 0, 0, rank - own)), False)
+            pair.up.weight = Parameter(pad(pair.up.weight * scale, (0, rank - own)), False)
 
 
 def _check_range(adapter: Any, dtype: Any) -> None:

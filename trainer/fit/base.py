@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.host.architectures import Architecture
-from trainer.fit.files import replace_text
+from trainer.files import replace_text
 
 
 class Embedding(NamedTuple):

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trainer.files import replace_file
 from trainer.fit.base import Base, Embedding
-from trainer.fit.files import replace_file
 
 
 def content_key(*parts: bytes | str | float) -> str:

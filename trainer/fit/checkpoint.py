@@ -3,7 +3,7 @@
 A checkpoint is a folder ``step-00000500`` (500 steps done) with ``adapter.safetensors``, ``average.safetensors``
 where there is one, ``state.pt`` (the optimiser's, read with ``weights_only``) and ``run.json`` (settings, what data
 and models it was trained on). Random numbers and the place in the data follow from seed and step
-(:mod:`trainer.draws`, :mod:`.plan`), so they need no state of their own.
+(:mod:`trainer.seeded`, :mod:`.plan`), so they need no state of their own.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from safetensors.torch import load_file, save_file
 from bokeh_ops.adapter.files import write_adapter
 from bokeh_ops.adapter.network import BokehAdapter
 from bokeh_ops.errors import BokehError
+from trainer.files import WRITE_ERRORS, replace_text, unwritable
 from trainer.fit.build import Average, check_same_layers
 from trainer.fit.config import fixed_part
-from trainer.fit.files import WRITE_ERRORS, replace_text, unwritable
 from trainer.fit.schema import differences
 
 _NAME = re.compile(r"^step-(\d{8,})$")

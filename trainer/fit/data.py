@@ -16,14 +16,14 @@ from torch import Tensor
 from bokeh_ops.camera.optics import TRAINING_WIDTH, k_at_width
 from bokeh_ops.errors import BokehError
 from bokeh_ops.render import DEFAULT_MODEL
-from trainer.dataset.sample import Sample
+from trainer.data.pairs.render import focus_of, render_set
+from trainer.data.sample import Sample
 from trainer.fit.cache import Store, content_key
 from trainer.fit.plan import MicroBatch, Picture, Stock
-from trainer.pairs.render import focus_of, render_set
 
 
 class Photographs(Protocol):
-    """What is asked of a data set (:class:`trainer.dataset.Dataset`)."""
+    """What is asked of a data set (:class:`trainer.data.Dataset`)."""
 
     @property
     def resolution(self) -> tuple[int, int]: ...

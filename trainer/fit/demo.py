@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.camera.optics import k_at_width
-from trainer.dataset import DatasetWriter, encode_sample
-from trainer.dataset.sample import Sample
-from trainer.pairs import render_set
+from trainer.data import DatasetWriter, encode_sample
+from trainer.data.pairs import render_set
+from trainer.data.sample import Sample
 
 SIDE = 16
 NEAR, FAR = 2.2, 0.2

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.fit.files import replace_text, unwritable
+from trainer.files import replace_text, unwritable
 from trainer.fit.plan import MicroBatch
 
 LOSSES = "losses.jsonl"

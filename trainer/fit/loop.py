@@ -21,12 +21,12 @@ from torch import Tensor
 from bokeh_ops.adapter.files import write_adapter
 from bokeh_ops.adapter.network import BokehAdapter
 from bokeh_ops.errors import BokehError
+from trainer.files import WRITE_ERRORS, replace_text, unwritable
 from trainer.fit import checkpoint
 from trainer.fit.build import clip_gradients, learning_rate
 from trainer.fit.cache import Store, Texts
 from trainer.fit.config import Fit, record_for_others
 from trainer.fit.data import Fed, Feeder
-from trainer.fit.files import WRITE_ERRORS, replace_text, unwritable
 from trainer.fit.log import Log, describe_rows
 from trainer.fit.model import Trainee
 from trainer.fit.plan import Plan

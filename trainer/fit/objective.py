@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.host.architectures import named
-from trainer.draws import draws, normal
 from trainer.fit.config import Fit, Noise
+from trainer.seeded import generator as draws
+from trainer.seeded import normal
 
 LEAST_FLOW_SIGMA = 1e-3
 """Smallest noise level of flow matching that is trained: below, its error drowns in rounding."""

@@ -14,10 +14,10 @@ import numpy as np
 
 from bokeh_ops.adapter.conditions import K
 from bokeh_ops.errors import BokehError
-from trainer.dataset.order import Order
-from trainer.draws import draws
+from trainer.data.order import Order
+from trainer.data.pairs.render import Levels, draw_levels
 from trainer.fit.config import Fit
-from trainer.pairs.render import Levels, draw_levels
+from trainer.seeded import generator as draws
 
 Kind = Literal["photographs", "contrastive"]
 

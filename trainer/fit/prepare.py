@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from trainer.files import replace_text
 from trainer.fit.base import Base
 from trainer.fit.cache import Store, Texts, content_key
 from trainer.fit.config import Fit
 from trainer.fit.data import Feeder
-from trainer.fit.files import replace_text
 from trainer.fit.processes import Processes
 
 

@@ -12,7 +12,8 @@ import torch
 from bokeh_ops.errors import BokehError
 from bokeh_ops.host.architectures import named
 from bokeh_ops.render import DEFAULT_MODEL
-from trainer.dataset import open_dataset
+from trainer.data import open_dataset
+from trainer.data.pairs.identity import identity
 from trainer.fit import checkpoint
 from trainer.fit.base import Base, Fingerprints
 from trainer.fit.build import Average, choose_parameters, make_optimizer, starting_adapter
@@ -26,7 +27,6 @@ from trainer.fit.plan import Plan
 from trainer.fit.prepare import fill_cache
 from trainer.fit.processes import Processes
 from trainer.fit.samples import check as check_samples
-from trainer.pairs.identity import identity
 
 
 def fit(settings: Fit, beside: Path, base: Base | None = None) -> bool:

@@ -153,7 +153,7 @@ def write_png(path: Path, picture: Tensor) -> None:
     """Write a picture ``[H, W, 3]``, 0..1."""
     from PIL import Image
 
-    from trainer.fit.files import replace_file
+    from trainer.files import replace_file
 
     pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     replace_file(path, lambda temporary: Image.fromarray(pixels).save(temporary, "PNG"))

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from bokeh_ops.host.architectures import named
-from trainer.draws import normal
-from trainer.fit.files import replace_file
+from trainer.files import replace_file
+from trainer.seeded import normal
 
 TOKENS = 8
 """Tokens of every prompt."""

@@ -164,7 +164,7 @@ def _sweep(chosen: argparse.Namespace) -> int:
 
 
 def _mask(chosen: argparse.Namespace) -> int:
-    from trainer.dataset import open_dataset
+    from trainer.data import open_dataset
     from trainer.world.mask import train_mask, write_mask
 
     write_mask(chosen.file, train_mask(open_dataset(chosen.data), chosen.steps))
@@ -175,7 +175,7 @@ def _experiment(chosen: argparse.Namespace) -> int:
     from bokeh_ops.adapter.files import read_adapter
     from bokeh_ops.host.loading.start import start_comfyui
     from trainer.fit.comfyui import find_comfyui
-    from trainer.metrics.weights import load_lpips
+    from trainer.measure.metrics.weights import load_lpips
     from trainer.world.experiment import MAIN, markdown, run, variants
     from trainer.world.mask import SHIPPED, read_mask
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bokeh_ops.host.architectures import named
-from trainer.draws import draws
+from trainer.seeded import generator as draws
 from trainer.world.paint import SIDE
 from trainer.world.scene import BACKDROPS, COLOURS, GROUNDS, KINDS, TIMES
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from bokeh_ops.camera.optics import k_at_width
-from trainer.dataset import DatasetWriter, encode_sample
-from trainer.dataset.sample import Sample
-from trainer.pairs import render_set
+from trainer.data import DatasetWriter, encode_sample
+from trainer.data.pairs import render_set
+from trainer.data.sample import Sample
 from trainer.world.paint import SIDE, paint
 from trainer.world.scene import Scene, caption, draw_scene
 

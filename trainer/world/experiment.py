@@ -12,10 +12,10 @@ import torch
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.numbers import format_value
-from trainer.evaluate.sweep_measures import measure_sweep
-from trainer.evaluate.sweeps import find_sweeps, match_reference
-from trainer.fit.files import replace_text
-from trainer.metrics import Interval, Lpips, bootstrap
+from trainer.files import replace_text
+from trainer.measure.metrics import Interval, Lpips, bootstrap
+from trainer.measure.sweep_measures import measure_sweep
+from trainer.measure.sweeps import find_sweeps, match_reference
 from trainer.world.mask import MainThing
 from trainer.world.sheet import write_rows
 from trainer.world.sweeps import Variant, held_out, scene_name, write_reference, write_sweeps
@@ -40,7 +40,7 @@ FIGURES = (
     "drift_L",
     "drift_ab",
 )
-"""As :mod:`trainer.evaluate.images` explains them."""
+"""As :mod:`trainer.measure.images` explains them."""
 
 
 def variants(names: Sequence[str]) -> dict[str, tuple[str | None, Variant]]:

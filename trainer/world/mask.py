@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainer.dataset import Dataset
-from trainer.draws import draws
-from trainer.fit.files import replace_file
+from trainer.data import Dataset
+from trainer.files import replace_file
+from trainer.seeded import generator as draws
 
 SHIPPED = Path(__file__).with_name("mask.safetensors")
 """Weights that come with the project."""

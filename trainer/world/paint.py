@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from bokeh_ops.errors import BokehError
-from trainer.draws import draws
+from trainer.seeded import generator as draws
 from trainer.world.scene import COLOURS, Scene, Thing
 
 SIDE = 64

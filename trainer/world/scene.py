@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.draws import draws
+from trainer.seeded import generator as draws
 from trainer.world.camera import Shot, draw_shot
 
 KINDS = ("ball", "box", "cone", "post", "sign")

@@ -20,9 +20,9 @@ from torch import Tensor
 from bokeh_ops.errors import BokehError
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.colour import match_lab
-from trainer.evaluate.sweeps import read_picture
-from trainer.fit.files import replace_text
+from trainer.files import replace_text
 from trainer.fit.samples import write_png
+from trainer.measure.sweeps import read_picture
 from trainer.world.base import blur_words
 from trainer.world.data import scene_sweep
 from trainer.world.mask import MainThing, inside

@@ -22,11 +22,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.sheet import contact_sheet
-from trainer.dataset import open_dataset
-from trainer.draws import draws, normal
-from trainer.fit.files import replace_file
+from trainer.data import open_dataset
+from trainer.files import replace_file
 from trainer.fit.objective import LEAST_FLOW_SIGMA
 from trainer.fit.samples import write_png
+from trainer.seeded import generator as draws
+from trainer.seeded import normal
 from trainer.world.base import Rows, blur_words, describe, first_weights
 from trainer.world.paint import SIDE
 from trainer.world.scene import HELD_OUT, caption, draw_scene

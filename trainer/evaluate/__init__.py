@@ -1,1 +1,0 @@
-"""``python -m trainer evaluate``: see :mod:`trainer.evaluate.command`."""

@@ -1,0 +1,1 @@
+"""``python -m trainer evaluate``: see :mod:`trainer.measure.command`."""
