@@ -90,7 +90,7 @@ def test_pairs_of_several_ranks(tmp_path: Path, alpha: float | None) -> None:
     assert {
         tensor.shape[0] for name, tensor in back.state_dict().items() if name.endswith("down.weight")
     } == {4}
-    k = torch.tensor([0.0, 12.0])
+    k = Conditions.of_k([0.0, 12.0])
     for path, found in adapter.project(k).items():
         for mine, theirs in zip(found, back.project(k)[path], strict=True):
             torch.testing.assert_close(theirs, mine)
