@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,7 +36,8 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that do not vary
-        return float(stats.pearsonr(x, y).statistic)
+        found: Any = stats.pearsonr(x, y)
+    return float(found.statistic)
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
