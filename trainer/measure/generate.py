@@ -5,7 +5,6 @@ A scene is a folder; its ``sweep.json`` is written last, so a scene that has one
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,8 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.colour import match_lab
 from bokeh_ops.picture.sheet import contact_sheet
+from trainer.data.shard import file_sha256
+from trainer.files import read_json
 from trainer.fit.base import Base, Embedding, Fingerprints
 from trainer.fit.config import Fit
 from trainer.fit.samples import Laid, check, large_enough, sweep
@@ -119,15 +120,10 @@ def sample_scenes(scenes: Scenes, out: Path, beside: Path, renderer: Renderer | 
 
 
 def _adapter_hash(path: Path) -> str:
-    file = path / "model.safetensors" if path.is_dir() else path
     try:
-        with file.open("rb") as opened:
-            digest = hashlib.sha256()
-            while block := opened.read(1 << 24):
-                digest.update(block)
+        return file_sha256(path / "model.safetensors" if path.is_dir() else path)
     except OSError as error:
         raise BokehError(f"The adapter {path} cannot be read: {error}.") from error
-    return digest.hexdigest()
 
 
 def _same_as_before(out: Path, record: dict[str, Any], names: set[str]) -> None:
@@ -135,10 +131,7 @@ def _same_as_before(out: Path, record: dict[str, Any], names: set[str]) -> None:
     path = out / "model.json"
     there = {folder.name for folder in (out / "sweeps").iterdir() if folder.is_dir()}
     if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise BokehError(f"{path} is damaged ({error}); choose another folder.") from error
+        before = read_json(path, "what was sampled before; choose another folder where it is damaged")
         changed = list(differences(before, json.loads(json.dumps(record))))
         if changed:
             raise BokehError(

@@ -34,6 +34,8 @@ PROMPTS = (
     "a cat sitting on a garden wall, houses behind it, photograph",
 )
 MATCHES = ("none", "mean", "mean and deviation")
+_BASE = ("architecture", "checkpoint", "diffusion_model", "text_encoders", "vae", "weights")
+_SAMPLES = ("negative", "pivot", "steps", "grounding_steps", "cfg", "guidance", "sampler", "scheduler")
 DEFAULT_K = "0, 4, 8, 14, 20, 28"
 
 
@@ -54,15 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("the model, unless --config names it")
     model.add_argument("--architecture", choices=tuple(architectures()))
     model.add_argument(
-        "--checkpoint", metavar="FILE", help="single file with model, text encoder, autoencoder"
+        "--checkpoint", type=_here, metavar="FILE", help="single file with model, text encoder, autoencoder"
     )
-    model.add_argument("--diffusion-model", metavar="FILE", help="FLUX in parts: the diffusion model")
-    model.add_argument("--text-encoders", nargs="+", metavar="FILE", help="FLUX in parts: CLIP-L and T5-XXL")
-    model.add_argument("--vae", metavar="FILE", help="FLUX in parts: the autoencoder")
+    model.add_argument(
+        "--diffusion-model", type=_here, metavar="FILE", help="FLUX in parts: the diffusion model"
+    )
+    model.add_argument(
+        "--text-encoders", type=_here, nargs="+", metavar="FILE", help="FLUX in parts: CLIP-L and T5-XXL"
+    )
+    model.add_argument("--vae", type=_here, metavar="FILE", help="FLUX in parts: the autoencoder")
     model.add_argument(
         "--weights", choices=("auto", "fp32", "bf16", "fp16", "fp8_e4m3fn"), help="type of the weights (bf16)"
     )
-    model.add_argument("--comfyui", metavar="DIR", help="folder of ComfyUI")
+    model.add_argument("--comfyui", type=_here, metavar="DIR", help="folder of ComfyUI")
     model.add_argument(
         "--sample-on", choices=("auto", "cpu"), help="where to sample (what ComfyUI would use)"
     )
@@ -168,24 +174,12 @@ def _scenes(arguments: argparse.Namespace) -> tuple[Scenes, Path]:
     except (BokehError, ValueError) as error:
         raise UsageError(f"--k or --seeds: {error}") from error
     wanted = {
-        "base.architecture": arguments.architecture,
-        "base.checkpoint": _here(arguments.checkpoint),
-        "base.diffusion_model": _here(arguments.diffusion_model),
-        "base.text_encoders": arguments.text_encoders and [_here(name) for name in arguments.text_encoders],
-        "base.vae": _here(arguments.vae),
-        "base.weights": arguments.weights,
-        "comfyui": _here(arguments.comfyui),
+        **{f"base.{name}": getattr(arguments, name) for name in _BASE},
+        **{f"samples.{name}": getattr(arguments, name) for name in _SAMPLES},
+        "comfyui": arguments.comfyui,
         "device": arguments.sample_on,
         "samples.prompts": _prompts(arguments),
-        "samples.negative": arguments.negative,
         "samples.k": k,
-        "samples.pivot": arguments.pivot,
-        "samples.steps": arguments.steps,
-        "samples.grounding_steps": arguments.grounding_steps,
-        "samples.cfg": arguments.cfg,
-        "samples.guidance": arguments.guidance,
-        "samples.sampler": arguments.sampler,
-        "samples.scheduler": arguments.scheduler,
     }
     overrides = [f"{key}={json.dumps(value)}" for key, value in wanted.items() if value is not None]
     settings = parse_settings(text, Fit, source, overrides).resolved()
@@ -196,14 +190,16 @@ def _scenes(arguments: argparse.Namespace) -> tuple[Scenes, Path]:
         arguments.ground_negative,
     )
     adapter = arguments.adapter or beside / Path(settings.out).expanduser() / "adapter.safetensors"
-    text = arguments.size or _trained_size(arguments.config and beside / settings.data.dataset, Path(adapter))
+    text = arguments.size or _trained_size(
+        arguments.config and beside / Path(settings.data.dataset).expanduser(), Path(adapter)
+    )
     size = _size(text, settings.base.architecture)
     return Scenes(settings, Path(adapter), tuple(seeds), size, laid, arguments.colour_match), beside
 
 
-def _here(name: str | None) -> str | None:
+def _here(name: str) -> str:
     """A file of the current folder by its whole path; anything else may be a name in ComfyUI's folders."""
-    return str(Path.cwd() / name) if name is not None and (Path.cwd() / name).exists() else name
+    return str(Path.cwd() / name) if (Path.cwd() / name).exists() else name
 
 
 def _trained_size(dataset: Path | None, adapter: Path) -> str:
@@ -213,16 +209,14 @@ def _trained_size(dataset: Path | None, adapter: Path) -> str:
 
     try:
         if dataset is not None:
-            return "{}x{}".format(*open_dataset(dataset.expanduser()).resolution)
+            return "{}x{}".format(*open_dataset(dataset).resolution)
     except BokehError:
         pass  # the adapter may be here without what it was trained on
     try:
         training = read_adapter(adapter).config.extra.get("training")
         return "{}x{}".format(*training["size"])  # type: ignore[index]
     except (BokehError, TypeError, KeyError, IndexError):
-        return (
-            "512"  # as FLUX's released adapter and SD1.5 itself; a file that cannot be read is told of later
-        )
+        return "512"  # of SD1.5 and FLUX's released adapter; a file that cannot be read is told of later
 
 
 def _size(text: str, architecture: str) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that do not vary
         found: Any = stats.pearsonr(x, y)
-        return float(found.statistic)
+    return float(found.statistic)
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:

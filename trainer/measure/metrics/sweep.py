@@ -34,9 +34,8 @@ def laplacian_variance(picture: Tensor) -> float:
     if min(picture.shape[1:]) < 2:
         raise BokehError(f"A Laplacian needs at least 2 x 2 pixels; got {tuple(picture.shape)}.")
     levels = (picture.double() * 255).round()
-    grey = sum(weight * channel for weight, channel in zip(_GREY, levels, strict=True))
-    assert isinstance(grey, Tensor)
-    grey = F.pad(grey.round()[None, None], (1, 1, 1, 1), mode="reflect")[0, 0]
+    red, green, blue = (weight * channel for weight, channel in zip(_GREY, levels, strict=True))
+    grey = F.pad((red + green + blue).round()[None, None], (1, 1, 1, 1), mode="reflect")[0, 0]
     middle = grey[1:-1, 1:-1]
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle
     return float(laplacian.var(correction=0))
