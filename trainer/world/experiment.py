@@ -178,4 +178,6 @@ def markdown(table: Mapping[str, Mapping[str, Interval]]) -> str:
 def _cell(value: Interval) -> str:
     if value.mean != value.mean:  # NaN: nothing to take a mean of
         return "n/a"
+    if value.low != value.low:  # of one scene there is no telling how sure it is
+        return f"{value.mean:.3f} (n/a)"
     return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
