@@ -26,11 +26,13 @@ HOST = ("torch", "aiohttp", "PIL")
 LINT = ("ruff", "pyright")
 NEEDS = {
     "demo": HOST,
-    "test": (*HOST, *LINT, "pytest", "pytest_timeout", "xdist", "hypothesis"),
+    "test": (*HOST, "pytest", "pytest_timeout", "hypothesis"),
     "proof": (*HOST, "pytest", "pytest_timeout", "skimage"),
     "browser-test": (*HOST, "pytest", "pytest_timeout", "websocket"),
     "lint": LINT,
 }
+WHOLE = (*LINT, "xdist")
+"""What `test` needs too where it is not told which."""
 
 
 def run(python: Path, *arguments: str) -> int:
@@ -102,7 +104,8 @@ def main(words: list[str]) -> int:
         setup.say(str(__doc__).strip())
         return 2
     try:
-        python = setup.prepare(NEEDS[command])
+        whole = command == "test" and not arguments
+        python = setup.prepare((*NEEDS[command], *(WHOLE if whole else ())))
         if command == "test":
             return test(python, arguments)
         return {"demo": demo, "lint": lint, "proof": proof, "browser-test": browser_test}[command](python)

@@ -338,8 +338,10 @@ def test_against_a_traced_scene(case: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "floors"),
-    [("hdr", {"psnr": 34.0, "edge_psnr": 31.0}), ("ldr", {"psnr": 31.0, "edge_psnr": 29.0})],
-    ids=["linear", "8 bit"],
+    [
+        pytest.param("hdr", {"psnr": 34.0, "edge_psnr": 31.0}, id="linear"),
+        pytest.param("ldr", {"psnr": 31.0, "edge_psnr": 29.0}, id="8 bit", marks=pytest.mark.slow),
+    ],
 )
 def test_floors_on_traced_scenes(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, floors: dict[str, float]

@@ -86,9 +86,9 @@ def test_gradients_of_the_camera() -> None:
     given = [x.requires_grad_() for x in (image, depth, *settings)]
 
     def lens(*args: Tensor) -> Tensor:
-        return render_thin_lens_camera(*args, sensor_width=0.006).image
+        return render_thin_lens_camera(*args, sensor_width=0.004).image
 
-    blur = render_thin_lens_camera(*given, sensor_width=0.006).defocus.detach()
+    blur = render_thin_lens_camera(*given, sensor_width=0.004).defocus.detach()
     assert float(blur.abs().max()) > 0.5  # it does blur
     assert torch.autograd.gradcheck(lens, given, eps=1e-7, atol=1e-4, rtol=1e-3)
 
