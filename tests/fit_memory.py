@@ -98,10 +98,10 @@ def step_memory(
     from bokeh_ops.host.attention.model_call import ModelCall
     from bokeh_ops.host.loading import models as loading
     from bokeh_ops.host.training import gradients as training
-    from trainer.fit.build import choose_parameters, new_adapter
-    from trainer.fit.config import Fit
+    from trainer.config import Fit
     from trainer.fit.localise import Localiser
-    from trainer.fit.schema import parse_settings
+    from trainer.recipes.bokeh import choose_parameters, new_adapter
+    from trainer.settings import parse_settings
 
     text = f"out: o\nbase: {{architecture: {kind}, checkpoint: m}}\ndata: {{dataset: d}}"
     settings = parse_settings(text, Fit).resolved()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from bokeh_ops.host.architectures import named
 from tests import models
 from tests.fit import losses, run, settings, workshop  # noqa: F401
 from tests.models import one_thread  # noqa: F401
@@ -113,7 +114,7 @@ def test_embeddings_of_several_lengths_attend_as_each_alone() -> None:
 
 def test_texts_are_kept_in_the_type_of_the_network(tmp_path: Path) -> None:
     class Encoder:
-        text_fingerprint, architecture = "x", "flux"
+        text_fingerprint, architecture = "x", named("flux")
 
         def encode_text(self, texts: list[str]) -> list[Embedding]:
             return [Embedding(models.randn(3, 4, seed=len(text)), models.randn(5, seed=1)) for text in texts]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from bokeh_ops.errors import BokehError
+from trainer.config import Fit
 from trainer.draws import draws, normal
-from trainer.fit.config import Fit
 from trainer.fit.plan import MicroBatch, Plan, Stock
-from trainer.fit.schema import parse_settings
 from trainer.pairs.render import Levels, draw_levels
+from trainer.settings import parse_settings
 
 BASE = "out: o\nbase: {architecture: sd15, checkpoint: m}\ndata: {dataset: d}\n"
 

@@ -66,13 +66,13 @@ def test_sampling_in_between_changes_nothing(workshop: Path, tmp_path: Path) -> 
         "samples.k=[0, 20]",
     )
     assert losses(tmp_path / "sampled") == losses(tmp_path / "plain")
-    assert len(list((tmp_path / "sampled" / "samples").glob("*.png"))) == 4
+    assert len(list((tmp_path / "sampled" / "samples").glob("*.png"))) == 5  # of the untrained adapter too
 
 
 def start(folder: Path, *words: str, launch: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     root = Path(__file__).parents[1]
     return subprocess.Popen(
-        [sys.executable, *launch, "-m", "tests.fit_cli", "fit", str(folder / "c.yaml"), *words],
+        [sys.executable, *launch, "-m", "trainer", "fit", str(folder / "c.yaml"), *words],
         cwd=root,
         env={**os.environ, **ONE_THREAD, "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
@@ -157,7 +157,7 @@ def test_two_processes_make_the_losses_of_one(workshop: Path, tmp_path: Path) ->
 
 
 def test_several_asked_for_and_one_started_is_said() -> None:
-    from trainer.fit.processes import asked_for_several
+    from trainer.processes import asked_for_several
 
     one = {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -168,7 +168,7 @@ def test_several_asked_for_and_one_started_is_said() -> None:
 
 
 def test_processes_that_did_not_find_one_another_do_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer.fit.processes import Processes
+    from trainer.processes import Processes
 
     Processes(cpu=True)  # this one's state is made, and is of one process
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -189,8 +189,8 @@ def test_resuming_with_other_settings_is_refused(workshop: Path, tmp_path: Path)
 
 
 def test_resuming_on_another_model_or_data_is_refused(workshop: Path, tmp_path: Path) -> None:
-    from trainer.fit import demo
-    from trainer.fit.toy import make_toy, write_toy
+    from trainer import toy as demo
+    from trainer.toy import make_toy, write_toy
 
     run("sd15", tmp_path / "run", workshop, "steps=3")
     other = tmp_path / "workshop"
@@ -218,7 +218,7 @@ def test_a_checkpoint_of_another_architecture_is_an_error(workshop: Path, tmp_pa
 
 
 def test_a_half_written_checkpoint_is_none(workshop: Path, tmp_path: Path) -> None:
-    from trainer.fit import checkpoint
+    from trainer import checkpoint
 
     run("sd15", tmp_path, workshop, "steps=3")
     folder = tmp_path / "checkpoints"

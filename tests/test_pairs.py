@@ -14,10 +14,10 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.render import Lens, render
 from tests.fit import losses, run, workshop  # noqa: F401
 from tests.models import one_thread  # noqa: F401
+from trainer import toy as demo
 from trainer.cli import main
 from trainer.dataset import open_dataset
 from trainer.dataset.sample import Sample
-from trainer.fit import demo
 from trainer.pairs import focus_of, render_set
 from trainer.pairs.command import set_keys
 

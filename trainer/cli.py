@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("trainer.prepare.command", "make an annotated data set of photographs"),
     "pairs": ("trainer.pairs.command", "render contrastive sets of a data set to disk"),
     "fit": ("trainer.fit.command", "train a bokeh adapter"),
+    "toy": ("trainer.toy", "make a toy world to try training in"),
+    "world": ("trainer.world.command", "make, learn and measure the small world"),
     "export": ("trainer.export.command", "convert an adapter between file layouts and precisions"),
     "evaluate": ("trainer.evaluate.command", "measure lens models, adapters and folders of pictures"),
 }

@@ -21,13 +21,13 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.colour import match_lab
 from bokeh_ops.picture.sheet import contact_sheet
+from trainer.config import Fit
 from trainer.evaluate.pictures import write_png
 from trainer.evaluate.report import write_json
 from trainer.evaluate.sweeps import read_picture
 from trainer.fit.base import Base, Embedding, Fingerprints
-from trainer.fit.config import Fit
 from trainer.fit.samples import Laid, check, large_enough, sweep
-from trainer.fit.schema import differences, to_plain
+from trainer.settings import differences, to_plain
 
 if TYPE_CHECKING:
     from trainer.evaluate.references import Renderer
@@ -164,7 +164,7 @@ class _Sampler:
 
     def __init__(self, scenes: Scenes, out: Path, beside: Path) -> None:
         from bokeh_ops.host.loading.start import start_comfyui
-        from trainer.fit.comfyui import find_comfyui
+        from trainer.comfyui import find_comfyui
 
         settings = scenes.settings
         start_comfyui(find_comfyui(settings.comfyui, beside), cpu=settings.device == "cpu")

@@ -33,7 +33,10 @@ class Base(ABC):
         architecture: of the model.
         patcher: the host's MODEL; its weights take no gradient.
         fingerprint: of the model's weights; ``text_fingerprint`` and ``image_fingerprint`` of the other two.
+        encoded: how often an encoder was put to work, and may have driven the model from the device.
     """
+
+    encoded = 0
 
     text_fingerprint: str
     image_fingerprint: str
@@ -80,6 +83,7 @@ class HostBase(Base):
         self._vae: Any = None
 
     def encode_text(self, texts: Sequence[str]) -> list[Embedding]:
+        self.encoded += 1
         clip = self._text_encoder()
         found = []
         with torch.no_grad():
@@ -91,6 +95,7 @@ class HostBase(Base):
         return found
 
     def encode_images(self, images: Tensor) -> Tensor:
+        self.encoded += 1
         with torch.no_grad():
             return self._autoencoder().encode(images.float() / 255).float().cpu()
 

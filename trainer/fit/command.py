@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from trainer.fit.config import Fit
-    from trainer.fit.schema import read_settings, to_yaml
+    from trainer.config import Fit
+    from trainer.settings import read_settings, to_yaml
 
     settings = read_settings(arguments.config, Fit, arguments.overrides)
     if arguments.show:
         print(to_yaml(settings.resolved()), end="")
         return 0
-    from trainer.fit.run import fit
+    from trainer.recipes.bokeh import fit
 
     return 0 if fit(settings, arguments.config.absolute().parent) else 130

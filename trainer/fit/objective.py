@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.host.architectures import named
+from trainer.config import Fit, Noise
 from trainer.draws import draws, normal
-from trainer.fit.config import Fit, Noise
 
 LEAST_FLOW_SIGMA = 1e-3
 """Smallest noise level of flow matching that is trained: below, its error drowns in rounding."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bokeh_ops.depth.focus import focus_in_mask
 from bokeh_ops.errors import BokehError
@@ -66,7 +67,9 @@ def focus_of(sample: Sample) -> float:
         ) from error
 
 
-def render_set(sample: Sample, ks: Sequence[float], lens: str = DEFAULT_MODEL) -> np.ndarray:
+def render_set(
+    sample: Sample, ks: Sequence[float], lens: str = DEFAULT_MODEL, device: torch.device | str = "cpu"
+) -> np.ndarray:
     """One scene at several K.
 
     Args:
@@ -74,6 +77,7 @@ def render_set(sample: Sample, ks: Sequence[float], lens: str = DEFAULT_MODEL) -
         ks: K, pixels of blur radius per dioptre at the photograph's own resolution (as its own ``k`` would be);
             0 gives the photograph itself.
         lens: the lens model, a key of :data:`bokeh_ops.render.MODELS`.
+        device: where to render.
 
     Returns:
         uint8 ``[len(ks), H, W, 3]``, sRGB: 8 bits, as photographs have.
@@ -81,15 +85,31 @@ def render_set(sample: Sample, ks: Sequence[float], lens: str = DEFAULT_MODEL) -
     Raises:
         BokehError: K below 0, an unknown lens model, or a photograph without focus.
     """
-    image = torch.from_numpy(sample.image).movedim(-1, 0)[None].float() / 255
-    disparity = torch.from_numpy(np.ascontiguousarray(sample.disparity))[None, None].float()
-    focus = focus_of(sample)
-    pictures = np.empty((len(ks), *sample.image.shape), dtype=np.uint8)
+    image, disparity = (torch.tensor(each).to(device) for each in (sample.image, sample.disparity))
+    return render_levels(image, disparity, focus_of(sample), ks, lens).cpu().numpy()
+
+
+def render_levels(
+    image: Tensor, disparity: Tensor, focus: float, ks: Sequence[float], lens: str = DEFAULT_MODEL
+) -> Tensor:
+    """:func:`render_set` of tensors, on the device that they are on: in training the one that encodes the pictures.
+
+    Args:
+        image: uint8 ``[H, W, 3]``, sRGB.
+        disparity: ``[H, W]``, dioptres.
+        focus: the disparity in focus, dioptres (:func:`focus_of`).
+        ks, lens: as there.
+
+    Returns:
+        uint8 ``[len(ks), H, W, 3]``, on the device of ``image``.
+    """
+    picture, depth = image.movedim(-1, 0)[None].float() / 255, disparity[None, None].float()
+
+    made = image.new_empty((len(ks), *image.shape))
     for place, k in enumerate(ks):
         if k == 0:
-            pictures[place] = sample.image
+            made[place] = image
             continue
-        rendered = render(image, disparity, Lens(k=k, focus_disparity=focus), lens)
-        levels = (rendered.image[0].clamp(0, 1) * 255).round().to(torch.uint8)
-        pictures[place] = levels.movedim(0, -1).numpy()
-    return pictures
+        shown = render(picture, depth, Lens(k=k, focus_disparity=focus), lens).image[0]
+        made[place] = (shown.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)
+    return made
