@@ -142,3 +142,34 @@ def test_workers_feed_the_same(workshop: Path, tmp_path: Path) -> None:
     run("flux", tmp_path / "none", workshop, "contrastive.variants=0")
     run("flux", tmp_path / "one", workshop, "contrastive.variants=0", "data.workers=1")
     assert losses(tmp_path / "one") == losses(tmp_path / "none")
+
+
+def test_kept_rows_decode_no_picture_and_the_model_stays_loaded(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bokeh_ops.host.loading import models as loading
+    from trainer.dataset import Dataset
+
+    cache = f"cache.folder={tmp_path / 'cache'}"
+    run("flux", tmp_path / "first", workshop, cache, "steps=3", "contrastive.variants=1")
+    calls: Counter[str] = Counter()
+    decode, load = Dataset.sample, loading.on_device
+    monkeypatch.setattr(Dataset, "sample", lambda self, n: (calls.update(["decoded"]), decode(self, n))[1])
+    monkeypatch.setattr(loading, "on_device", lambda model: (calls.update(["loaded"]), load(model))[1])
+    run("flux", tmp_path / "second", workshop, cache, "steps=3", "contrastive.variants=1")
+    assert calls == {"loaded": 1}
+    assert losses(tmp_path / "second") == losses(tmp_path / "first")
+
+
+def test_captions_go_to_the_encoder_together(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.fit.small import SmallBase
+
+    sizes: list[int] = []
+    encode = SmallBase.encode_text
+    monkeypatch.setattr(
+        SmallBase, "encode_text", lambda self, texts: (sizes.append(len(texts)), encode(self, texts))[1]
+    )
+    run("flux", tmp_path, workshop, f"cache.folder={tmp_path / 'cache'}", "steps=1")
+    assert sizes == [1, 2]  # the empty one; all captions of the data set
