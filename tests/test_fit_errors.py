@@ -62,10 +62,10 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
 ) -> None:
     from trainer.loop import Diverged
 
-    spoil(workshop, 5, value, monkeypatch, tmp_path)
-    with pytest.raises(Diverged, match="The loss of step 5 is not a number") as caught:
-        run("sd15", tmp_path, workshop, "steps=9", "checkpoint.every=2")
-    assert len(losses(tmp_path)) == 4
+    spoil(workshop, 4, value, monkeypatch, tmp_path)
+    with pytest.raises(Diverged, match="The loss of step 4 is not a number") as caught:
+        run("sd15", tmp_path, workshop, "steps=5", "checkpoint.every=2")
+    assert len(losses(tmp_path)) == 3
     (report,) = tmp_path.glob("bad-batch-*.json")
     assert str(report) in str(caught.value)
     described = json.loads(report.read_text(encoding="utf-8"))
@@ -75,9 +75,11 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     assert {"photograph", "k", "told", "caption", "noise level", "pivot", "loss"} <= set(bad[0])
     # The checkpoint is sound, and the training goes on from it once the cause is gone.
     monkeypatch.undo()
-    assert run("sd15", tmp_path, workshop, "steps=9", "checkpoint.every=2")
-    run("sd15", tmp_path / "whole", workshop, "steps=9", "checkpoint.every=2")
-    assert losses(tmp_path) == losses(tmp_path / "whole")
+    assert run("sd15", tmp_path, workshop, "steps=5", "checkpoint.every=2")
+    whole = tmp_path.parent / "whole"  # the same for every value
+    if not whole.exists():
+        run("sd15", whole, workshop, "steps=5", "checkpoint.every=2")
+    assert losses(tmp_path) == losses(whole)
 
 
 def test_a_gradient_that_is_no_number_stops_too(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train a bokeh adapter for SD1.5 or FLUX on the checkpoint you already have, through your own ComfyUI. Given "
+        "Train a bokeh adapter on the checkpoint you already have, through your own ComfyUI. Given "
         "again, a run goes on from its last checkpoint; Ctrl-C writes one. On several GPUs or machines: "
         "accelerate launch -m trainer fit CONFIG. Commented configurations lie in trainer/configs."
     )
