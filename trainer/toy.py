@@ -103,7 +103,7 @@ def train_base(toy: Any, steps: int, out: Path, seed: int = 0) -> list[float]:
         sample_every=0,
         save_every=steps,
     )
-    train(toy, Pictures(), plan, out)
+    train(toy, Pictures(), plan, out, uniform=True)
     return [line["loss"] for line in read_lines(out / LOSSES)]
 
 

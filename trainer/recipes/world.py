@@ -121,8 +121,12 @@ def new_model(architecture: str, pictures: Pictures, seed: int) -> Any:
     return model
 
 
-def train(model: Any, pictures: Drawn, plan: Plan, out: Path, until: int | None = None) -> bool:
+def train(
+    model: Any, pictures: Drawn, plan: Plan, out: Path, until: int | None = None, uniform: bool = False
+) -> bool:
     """Train a small model to the plan's end, or to step ``until``, from the last checkpoint in ``out``.
+
+    ``uniform``: a flow's noise levels are all as likely, rather than logit-normal.
 
     Returns:
         Whether the end was reached. ``out/base.safetensors`` is the average of the weights.
@@ -130,17 +134,19 @@ def train(model: Any, pictures: Drawn, plan: Plan, out: Path, until: int | None 
     Raises:
         BokehError: ``out`` is of another training.
     """
-    return base_loop(model, pictures, plan, out, until).run()
+    return base_loop(model, pictures, plan, out, until, uniform).run()
 
 
-def base_loop(model: Any, pictures: Drawn, plan: Plan, out: Path, until: int | None = None) -> Loop:
+def base_loop(
+    model: Any, pictures: Drawn, plan: Plan, out: Path, until: int | None = None, uniform: bool = False
+) -> Loop:
     """The same, ready to run."""
     if (out / "state.safetensors").is_file() and not (out / "checkpoints").is_dir():
         raise BokehError(
             f"{out} is a training of an older version, which cannot go on; choose another folder."
         )
     schedule = Schedule(plan.steps, plan.save_every, 1, plan.sample_every, until=until)
-    return Loop(World(model, pictures, plan, out), schedule, out)
+    return Loop(World(model, pictures, plan, out, uniform), schedule, out)
 
 
 class World(Recipe):
@@ -151,13 +157,15 @@ class World(Recipe):
         pictures: to learn from.
         plan: how.
         out: folder of samples and result.
+        uniform: as for :func:`train`.
     """
 
-    def __init__(self, model: Any, pictures: Drawn, plan: Plan, out: Path) -> None:
+    def __init__(self, model: Any, pictures: Drawn, plan: Plan, out: Path, uniform: bool = False) -> None:
         from bokeh_ops.host.loading import models as loading
         from bokeh_ops.host.training import denoise
 
         self.model, self.pictures, self.plan, self.out = model, pictures, plan, out
+        self.uniform = uniform
         self.network = model.network
         loading.on_device(model.patcher)  # before anything is made beside the weights
         self.device = loading.device()
@@ -190,7 +198,9 @@ class World(Recipe):
         # Levels spread evenly over the batch: the loss varies less.
         places = torch.from_numpy((np.arange(plan.batch) + chance.random(plan.batch)) / plan.batch).float()
         if self.sigmas is None:
-            sigma = torch.special.ndtri(places.clamp(1e-4, 1 - 1e-4)).sigmoid().clamp(min=LEAST_FLOW_SIGMA)
+            if not self.uniform:
+                places = torch.special.ndtri(places.clamp(1e-4, 1 - 1e-4)).sigmoid()
+            sigma = places.clamp(min=LEAST_FLOW_SIGMA)
         else:
             sigma = self.sigmas[(places * len(self.sigmas)).long().clamp(max=len(self.sigmas) - 1)]
         x0, noise, sigma = (drawn.to(self.device) for drawn in (x0, noise, sigma))
