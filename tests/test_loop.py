@@ -131,7 +131,7 @@ def test_gradients_of_micro_batches_add_up_to_those_of_the_step(tmp_path: Path) 
     expected = recipe.networks["generator"].weight.detach() - 0.1 * gradient
     values, _ = Loop(recipe, Schedule(1, save=1), tmp_path)._turn(turn, iter(turn.jobs), False)
     assert torch.allclose(recipe.networks["generator"].weight.detach(), expected, atol=1e-7)
-    assert values["loss"] == pytest.approx(float(mean))
+    assert values["loss"] == pytest.approx(float(mean.detach()))
 
 
 def test_it_is_looked_at_before_the_first_step_and_after_the_last(tmp_path: Path) -> None:

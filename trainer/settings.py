@@ -132,7 +132,7 @@ def _place(node: Any, source: str) -> str:
 
 def _explain(error: Any, node: Any, cls: type, source: str) -> str:
     """One of pydantic's errors in plain words."""
-    field, key, within, mark = None, "", cls, node
+    field, key, prefix, within, mark = None, "", "", cls, node
     for part in error["loc"]:
         if isinstance(part, int):
             key, node = f"{key}[{part}]", node.value[part]
