@@ -228,7 +228,7 @@ def test_a_half_written_checkpoint_is_none(workshop: Path, tmp_path: Path) -> No
 
     run("sd15", tmp_path, workshop, "steps=3")
     folder = tmp_path / "checkpoints"
-    (folder / ".step-00000009.tmp").mkdir()
+    (folder / ".step-00000007.tmp").mkdir()
     (folder / "step-00000003" / "state.pt").touch()
     assert checkpoint.latest(folder) == folder / "step-00000003"
     run("sd15", tmp_path, workshop, "steps=7", "checkpoint.every=2", "checkpoint.keep=2")
