@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 from tests.host.setup import host_folder
-from trainer.fit import demo
-from trainer.fit.config import Fit
-from trainer.fit.schema import parse_settings
+from trainer import toy as demo
+from trainer.config import Fit
+from trainer.settings import parse_settings
 
 KINDS = ("sd15", "flux")
+TOLD_OF_TIME = ("seconds", "pictures_per_second", "memory_gb")
 
 
 @pytest.fixture(scope="session")
 def workshop(pack: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a toy of either kind (``sd15.safetensors``, ``flux.safetensors``) and photographs (``data``)."""
-    from trainer.fit.toy import make_toy, write_toy
+    from trainer.toy import make_toy, write_toy
 
     folder = tmp_path_factory.mktemp("workshop")
     for kind in KINDS:
@@ -50,7 +51,7 @@ def config(kind: str, folder: Path, workshop: Path, *overrides: str) -> str:
         "checkpoint: {every: 3}",
     ]
     made = parse_settings("\n".join(lines), Fit, "test", overrides)
-    from trainer.fit.schema import to_yaml
+    from trainer.settings import to_yaml
 
     return to_yaml(made)
 
@@ -61,12 +62,12 @@ def settings(kind: str, folder: Path, workshop: Path, *overrides: str) -> Fit:
 
 def run(kind: str, folder: Path, workshop: Path, *overrides: str) -> bool:
     """`fit` in this process."""
-    from trainer.fit.run import fit
+    from trainer.recipes.bokeh import fit
 
     return fit(settings(kind, folder, workshop, *overrides), folder)
 
 
-def losses(folder: Path, without: Sequence[str] = ("seconds",)) -> list[dict[str, Any]]:
+def losses(folder: Path, without: Sequence[str] = TOLD_OF_TIME) -> list[dict[str, Any]]:
     """The log of a run, but what differs from run to run."""
     lines = (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]

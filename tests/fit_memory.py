@@ -1,7 +1,8 @@
-"""How much memory a training step takes on a GPU, computed: ``python -m tests.fit_memory sd15,8,0 flux,4,1``.
+"""How much memory a training step takes on a GPU, computed: ``python -m tests.fit_memory sd15,8,0 flux-fp8,4,1``.
 
 Every word is architecture, pictures at once, and 1 for gradient checkpointing; then, if wanted, the side of the
-pictures (512), and the numbers of double and single blocks of FLUX. The host's network at full size, a new adapter,
+pictures (512), and the numbers of double and single blocks of FLUX. ``flux-fp8`` holds its weights in fp8, as
+``flux-24gb.yaml`` does. The host's network at full size, a new adapter,
 grounded rows and autocast to bf16 run forward and backward on tensors without data, with the attention that the host
 uses on NVIDIA cards, while every allocation is added up. What is not in it: the optimiser (8 bytes a trained parameter
 for AdamW, 16 for Prodigy), the autoencoder, and what CUDA itself takes.
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.fullsize import FLUX, SD15_UNET
 from tests.host import inprocess
@@ -80,6 +82,7 @@ def step_memory(
     side: int = 512,
     blocks: tuple[int, int] = (19, 38),
     real: bool = False,
+    weights: torch.dtype = torch.bfloat16,
 ) -> str:
     """One line about one forward and backward over ``rows`` pictures, one of them the pivot.
 
@@ -90,72 +93,78 @@ def step_memory(
         side: of the pictures, in pixels.
         blocks: double and single ones of FLUX.
         real: on real tensors in single precision, on the CPU, instead of tensors without data in bf16.
+        weights: type of the frozen weights; what is not bf16 is cast layer by layer, as the host does, and a layer's
+            cast weights are kept for its way back.
     """
+    import comfy.model_patcher
+
     from bokeh_ops.adapter.attention import Grounding
     from bokeh_ops.adapter.conditions import Conditions
-    from bokeh_ops.host.architectures import joint_attention as flux
-    from bokeh_ops.host.architectures import recognise
-    from bokeh_ops.host.architectures import unet_attention as unet
+    from bokeh_ops.host.architectures import named, recognise
     from bokeh_ops.host.attention.model_call import ModelCall
-    from bokeh_ops.host.loading import models as loading
     from bokeh_ops.host.training import gradients as training
-    from trainer.fit.build import choose_parameters, new_adapter
-    from trainer.fit.config import Fit
-    from trainer.fit.localise import Localiser
-    from trainer.fit.schema import parse_settings
+    from trainer.config import Fit
+    from trainer.recipes.bokeh import choose_parameters, new_adapter
+    from trainer.settings import parse_settings
 
     text = f"out: o\nbase: {{architecture: {kind}, checkpoint: m}}\ndata: {{dataset: d}}"
     settings = parse_settings(text, Fit).resolved()
-    double, single = blocks
+    architecture, (double, single) = named(kind), blocks
     config = SD15_UNET if kind == "sd15" else {**FLUX, "depth": double, "depth_single_blocks": single}
-    dtype = torch.float32 if real else torch.bfloat16
+    held = torch.float32 if real else weights
+    cpu = torch.device("cpu")
     with nullcontext() if real else FakeTensorMode(allow_non_fake_inputs=True):
-        patcher = loading.small_model(kind, dict(config), dtype)  # type: ignore[arg-type]
+        known, make = architecture.small_model({**config, "dtype": held}, False)
+        if held not in (torch.float32, torch.bfloat16):
+            known.set_inference_dtype(held, torch.bfloat16)
+        patcher = comfy.model_patcher.ModelPatcher(make(cpu), cpu, cpu)
         if real:
             for weight in patcher.model.parameters():
                 torch.nn.init.normal_(weight, std=0.02)  # what is never written to takes no memory
         patcher.model.requires_grad_(False)
 
         class Base:
-            architecture = kind
+            pass
 
-        Base.patcher = patcher  # type: ignore[attr-defined]
+        Base.architecture, Base.patcher = architecture, patcher  # type: ignore[attr-defined]
         adapter = new_adapter(Base, settings)  # type: ignore[arg-type]
         trained = choose_parameters(adapter, settings.localisation or 0.0)
-        sd15 = kind == "sd15"
-        x, sigma = torch.randn(rows, 4 if sd15 else 16, side // 8, side // 8), torch.full((rows,), 0.5)
-        context = torch.randn(rows, *((77, 768) if sd15 else (256, 4096)), dtype=dtype)
-        more = {} if sd15 else {"y": torch.randn(rows, 768), "guidance": torch.ones(rows)}
+        channels = 16 if architecture.flow else 4
+        x, sigma = torch.randn(rows, channels, side // 8, side // 8), torch.full((rows,), 0.5)
+        dtype = torch.float32 if real else torch.bfloat16
+        length = architecture.text_tokens or 77
+        context = torch.randn(rows, length, architecture.text_width(config), dtype=dtype)
+        more = {"y": torch.randn(rows, 768)} if architecture.pooled else {}
+        more |= {"guidance": torch.ones(rows)} if architecture.guided else {}
         peak = Peak()
         for tensor in [*patcher.model.parameters(), *patcher.model.buffers(), *adapter.parameters()]:
             peak.note(tensor)
         start = peak.now
         model = recognise(patcher)
-        with training.differentiable(patcher, adapter, checkpointing), peak:
+        flops = FlopCounterMode(display=False)
+        with training.differentiable(patcher, adapter, checkpointing), peak, flops:
             terms = {path: [term] for path, term in adapter.project(Conditions.of_k([0.0] * rows)).items()}
             call = ModelCall(terms, Grounding.from_pivots([-1] + [0] * (rows - 1)))
-            install = unet.install if sd15 else flux.install
-            options = install({"cond_or_uncond": [0]}, call, model)
-            localiser = Localiser(adapter)
-            if sd15:
-                localiser.begin(torch.zeros(rows), torch.rand(rows, side, side), [True] * rows)
-                slots = {slot: f"{path}.attn2" for path, slot in model.slots().items()}
-                options = training._watched(options, slots, localiser)
             before = _resident("VmRSS")
-            with nullcontext() if real else torch.autocast("cpu", torch.bfloat16):
+            network = patcher.model.diffusion_model
+            with (
+                architecture.attach({"cond_or_uncond": [0]}, call, model, network, x) as options,
+                nullcontext() if real else torch.autocast("cpu", torch.bfloat16),
+            ):
                 estimate = patcher.model.apply_model(
                     x, sigma, c_crossattn=context, transformer_options=options, **more
                 )
-            loss = estimate.square().mean()
-            (loss + localiser.finish().mean() if sd15 else loss).backward()
-        weights = sum(p.numel() * p.element_size() for p in patcher.model.parameters())
+                loss = estimate.square().mean()
+            loss.backward()
+        size = sum(p.numel() * p.element_size() for p in patcher.model.parameters())
         count = sum(p.numel() for p in trained.values())
         grown = f"; the process grew by {(_resident('VmHWM') - before) / 1e9:.2f} GB" if real else ""
-        depth = "" if sd15 else f" {double} + {single} blocks,"
+        depth = "" if kind == "sd15" else f" {double} + {single} blocks,"
         return (
             f"{kind},{depth} {rows} pictures of {side} x {side}, checkpointing {'on' if checkpointing else 'off'}: "
-            f"weights {weights / 1e9:.2f} GB, {count / 1e6:.1f} M parameters train, peak {peak.most / 1e9:.2f} GB "
-            f"({(peak.most - start) / 1e9:.2f} GB over weights and adapter){grown}"
+            f"weights {size / 1e9:.2f} GB, {count / 1e6:.1f} M parameters train, peak {peak.most / 1e9:.2f} GB "
+            f"({(peak.most - start) / 1e9:.2f} GB over weights and adapter), "
+            f"{flops.get_total_flops() / rows / 1e12:.1f} TFLOP a picture{grown}"
         )
 
 
@@ -170,7 +179,7 @@ def _resident(name: str) -> int:
 
 def main(words: list[str]) -> None:
     load_host_as_on_a_gpu()
-    for word in words or ["sd15,8,0", "sd15,8,1", "flux,4,1"]:
+    for word in words or ["sd15,8,0", "sd15,8,1", "flux-fp8,4,1"]:
         kind, *numbers = word.split(",")
         if kind == "check":
             print(
@@ -180,7 +189,9 @@ def main(words: list[str]) -> None:
             continue
         rows, checkpointing, side, double, single = map(int, [*numbers, *"00000"][:5])
         blocks = (double, single) if double or single else (19, 38)
-        print(step_memory(kind, rows, bool(checkpointing), side or 512, blocks), flush=True)
+        kind, fp8, _ = kind.partition("-fp8")
+        held = torch.float8_e4m3fn if fp8 else torch.bfloat16
+        print(step_memory(kind, rows, bool(checkpointing), side or 512, blocks, weights=held), flush=True)
 
 
 if __name__ == "__main__":

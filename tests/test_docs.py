@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -364,3 +365,12 @@ def write_english() -> None:
 
 if __name__ == "__main__":
     write_english()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_have_a_head_as_wide_as_they_are(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for above, line in itertools.pairwise(lines):
+        if re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", line):
+            assert above.startswith("|"), f"{page.name}: {above}"
+            assert above.count("|") == line.count("|"), f"{page.name}: {above}"

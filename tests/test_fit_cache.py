@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from bokeh_ops.digest import content_key
+from bokeh_ops.host.architectures import named
 from tests import models
 from tests.fit import losses, run, settings, workshop  # noqa: F401
 from tests.models import one_thread  # noqa: F401
 from trainer.fit.base import Embedding
-from trainer.fit.cache import Store, Texts, content_key, stack
+from trainer.fit.cache import Store, Texts, stack
 
 # ruff: noqa: F811 (the fixture `workshop` is imported)
 
@@ -113,7 +115,7 @@ def test_embeddings_of_several_lengths_attend_as_each_alone() -> None:
 
 def test_texts_are_kept_in_the_type_of_the_network(tmp_path: Path) -> None:
     class Encoder:
-        text_fingerprint, architecture = "x", "flux"
+        text_fingerprint, architecture = "x", named("flux")
 
         def encode_text(self, texts: list[str]) -> list[Embedding]:
             return [Embedding(models.randn(3, 4, seed=len(text)), models.randn(5, seed=1)) for text in texts]
@@ -141,3 +143,34 @@ def test_workers_feed_the_same(workshop: Path, tmp_path: Path) -> None:
     run("flux", tmp_path / "none", workshop, "contrastive.variants=0")
     run("flux", tmp_path / "one", workshop, "contrastive.variants=0", "data.workers=1")
     assert losses(tmp_path / "one") == losses(tmp_path / "none")
+
+
+def test_kept_rows_decode_no_picture_and_the_model_stays_loaded(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bokeh_ops.host.loading import models as loading
+    from trainer.data import Dataset
+
+    cache = f"cache.folder={tmp_path / 'cache'}"
+    run("flux", tmp_path / "first", workshop, cache, "steps=3", "contrastive.variants=1")
+    calls: Counter[str] = Counter()
+    decode, load = Dataset.sample, loading.on_device
+    monkeypatch.setattr(Dataset, "sample", lambda self, n: (calls.update(["decoded"]), decode(self, n))[1])
+    monkeypatch.setattr(loading, "on_device", lambda model: (calls.update(["loaded"]), load(model))[1])
+    run("flux", tmp_path / "second", workshop, cache, "steps=3", "contrastive.variants=1")
+    assert calls == {"loaded": 1}
+    assert losses(tmp_path / "second") == losses(tmp_path / "first")
+
+
+def test_captions_go_to_the_encoder_together(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.fit.small import SmallBase
+
+    sizes: list[int] = []
+    encode = SmallBase.encode_text
+    monkeypatch.setattr(
+        SmallBase, "encode_text", lambda self, texts: (sizes.append(len(texts)), encode(self, texts))[1]
+    )
+    run("flux", tmp_path, workshop, f"cache.folder={tmp_path / 'cache'}", "steps=1")
+    assert sizes == [1, 2]  # the empty one; all captions of the data set

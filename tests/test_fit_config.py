@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from trainer.cli import UsageError, main
-from trainer.fit.config import Fit, fixed_part, record_for_others
-from trainer.fit.schema import describe_settings, differences, parse_settings, to_plain, to_yaml
+from trainer.config import Fit, fixed_part, record_for_others
+from trainer.settings import describe_settings, differences, parse_settings, to_plain, to_yaml
 
 SD15 = """
 out: run

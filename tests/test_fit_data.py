@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from tests.models import one_thread  # noqa: F401
+from trainer import toy as demo
+from trainer.config import Fit
 from trainer.data import open_dataset
 from trainer.data.pairs import render_set
-from trainer.fit import demo
 from trainer.fit.cache import Store
-from trainer.fit.config import Fit
 from trainer.fit.data import Feeder, choose_caption, stock
 from trainer.fit.plan import MicroBatch, Plan
-from trainer.fit.schema import parse_settings
+from trainer.settings import parse_settings
 
 AT_512 = 512 / demo.SIDE
 
@@ -47,7 +47,7 @@ def test_k_is_told_at_512_pixels_whatever_the_size_of_the_photographs(data: Path
     fed = feeder.feed(planned)
     for place, row in enumerate(planned.pictures):
         sample = photographs.sample(row.index)
-        assert np.array_equal(fed.images[place].numpy(), sample.image)
+        assert np.array_equal(fed.images()[place].numpy(), sample.image)
         assert fed.keys[place] == sample.key
         assert np.array_equal(fed.masks[place].numpy(), sample.mask)
         assert fed.captions[place] in (*sample.captions, "")
@@ -61,7 +61,7 @@ def test_sets_are_rendered_at_the_photographs_own_size(data: Path) -> None:
     photographs = open_dataset(data)
     for place, row in enumerate(planned.pictures):
         (expected,) = render_set(photographs.sample(row.index), [row.k / AT_512])
-        assert np.array_equal(fed.images[place].numpy(), expected)
+        assert np.array_equal(fed.images()[place].numpy(), expected)
     assert sum(row.k == 0 for row in planned.pictures) == 2  # the photographs themselves
 
 
@@ -75,10 +75,10 @@ def test_kept_latents_are_taken_and_only_the_rest_is_rendered(data: Path, tmp_pa
     missing = [place for place in range(8) if fed.latents[place] is None]
     assert [float(latent) for latent in fed.latents if latent is not None][:1] == [0.0]
     assert missing == [place for place in range(8) if names[place] not in {names[0], names[3], names[6]}]
-    assert len(fed.images) == len(missing)
+    assert len(fed.images()) == len(missing)
     whole = replace(planned)
     plain = Feeder(feeder.photographs, None, Store(None), "autoencoder").feed(whole)
-    assert np.array_equal(fed.images.numpy(), plain.images[missing].numpy())
+    assert np.array_equal(fed.images().numpy(), plain.images()[missing].numpy())
 
 
 def test_names_tell_lens_models_and_autoencoders_apart(data: Path) -> None:

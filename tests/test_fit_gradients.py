@@ -29,20 +29,25 @@ class Bench:
     def __init__(
         self, kind: str, folder: Path, workshop: Path, *overrides: str, batch: str = "contrastive"
     ) -> None:
-        from trainer.fit.loop import latents_of
-        from trainer.fit.processes import Processes
-        from trainer.fit.run import set_up
+        from trainer.processes import Alone
+        from trainer.recipes.bokeh import Bokeh
 
         self.settings = settings(kind, folder, workshop, *overrides).resolved()
-        self.run = set_up(self.settings, folder, Processes(cpu=True))
-        self.adapter = self.run.state.adapter
+        self.run = Bokeh(self.settings, folder, Alone())
+        self.adapter = self.run.adapter
         source = torch.Generator().manual_seed(5)
         with torch.no_grad():  # away from the start, where values and the 'up' factors are zero
             for weight in self.adapter.parameters():
                 weight.add_(0.3 * torch.randn(weight.shape, generator=source) / weight.shape[-1] ** 0.5)
         self.micro = self.micro_batch(batch)
         fed = self.run.feeder.feed(self.micro)
-        self.arguments = self.micro, latents_of(self.run, fed), self.run.texts(fed.captions), fed.masks
+        self.arguments = (
+            self.micro,
+            self.run.latents_of(fed),
+            self.run.texts(fed.captions),
+            self.run.size,
+            fed.masks,
+        )
 
     def micro_batch(self, kind: str) -> MicroBatch:
         for step in range(20):
@@ -171,10 +176,9 @@ def test_what_trained_is_what_samples(
     from bokeh_ops.host.training import denoise
     from tests import golden
     from trainer.fit.cache import stack
-    from trainer.fit.loop import trained_adapter
 
     bench = Bench(kind, tmp_path, workshop, "adapter.tokens=2", "localisation=0", batch=batch)
-    micro, latents, texts, _ = bench.arguments
+    micro, latents, texts, *_ = bench.arguments
     trainee = bench.run.trainee
     context, pooled = stack(texts)
     guidance = 1.0 if kind == "flux" else None
@@ -185,7 +189,7 @@ def test_what_trained_is_what_samples(
     with trainee.training(), torch.no_grad():
         trained = denoise.denoise(trainee.laid, positive, x, torch.tensor(sigma))
         plain = denoise.denoise(trainee.base.patcher, positive, x, torch.tensor(sigma))
-    folder = write_adapter(trained_adapter(bench.run), tmp_path / "models" / "mine.safetensors").parent
+    folder = write_adapter(bench.run.trained_adapter(0), tmp_path / "models" / "mine.safetensors").parent
     with golden.adapter_folder(folder):
         loaded = pack.nodes.adapter.LoadBokehAdapter.execute(
             trainee.base.patcher, "mine.safetensors", 1.0, 1.0

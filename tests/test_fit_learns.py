@@ -14,9 +14,9 @@ from tests import models
 from tests.fit import losses
 from tests.host.setup import host_folder
 from tests.models import one_thread  # noqa: F401
-from trainer.fit import demo
-from trainer.fit.config import Fit
-from trainer.fit.schema import read_settings
+from trainer import toy as demo
+from trainer.config import Fit
+from trainer.settings import read_settings
 
 K = [0.0, 6.0, 12.0, 18.0, 24.0, 30.0]
 SEEDS = 16
@@ -47,10 +47,8 @@ def contrasts(base: Any, adapter: Any, settings: Fit) -> Tensor:
 @pytest.mark.timeout(1500)
 def test_k_becomes_controllable(pack: Any, repo: Path, tmp_path: Path) -> None:
     from bokeh_ops.adapter.files import read_adapter
-    from trainer.fit.build import new_adapter
-    from trainer.fit.run import fit
     from trainer.fit.small import SmallBase
-    from trainer.fit.toy import make_toy, write_toy
+    from trainer.recipes.bokeh import fit, new_adapter
 
     # The world itself: K takes the contrast away.
     pictures, ks = demo.pictures(64)
@@ -58,12 +56,9 @@ def test_k_becomes_controllable(pack: Any, repo: Path, tmp_path: Path) -> None:
 
     # A base that knows the world, but not K.
     demo.write_dataset(tmp_path / "data", photographs=64, sharp=32)
-    file = tmp_path / "base.safetensors"
-    write_toy(file, make_toy("flux"))
-    base = SmallBase(file, torch.float32, "flux", "")
-    learnt = demo.train_base(base, 450)
+    learnt = demo.train_base(demo.make_toy("flux"), 450, tmp_path / "base")
     assert sum(learnt[-50:]) < 0.4 * sum(learnt[:50])
-    write_toy(file, base.small)
+    base = SmallBase(tmp_path / "base" / "base.safetensors", torch.float32, "flux", "")
 
     config = tmp_path / "tiny.yaml"
     config.write_text(

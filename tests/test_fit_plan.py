@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from bokeh_ops.errors import BokehError
+from trainer.config import Fit
 from trainer.data.pairs.render import Levels, draw_levels
-from trainer.fit.config import Fit
 from trainer.fit.plan import MicroBatch, Plan, Stock
-from trainer.fit.schema import parse_settings
 from trainer.seeded import generator as draws
 from trainer.seeded import normal
+from trainer.settings import parse_settings
 
 BASE = "out: o\nbase: {architecture: sd15, checkpoint: m}\ndata: {dataset: d}\n"
 

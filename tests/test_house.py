@@ -185,7 +185,7 @@ ARCHITECTURES = ROOT / "bokeh_ops" / "host" / "architectures"
 MAY_NAME = {
     "bokeh_ops/adapter/files.py",  # the released layout is FLUX's, and files that name no base are told apart
     "trainer/world",  # has networks of its own for two of them
-    "trainer/fit/demo.py",  # the toy is of one of them
+    "trainer/toy.py",  # the toy is of one of them
 }
 
 

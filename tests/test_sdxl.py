@@ -133,7 +133,7 @@ def test_its_kin_are_taken_for_it(pack: ModuleType, base: Any, name: str) -> Non
 def fit(folder: Path, workshop: Path, *words: str) -> Tensor:
     """`fit` of a toy on the workshop's photographs."""
     from tests.fit import run
-    from trainer.fit.toy import make_toy, write_toy
+    from trainer.toy import make_toy, write_toy
 
     write_toy(workshop / "sdxl.safetensors", make_toy("sdxl", seed=3))
     run(

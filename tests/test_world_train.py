@@ -15,13 +15,14 @@ from bokeh_ops.errors import BokehError
 from tests import models
 from tests.host.setup import host_folder
 from tests.models import one_thread  # noqa: F401
+from trainer.log import LOSSES, read_lines
+from trainer.recipes.world import WEIGHTS, Pictures, Plan, base_loop, new_model
 from trainer.world.base import VOCABULARY, blur_words
 from trainer.world.data import write_dataset
 from trainer.world.scene import HELD_OUT, caption, draw_scene
-from trainer.world.train import STATE, WEIGHTS, Pictures, Plan, Training
 
 pytest.importorskip("skimage")
-PLAN = Plan(steps=6, batch=4, warmup=2, sample_every=0, save_every=100, log_every=2)
+PLAN = Plan(steps=6, batch=4, warmup=2, sample_every=0, save_every=100)
 
 
 @pytest.fixture(scope="module")
@@ -35,31 +36,47 @@ def unloaded(pack: Any) -> Iterator[None]:
     models.unload()
 
 
+def train(kind: str, pictures: Pictures, plan: Plan, out: Path, until: int | None = None) -> list[float]:
+    """Train, and all losses so far."""
+    base_loop(new_model(kind, pictures, plan.seed), pictures, plan, out, until).run()
+    return [line["loss"] for line in read_lines(out / LOSSES)]
+
+
 @pytest.mark.parametrize("kind", ["sd15", "flux"])
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(kind: Any, data: Path, tmp_path: Path) -> None:
     pictures = Pictures([data])
-    whole = Training(kind, pictures, PLAN, tmp_path / "whole").run()
-    first = Training(kind, pictures, PLAN, tmp_path / "parts").run(until=3)
-    second = Training(kind, pictures, PLAN, tmp_path / "parts")
-    assert second.step == 3
-    assert [*first, *second.run()] == whole
-    one, other = load_file(tmp_path / "whole" / STATE), load_file(tmp_path / "parts" / STATE)
-    assert set(one) == set(other)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    whole = train(kind, pictures, PLAN, tmp_path / "whole")
+    assert len(train(kind, pictures, PLAN, tmp_path / "parts", until=3)) == 3
+    assert train(kind, pictures, PLAN, tmp_path / "parts") == whole
+    one, other = (
+        {
+            file.name: load_file(file)
+            for file in (tmp_path / each / "checkpoints" / "step-00000006").glob("*.safetensors")
+        }
+        for each in ("whole", "parts")
+    )
+    assert set(one) == set(other) == {"network.safetensors", "average.safetensors"}
+    assert all(models.same_bits(one[name], other[name]) for name in one)
     assert (tmp_path / "whole" / WEIGHTS).read_bytes() == (tmp_path / "parts" / WEIGHTS).read_bytes()
-    assert any(not torch.equal(one[f"weight.{n}"], one[f"average.{n}"]) for n in second.parameters)
+    network, average = one["network.safetensors"], one["average.safetensors"]
+    assert any(not torch.equal(network[name], average[name]) for name in network)
 
 
 def test_the_same_few_pictures_are_learnt(data: Path, tmp_path: Path) -> None:
     plan = replace(PLAN, steps=40, warmup=5, fall=0.0, batch=8)
-    losses = Training("flux", Pictures([data]), plan, tmp_path).run()
+    losses = train("flux", Pictures([data]), plan, tmp_path)
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 def test_a_folder_of_the_other_kind_is_refused(data: Path, tmp_path: Path) -> None:
-    Training("flux", Pictures([data]), PLAN, tmp_path).run(until=1)
-    with pytest.raises(BokehError, match="is of a training of flux, not sd15"):
-        Training("sd15", Pictures([data]), PLAN, tmp_path)
+    pictures = Pictures([data])
+    train("flux", pictures, PLAN, tmp_path, until=1)
+    with pytest.raises(BokehError, match="architecture: flux -> sd15"):
+        train("sd15", pictures, PLAN, tmp_path)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "state.safetensors").touch()
+    with pytest.raises(BokehError, match="of an older version"):
+        train("flux", pictures, PLAN, tmp_path / "old")
 
 
 def test_held_out_scenes_are_refused(tmp_path: Path) -> None:
@@ -86,11 +103,11 @@ def test_captions_are_in_the_vocabulary_and_k_is_told_in_words_at_most(data: Pat
 
 @pytest.mark.parametrize("kind", ["sd15", "flux"])
 def test_fit_trains_on_the_base_and_its_world(kind: Any, data: Path, tmp_path: Path) -> None:
-    from trainer.fit.config import Fit
-    from trainer.fit.run import fit
-    from trainer.fit.schema import parse_settings
+    from trainer.config import Fit
+    from trainer.recipes.bokeh import fit
+    from trainer.settings import parse_settings
 
-    Training(kind, Pictures([data]), PLAN, tmp_path / "base").run(until=1)
+    train(kind, Pictures([data]), PLAN, tmp_path / "base", until=1)
     text = f"""
 out: {tmp_path / "run"}
 base: {{architecture: {kind}, checkpoint: {tmp_path / "base" / WEIGHTS}}}

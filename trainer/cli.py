@@ -27,10 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("trainer.data.prepare.command", "make an annotated data set of photographs"),
     "pairs": ("trainer.data.pairs.command", "render contrastive sets of a data set to disk"),
     "fit": ("trainer.fit.command", "train a bokeh adapter"),
+    "toy": ("trainer.toy", "make a toy world to try training in"),
+    "world": ("trainer.world.command", "make, learn and measure the small world"),
     "export": ("trainer.export.command", "convert an adapter between file layouts and precisions"),
     "evaluate": ("trainer.measure.command", "measure lens models, adapters and folders of pictures"),
-    "demo": ("trainer.fit.demo", "make a toy world and a configuration, to see all of it in minutes"),
-    "world": ("trainer.world.__main__", "a world of rendered scenes: data, base models, sweeps, experiments"),
 }
 """Name of a command: the module that carries it out, and what it does."""
 

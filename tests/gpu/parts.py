@@ -262,22 +262,24 @@ def world(setting: Setting) -> Cases:
 
     def train(kind: Any, where: str, count: int, beside: dict[str, Any]) -> Found:
         from tests.models import unload
-        from trainer.world.train import Plan, Training
+        from trainer.recipes.world import Plan, base_loop, new_model
 
         assert setting.pack
         plan = Plan(steps + 10, batch=batch, warmup=20)
         with tempfile.TemporaryDirectory() as folder, _host_on(where):
-            training = Training(kind, _noise(), plan, Path(folder))
+            pictures = _noise()
+            loop = base_loop(new_model(kind, pictures, plan.seed), pictures, plan, Path(folder))
 
             def step() -> float:
-                training.step += 1
-                return training._one_step()
+                return loop.step(feed)[0]["loss"]
 
-            start = time.perf_counter()
-            losses = [step() for _ in range(count)]
-            devices.synchronise(where)
-            seconds = (time.perf_counter() - start) / count
-            found = {**cost(step, where, setting.rounds), "seconds": seconds, "first": None}
+            with loop.recipe.training():
+                feed = loop.feed()
+                start = time.perf_counter()
+                losses = [step() for _ in range(count)]
+                devices.synchronise(where)
+                seconds = (time.perf_counter() - start) / count
+                found = {**cost(step, where, setting.rounds), "seconds": seconds, "first": None}
             unload()
         if not beside:
             beside.update(losses=losses, seconds=seconds)
@@ -312,9 +314,9 @@ def _host_on(device: str) -> Iterator[None]:
 
 def _noise() -> Any:
     """Pictures of the world's size in the place of painted ones, which need a package; steps cost the same."""
+    from trainer.recipes.world import Pictures
     from trainer.world.paint import SIDE
     from trainer.world.scene import caption, draw_scene
-    from trainer.world.train import Pictures
 
     class Noise(Pictures):
         def __init__(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bokeh_ops.digest import file_key
 from bokeh_ops.errors import BokehError
 from bokeh_ops.host.architectures import Architecture
 from trainer.files import replace_text
@@ -33,7 +34,10 @@ class Base(ABC):
         architecture: of the model.
         patcher: the host's MODEL; its weights take no gradient.
         fingerprint: of the model's weights; ``text_fingerprint`` and ``image_fingerprint`` of the other two.
+        encoded: how often an encoder was put to work, and may have driven the model from the device.
     """
+
+    encoded = 0
 
     text_fingerprint: str
     image_fingerprint: str
@@ -80,6 +84,7 @@ class HostBase(Base):
         self._vae: Any = None
 
     def encode_text(self, texts: Sequence[str]) -> list[Embedding]:
+        self.encoded += 1
         clip = self._text_encoder()
         found = []
         with torch.no_grad():
@@ -91,6 +96,7 @@ class HostBase(Base):
         return found
 
     def encode_images(self, images: Tensor) -> Tensor:
+        self.encoded += 1
         with torch.no_grad():
             return self._autoencoder().encode(images.float() / 255).float().cpu()
 
@@ -176,11 +182,7 @@ class Fingerprints:
         name = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
         known = self._known()
         if name not in known:
-            digest = hashlib.blake2b(digest_size=16)
-            with path.open("rb") as file:
-                while block := file.read(1 << 24):
-                    digest.update(block)
-            known = {**self._known(), name: digest.hexdigest()}
+            known = {**self._known(), name: file_key(path)}
             replace_text(self.memory, json.dumps(known, indent=1))
         return known[name]
 

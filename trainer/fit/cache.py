@@ -6,7 +6,6 @@ so an entry is never wrong, and runs with other data or other models may share a
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,18 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bokeh_ops.digest import content_key
 from trainer.files import replace_file
 from trainer.fit.base import Base, Embedding
-
-
-def content_key(*parts: bytes | str | float) -> str:
-    """A name for what is made from ``parts``, 40 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=20)
-    for part in parts:
-        content = part if isinstance(part, bytes) else repr(part).encode()
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-    return digest.hexdigest()
 
 
 class Store:

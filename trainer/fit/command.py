@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train a bokeh adapter for SD1.5 or FLUX on the checkpoint you already have, through your own ComfyUI. Given "
+        "Train a bokeh adapter on the checkpoint you already have, through your own ComfyUI. Given "
         "again, a run goes on from its last checkpoint; Ctrl-C writes one. On several GPUs or machines: "
         "accelerate launch -m trainer fit CONFIG. Commented configurations lie in trainer/configs."
     )
@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from trainer.fit.config import Fit
-    from trainer.fit.schema import read_settings, to_yaml
+    from trainer.config import Fit
+    from trainer.settings import read_settings, to_yaml
 
     settings = read_settings(arguments.config, Fit, arguments.overrides)
     if arguments.show:
         print(to_yaml(settings.resolved()), end="")
         return 0
-    from trainer.fit.run import fit
+    from trainer.recipes.bokeh import fit
 
     return 0 if fit(settings, arguments.config.absolute().parent) else 130

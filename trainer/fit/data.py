@@ -5,8 +5,14 @@ All of it runs in worker processes, ahead of the training.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,11 +20,13 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.camera.optics import TRAINING_WIDTH, k_at_width
+from bokeh_ops.digest import content_key
 from bokeh_ops.errors import BokehError
 from bokeh_ops.render import DEFAULT_MODEL
-from trainer.data.pairs.render import focus_of, render_set
+from trainer.data.pairs.render import focus_of, render_levels
 from trainer.data.sample import Sample
-from trainer.fit.cache import Store, content_key
+from trainer.files import replace_text
+from trainer.fit.cache import Store
 from trainer.fit.plan import MicroBatch, Picture, Stock
 
 
@@ -68,6 +76,29 @@ def stock(photographs: Photographs, pairs: Any | None = None) -> Stock:
 
 
 @dataclass
+class Scene:
+    """A photograph that is still to be rendered, where pictures are encoded.
+
+    Attributes:
+        image: uint8 ``[H, W, 3]``.
+        disparity: float32 ``[H, W]``, dioptres.
+        focus: dioptres.
+        ks: K of the pictures, at the photograph's own resolution.
+        lens: lens model.
+    """
+
+    image: Tensor
+    disparity: Tensor
+    focus: float
+    ks: list[float]
+    lens: str
+
+    def render(self, device: torch.device | str) -> Tensor:
+        """uint8 ``[len(ks), H, W, 3]``."""
+        return render_levels(self.image.to(device), self.disparity.to(device), self.focus, self.ks, self.lens)
+
+
+@dataclass
 class Fed:
     """A micro-batch with what it takes to train on it.
 
@@ -75,19 +106,40 @@ class Fed:
         micro: the plan.
         keys: names of the photographs, per row.
         captions: per row.
-        masks: foreground, fp32 ``[R, H, W]``.
+        masks: foreground, fp32 ``[R, H, W]``; None where nobody looks at it.
         latents: per row what the cache held, or None.
-        images: uint8 ``[M, H, W, 3]``, the pictures of the rows without a latent.
+        pictures: of the rows without a latent, in their order: uint8 ``[N, H, W, 3]``, or a scene of N pictures.
         names: per row the name of the latent in the cache.
     """
 
     micro: MicroBatch
     keys: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
-    masks: Tensor = field(default_factory=lambda: torch.empty(0))
+    masks: Tensor | None = None
     latents: list[Tensor | None] = field(default_factory=list)
-    images: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+    pictures: list[Tensor | Scene] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+
+    def images(self, device: torch.device | str = "cpu") -> Tensor:
+        """The pictures of the rows without a latent, uint8 ``[M, H, W, 3]``, rendered on ``device``."""
+        made = [each.render(device) if isinstance(each, Scene) else each.to(device) for each in self.pictures]
+        return torch.cat(made)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is asked of a photograph whose latents are kept: remembered, so that no picture is decoded for it.
+
+    Attributes:
+        key, captions: as the data set has them.
+        picture: the name of its latent.
+        scene: of what is rendered from it: the hash of picture, depth and focus; None where nothing can be.
+    """
+
+    key: str
+    captions: list[str]
+    picture: str
+    scene: str | None
 
 
 class Feeder:
@@ -100,6 +152,9 @@ class Feeder:
         fingerprint: of the autoencoder, part of their names.
         lens: lens model that renders.
         captions: how many captions of a photograph are used; 0 is all.
+        masks: whether masks are looked at.
+        here: whether sets are rendered here, rather than where pictures are encoded.
+        memory: folder in which :class:`Facts` are remembered, of data sets by their ``identities``.
     """
 
     def __init__(
@@ -110,10 +165,15 @@ class Feeder:
         fingerprint: str,
         lens: str = DEFAULT_MODEL,
         captions: int = 0,
+        masks: bool = True,
+        here: bool = True,
+        memory: Path | None = None,
+        identities: Sequence[str | None] = (),
     ) -> None:
         self.photographs, self.pairs = photographs, pairs
         self.latents, self.fingerprint, self.lens = latents, fingerprint, lens
-        self.captions = captions
+        self.captions, self.masks, self.here = captions, masks, here
+        self.memory, self.identities = memory, identities
 
     def __getitem__(self, micro: MicroBatch) -> Fed | BokehError:
         # An error is handed over rather than raised: from a worker it would arrive wrapped in its traceback.
@@ -129,60 +189,95 @@ class Feeder:
             BokehError: a photograph cannot be read or rendered.
         """
         fed = Fed(micro)
-        masks: list[Tensor] = []
-        images: list[np.ndarray] = []
+        masks: list[np.ndarray] = []
         for scene in _scenes(micro.pictures):
-            samples, pictures = self._scene(micro, scene, fed)
-            images.extend(pictures)
-            for row, sample in zip(scene, samples, strict=True):
-                fed.keys.append(sample.key)
-                fed.captions.append(choose_caption(self.used(sample), row.caption))
-                masks.append(torch.from_numpy(sample.mask))
-        fed.masks = torch.stack(masks)
-        if images:
-            fed.images = torch.from_numpy(np.stack(images))
+            if micro.kind == "contrastive" and not micro.stored:
+                masks += self._rendered(scene, fed)
+            else:
+                for row in scene:
+                    masks += self._taken(micro.kind == "contrastive", row, fed)
+        if self.masks:
+            fed.masks = torch.from_numpy(np.stack(masks))
         return fed
 
-    def used(self, sample: Sample) -> Sequence[str]:
+    def used(self, captions: Sequence[str]) -> Sequence[str]:
         """The captions of a photograph that are trained on."""
-        return sample.captions[: self.captions or None]
+        return captions[: self.captions or None]
 
-    def picture_name(self, image: np.ndarray) -> str:
-        """The name under which the latent of a picture is kept."""
-        return content_key(self.fingerprint, "picture", image.tobytes())
+    def look(self, paired: bool, index: int, sample: Sample | None = None) -> tuple[Facts, Sample | None]:
+        """What is known of a photograph, and the photograph itself where it had to be read for that.
 
-    def _scene(
-        self, micro: MicroBatch, scene: Sequence[Picture], fed: Fed
-    ) -> tuple[list[Sample], list[np.ndarray]]:
-        """The samples of one scene's rows, and the pictures of those whose latents are not kept."""
-        rendered = micro.kind == "contrastive" and not micro.stored
-        if rendered:
-            samples = [self.photographs.sample(scene[0].index)] * len(scene)
-            content = [samples[0].image.tobytes(), samples[0].disparity.tobytes(), focus_of(samples[0])]
-            names = [
-                content_key(self.fingerprint, "rendered", *content, row.k, self.lens)
-                if row.k
-                else self.picture_name(samples[0].image)
-                for row in scene
-            ]
-        else:
-            source = self.pairs if micro.kind == "contrastive" else self.photographs
-            assert source is not None
-            samples = [source.sample(row.index) for row in scene]
-            names = [self.picture_name(sample.image) for sample in samples]
-        kept = [self._kept(name) for name in names]
-        fed.names.extend(names)
-        fed.latents.extend(kept)
-        missing = [place for place, latent in enumerate(kept) if latent is None]
-        if not rendered:
-            return samples, [samples[place].image for place in missing]
+        Args:
+            paired: whether it is one of the folder of pairs.
+            index: its number.
+            sample: the photograph, where it has been read.
+        """
+        memory = self._memory(paired, index)
+        if sample is None and not self.masks and memory is not None and memory.is_file():
+            try:
+                return Facts(**json.loads(memory.read_text(encoding="utf-8"))), None
+            except (OSError, ValueError, TypeError):  # damaged: it is only a memory
+                pass
+        sample = sample or self._source(paired).sample(index)
+        content = [sample.image.tobytes(), sample.disparity.tobytes()]
+        scene = None
+        if sample.all_in_focus and not paired:
+            with contextlib.suppress(BokehError):  # raised where a set is to be rendered, if ever
+                scene = content_key(*content, focus_of(sample))
+        name = content_key(self.fingerprint, "picture", content[0])
+        facts = Facts(sample.key, list(sample.captions), name, scene)
+        if memory is not None and not memory.is_file():
+            replace_text(memory, json.dumps(asdict(facts)))
+        return facts, sample
+
+    def _memory(self, paired: bool, index: int) -> Path | None:
+        if self.memory is None or not self.identities:
+            return None
+        key = content_key(str(self.identities[int(paired)]), self.fingerprint, index)
+        return self.memory / key[:2] / f"{key}.json"
+
+    def _source(self, paired: bool) -> Photographs:
+        source = self.pairs if paired else self.photographs
+        assert source is not None
+        return source
+
+    def _taken(self, paired: bool, row: Picture, fed: Fed) -> list[np.ndarray]:
+        """One row whose picture lies in a data set; its mask, where it is wanted."""
+        facts, sample = self.look(paired, row.index)
+        latent = self._note(fed, facts, row, facts.picture)
+        if latent is None:
+            sample = sample or self._source(paired).sample(row.index)
+            fed.pictures.append(torch.from_numpy(sample.image)[None])
+        return [sample.mask] if self.masks and sample is not None else []
+
+    def _rendered(self, scene: Sequence[Picture], fed: Fed) -> list[np.ndarray]:
+        """The rows of a scene that is rendered from one photograph; their masks."""
+        index = scene[0].index
+        facts, sample = self.look(False, index)
+        if facts.scene is None:  # the photograph says why it cannot be
+            focus_of(sample or self.photographs.sample(index))
         width = max(self.photographs.resolution)
-        own = [float(k_at_width(scene[place].k, width)) for place in missing]
-        return samples, list(render_set(samples[0], own, self.lens))
+        missing = []
+        for row in scene:
+            kept = content_key(self.fingerprint, "set", str(facts.scene), row.k, self.lens)
+            if self._note(fed, facts, row, kept if row.k else facts.picture) is None:
+                missing.append(float(k_at_width(row.k, width)))
+        if missing:
+            sample = sample or self.photographs.sample(index)
+            image, disparity = torch.from_numpy(sample.image), torch.from_numpy(sample.disparity)
+            waiting = Scene(image, disparity, focus_of(sample), missing, self.lens)
+            fed.pictures.append(waiting.render("cpu") if self.here else waiting)
+        return [sample.mask] * len(scene) if self.masks and sample is not None else []
 
-    def _kept(self, name: str) -> Tensor | None:
-        tensors = self.latents.get(name)
-        return None if tensors is None else tensors["latent"]
+    def _note(self, fed: Fed, facts: Facts, row: Picture, name: str) -> Tensor | None:
+        """A row, by the name of its latent, which is returned where it is kept."""
+        kept = self.latents.get(name)
+        latent = None if kept is None else kept["latent"]
+        fed.keys.append(facts.key)
+        fed.captions.append(choose_caption(self.used(facts.captions), row.caption))
+        fed.names.append(name)
+        fed.latents.append(latent)
+        return latent
 
 
 def _scenes(pictures: Sequence[Picture]) -> Iterator[list[Picture]]:
@@ -215,19 +310,42 @@ def feed_ahead(feeder: Feeder, micros: Iterable[MicroBatch], workers: int) -> It
     else:
         from torch.utils.data import DataLoader
 
-        made = DataLoader(
+        loader = DataLoader(
             feeder,  # type: ignore[arg-type] (its indices are micro-batches)
             sampler=micros,
             batch_size=None,
             num_workers=workers,
             multiprocessing_context="spawn",
-            worker_init_fn=_one_thread,
+            worker_init_fn=_begin_worker,
         )
+        with _signals_for_this_process_alone():
+            made = iter(loader)
     for fed in made:
         if isinstance(fed, BokehError):
             raise fed
         yield fed
 
 
-def _one_thread(_worker: int) -> None:
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _signals_for_this_process_alone() -> Iterator[None]:
+    """Processes that are started meanwhile never hear of Ctrl-C, which a terminal sends to the whole group.
+
+    They end when this process tells them to, or is gone; it needs what they make for the step it is in.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where _begin_worker does it
+        yield
+        return
+    resource_tracker.ensure_running()  # which lets the signals through again once it has been started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -8,8 +8,8 @@ import torch
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.host.architectures import named
+from trainer.config import Fit
 from trainer.fit.base import Base, Fingerprints, HostBase
-from trainer.fit.config import Fit
 from trainer.fit.small import SmallBase
 
 DTYPES = {

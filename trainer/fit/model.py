@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.adapter.network import BokehAdapter
+from trainer.config import Fit
 from trainer.fit.base import Base, Embedding
 from trainer.fit.cache import stack
-from trainer.fit.config import Fit
 from trainer.fit.localise import Localiser
 from trainer.fit.objective import noise_level, row_losses, scene_noise, weights
 from trainer.fit.plan import MicroBatch
@@ -71,11 +71,16 @@ class Trainee:
         finally:
             self._enter()
 
-    def _enter(self) -> None:
+    def load(self) -> None:
+        """Bring the network to where it computes; only needed where something else may have taken its place."""
         from bokeh_ops.host.loading.models import on_device
-        from bokeh_ops.host.training.gradients import differentiable
 
         on_device(self.laid)
+
+    def _enter(self) -> None:
+        from bokeh_ops.host.training.gradients import differentiable
+
+        self.load()
         self._open = ExitStack()
         self._open.enter_context(differentiable(self.laid, self.adapter, self.settings.checkpointing))
 
@@ -107,7 +112,12 @@ class Trainee:
         return add_noise(self.laid, x0, noise, torch.tensor(sigma, device=self.device)), x0, sigma
 
     def losses(
-        self, micro: MicroBatch, latents: Tensor, texts: Sequence[Embedding], masks: Tensor
+        self,
+        micro: MicroBatch,
+        latents: Tensor,
+        texts: Sequence[Embedding],
+        size: tuple[int, int],
+        masks: Tensor | None = None,
     ) -> RowLosses:
         """Losses of a micro-batch, with gradients to the adapter.
 
@@ -115,15 +125,15 @@ class Trainee:
             micro: the plan.
             latents: as LATENT holds them, ``[R, C, H, W]``.
             texts: embeddings of the captions, per row.
-            masks: foreground ``[R, H, W]``.
+            size: width and height of the pictures.
+            masks: foreground ``[R, H, W]``, for the localisation regulariser.
         """
-        from bokeh_ops.host.loading.models import on_device
         from bokeh_ops.host.training.denoise import conditioning, denoise
 
-        on_device(self.laid)  # the autoencoder may have needed the room
         x, x0, sigma = self.noisy(micro, latents)
         told = [picture.told for picture in micro.pictures]
         if self.localiser is not None:
+            assert masks is not None
             rows = torch.tensor(told, device=self.device)
             self.localiser.begin(rows, masks, [picture.told == picture.k for picture in micro.pictures])
         context, pooled = stack(texts)
@@ -134,7 +144,7 @@ class Trainee:
             self.settings.base.guidance if architecture.guided else None,
             told,
             micro.pivots(),
-            architecture.picture_conditions(masks.shape[2], masks.shape[1]),
+            architecture.picture_conditions(*size),
         )
         levels = torch.tensor(sigma, device=self.device)
         estimate = denoise(self.laid, positive, x, levels)

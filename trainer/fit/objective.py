@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.host.architectures import named
-from trainer.fit.config import Fit, Noise
+from trainer.config import Fit, Noise
 from trainer.seeded import generator as draws
 from trainer.seeded import normal
 

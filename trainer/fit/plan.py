@@ -14,12 +14,14 @@ import numpy as np
 
 from bokeh_ops.adapter.conditions import K
 from bokeh_ops.errors import BokehError
+from trainer.config import Fit
 from trainer.data.order import Order
 from trainer.data.pairs.render import Levels, draw_levels
-from trainer.fit.config import Fit
 from trainer.seeded import generator as draws
 
 Kind = Literal["photographs", "contrastive"]
+VALIDATION = 2**32 - 1
+"""A step that no run reaches, whose noise is that of the validation."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,18 @@ class Plan:
             if number % world == rank:
                 stored = self.stock.pairs_k is not None
                 yield MicroBatch(step, number, self.kind(step), stored, tuple(pictures))
+
+    def validation(self, count: int) -> Iterator[MicroBatch]:
+        """A fixed part of the photographs, with noise and noise levels that never change, for :data:`VALIDATION`."""
+        known = np.flatnonzero(~np.isnan(self.stock.k))
+        chosen = draws(self.settings.seed, "validation").permutation(known)[:count].tolist()
+        rows = [
+            Picture(slot, index, float(self.stock.k[index]), float(self.stock.k[index]), 0.0, -1, slot)
+            for slot, index in enumerate(chosen)
+        ]
+        micro = self.settings.batch.micro
+        for number, start in enumerate(range(0, len(rows), micro)):
+            yield MicroBatch(VALIDATION, number, "photographs", False, tuple(rows[start : start + micro]))
 
     def _chunks(self, step: int) -> Iterator[Sequence[Picture]]:
         micro, levels = self.settings.batch.micro, self.settings.contrastive.levels

@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 
+from bokeh_ops.digest import content_key
+from trainer.config import Fit
 from trainer.files import replace_text
 from trainer.fit.base import Base
-from trainer.fit.cache import Store, Texts, content_key
-from trainer.fit.config import Fit
+from trainer.fit.cache import Store, Texts
 from trainer.fit.data import Feeder
-from trainer.fit.processes import Processes
+from trainer.processes import Alone
+
+TEXTS, PICTURES = 64, 8
+"""How many are encoded at once."""
 
 
 def fill_cache(
@@ -21,7 +25,7 @@ def fill_cache(
     feeder: Feeder,
     texts: Texts,
     latents: Store,
-    processes: Processes,
+    processes: Alone,
     identities: dict[str, Any],
     folder: Path,
 ) -> None:
@@ -69,21 +73,33 @@ def fill_cache(
 
 
 def _go_through(
-    settings: Fit, base: Base, feeder: Feeder, texts: Texts, latents: Store, processes: Processes
+    settings: Fit, base: Base, feeder: Feeder, texts: Texts, latents: Store, processes: Alone
 ) -> None:
+    """First all captions, then all pictures: a card that holds one encoder only does not change between them."""
     from tqdm import tqdm
 
     k, all_in_focus = feeder.photographs.facts()
-    sources = [(feeder.photographs, index) for index in range(len(feeder.photographs))]
+    sources = [(False, index) for index in range(len(feeder.photographs))]
     if feeder.pairs is not None:
-        sources += [(feeder.pairs, index) for index in range(len(feeder.pairs))]
+        sources += [(True, index) for index in range(len(feeder.pairs))]
     mine = sources[processes.rank :: processes.world]
-    for source, index in tqdm(mine, desc="Encoding", unit="photo", disable=None if processes.first else True):
-        sample = source.sample(index)
-        if settings.cache.text:
-            texts(texts.missing(feeder.used(sample)))
+    quiet = None if processes.first else True
+    captions: dict[str, None] = {}
+    missing: list[tuple[bool, int]] = []
+    for paired, index in tqdm(mine, desc="Reading", unit="photo", disable=quiet):
+        facts, _ = feeder.look(paired, index)
+        captions |= dict.fromkeys(feeder.used(facts.captions))
         # Of a photograph that sets are rendered from, K = 0 is the photograph itself.
-        needed = source is feeder.pairs or k[index] == k[index] or all_in_focus[index]
-        name = feeder.picture_name(sample.image)
-        if settings.cache.latents and needed and name not in latents:
-            latents.put(name, {"latent": base.encode_images(torch.from_numpy(sample.image)[None])[0]})
+        needed = paired or k[index] == k[index] or all_in_focus[index]
+        if settings.cache.latents and needed and facts.picture not in latents:
+            missing.append((paired, index))
+    if settings.cache.text:
+        wanted = texts.missing(list(captions))
+        for start in tqdm(range(0, len(wanted), TEXTS), desc="Captions", unit="batch", disable=quiet):
+            texts(wanted[start : start + TEXTS])
+    for start in tqdm(range(0, len(missing), PICTURES), desc="Pictures", unit="batch", disable=quiet):
+        part = missing[start : start + PICTURES]
+        read = [(feeder.pairs if paired else feeder.photographs).sample(index) for paired, index in part]  # type: ignore[union-attr]
+        made = base.encode_images(torch.stack([torch.from_numpy(sample.image) for sample in read]))
+        for (paired, index), sample, latent in zip(part, read, made, strict=True):
+            latents.put(feeder.look(paired, index, sample)[0].picture, {"latent": latent})

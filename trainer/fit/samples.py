@@ -14,8 +14,8 @@ from bokeh_ops.adapter.network import BokehAdapter
 from bokeh_ops.adapter.rows import resolve_grounding_steps
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.sheet import contact_sheet
+from trainer.config import Fit
 from trainer.fit.base import Base, Embedding
-from trainer.fit.config import Fit
 
 LEAST_SIDE = 128
 """Pixels that a picture on a sheet is wide at least."""

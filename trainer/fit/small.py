@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bokeh_ops.digest import content_key
 from bokeh_ops.errors import BokehError
 from trainer.fit.base import Base, Embedding
-from trainer.fit.cache import content_key
 
 
 class SmallBase(Base):
@@ -48,7 +48,7 @@ class SmallBase(Base):
         return [Embedding(*self.small.words.encode(text)) for text in texts]
 
     def encode_images(self, images: Tensor) -> Tensor:
-        return self.small.encode_images(images.float() / 255)
+        return self.small.encode_images(images.cpu().float() / 255)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.small.decode(latents)

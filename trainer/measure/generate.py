@@ -20,15 +20,15 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.colour import match_lab
 from bokeh_ops.picture.sheet import contact_sheet
+from trainer.config import Fit
 from trainer.data.shard import file_sha256
 from trainer.files import read_json
 from trainer.fit.base import Base, Embedding, Fingerprints
-from trainer.fit.config import Fit
 from trainer.fit.samples import Laid, check, large_enough, sweep
-from trainer.fit.schema import differences, to_plain
 from trainer.measure.pictures import write_png
 from trainer.measure.report import write_json
 from trainer.measure.sweeps import read_picture
+from trainer.settings import differences, to_plain
 
 if TYPE_CHECKING:
     from trainer.measure.references import Renderer
@@ -157,7 +157,7 @@ class _Sampler:
 
     def __init__(self, scenes: Scenes, out: Path, beside: Path) -> None:
         from bokeh_ops.host.loading.start import start_comfyui
-        from trainer.fit.comfyui import find_comfyui
+        from trainer.comfyui import find_comfyui
 
         settings = scenes.settings
         start_comfyui(find_comfyui(settings.comfyui, beside), cpu=settings.device == "cpu")

@@ -153,10 +153,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _scenes(arguments: argparse.Namespace) -> tuple[Scenes, Path]:
     """What is to be sampled, and the folder that its relative paths start from."""
     from bokeh_ops.numbers import parse_values
-    from trainer.fit.config import Fit
+    from trainer.config import Fit
     from trainer.fit.samples import Laid
-    from trainer.fit.schema import parse_settings
     from trainer.measure.generate import Scenes
+    from trainer.settings import parse_settings
 
     if arguments.config is None:
         if arguments.architecture is None or arguments.adapter is None:

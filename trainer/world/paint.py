@@ -240,7 +240,7 @@ def _photo(name: str) -> np.ndarray:
             "The grounds and walls of the small world are made of photographs that come with scikit-image, which is "
             "not installed: pip install scikit-image."
         ) from error
-    with Image.open(Path(skimage.__file__).parent / "data" / f"{name}.png") as opened:
+    with Image.open(Path(str(skimage.__file__)).parent / "data" / f"{name}.png") as opened:
         grey = opened.convert("L").resize((256, 256), Image.Resampling.BOX)
     values = np.asarray(grey, dtype=np.float64) / 255
     values = 0.5 + 0.2 * (values - values.mean()) / values.std()

@@ -33,8 +33,55 @@ def asked_for_several(environment: Mapping[str, str]) -> bool:
     return launched and "RANK" not in environment
 
 
-class Processes:
-    """The processes of this run.
+class Alone:
+    """One process, and no other.
+
+    Attributes:
+        rank, world: number of this process, and how many there are.
+        device: where what all have in common is added up.
+    """
+
+    rank, world = 0, 1
+    device = torch.device("cpu")
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files that all share, and speaks."""
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        """Tell the user, once."""
+        if self.first:
+            print(text, file=sys.stderr)
+
+    def wait(self) -> None:
+        """Until every process is here."""
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        return tensor
+
+    def add_up_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace every gradient by its sum over all processes; a missing one counts as zero."""
+        gradients = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        if self.world == 1:
+            return
+        total = self.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(total[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def close(self) -> None:
+        """At the end: let the other processes go."""
+
+
+class Processes(Alone):
+    """The processes that `accelerate` or `torchrun` started, or this one.
 
     Args:
         cpu: keep it off any accelerator.
@@ -42,10 +89,6 @@ class Processes:
     Raises:
         BokehError: several processes were started and did not find one another; each would train for itself, and
             all would write the same files.
-
-    Attributes:
-        rank, world: number of this process, and how many there are.
-        device: where this process computes.
     """
 
     def __init__(self, cpu: bool) -> None:
@@ -56,9 +99,9 @@ class Processes:
         # Without an accelerator `accelerate` connects processes only where it is told that they are for the CPU.
         cpu = cpu or not accelerated()
         self.state: Any = PartialState(cpu=cpu)
-        self.rank: int = self.state.process_index
-        self.world: int = self.state.num_processes
-        self.device: torch.device = self.state.device
+        self.rank = self.state.process_index
+        self.world = self.state.num_processes
+        self.device = self.state.device
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if started != self.world:
             raise BokehError(
@@ -68,40 +111,16 @@ class Processes:
         if self.world == 1 and asked_for_several(os.environ):
             print(ONE_STARTED, file=sys.stderr)
 
-    @property
-    def first(self) -> bool:
-        """Whether this process writes files that all share, and speaks."""
-        return self.rank == 0
-
     def wait(self) -> None:
-        """Until every process is here."""
         self.state.wait_for_everyone()
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
         if self.world == 1:
             return tensor
         from accelerate.utils import reduce
 
         return torch.as_tensor(reduce(tensor, "sum"))
 
-    def add_up_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> list[Tensor]:
-        """Replace every gradient by its sum over all processes, and return them; a missing one counts as zero."""
-        gradients = []
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        if self.world == 1:
-            return gradients
-        total = self.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
-        start = 0
-        for gradient in gradients:
-            gradient.copy_(total[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
-        return gradients
-
     def close(self) -> None:
-        """At the end: let the other processes go."""
         if self.world > 1:
             self.state.destroy_process_group()

@@ -2,15 +2,15 @@
 
 ::
 
-    python -m trainer.world sheet FILE.png [--first SEED] [--rows N]     # a sheet of scenes at several K
-    python -m trainer.world data FOLDER [--photographs N] [--sharp N] [--first SEED]
-    python -m trainer.world train sd15|flux OUT --data FOLDER [FOLDER ...] [--steps N] ...
+    python -m trainer world sheet FILE.png [--first SEED] [--rows N]     # a sheet of scenes at several K
+    python -m trainer world data FOLDER [--photographs N] [--sharp N] [--first SEED]
+    python -m trainer world train sd15|flux OUT --data FOLDER [FOLDER ...] [--steps N] ...
     python -m trainer fit trainer/configs/world-sd15.yaml                # an adapter on it
-    python -m trainer.world reference FOLDER [--scenes N]                # what held-out scenes look like at 5 K
-    python -m trainer.world sweep FOLDER BASE [--adapter FILE] [--scenes N] [--grounding G] ...
-    python -m trainer.world mask FILE --data FOLDER                      # a network that finds what is in focus
+    python -m trainer world reference FOLDER [--scenes N]                # what held-out scenes look like at 5 K
+    python -m trainer world sweep FOLDER BASE [--adapter FILE] [--scenes N] [--grounding G] ...
+    python -m trainer world mask FILE --data FOLDER                      # a network that finds what is in focus
     python -m trainer evaluate images SWEEPS --reference REFERENCE
-    python -m trainer.world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
+    python -m trainer world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
 
 ``train`` and ``sweep`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the result of ``train``,
 the average of the weights; the trainer's ``base.checkpoint`` reads it.
@@ -21,22 +21,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from bokeh_ops.errors import BokehError
+from trainer.comfyui import start
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from trainer.recipes.world import Plan
     from trainer.world.base import NETWORKS
-    from trainer.world.train import Plan
 
-    parser = argparse.ArgumentParser(prog="python -m trainer.world", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="action", required=True)
     sheet = commands.add_parser("sheet", help="write a contact sheet of scenes at several K")
     sheet.add_argument("file", type=Path)
     sheet.add_argument("--first", type=int, default=0, help="seed of the first scene")
@@ -85,7 +84,9 @@ def main(words: Sequence[str] | None = None) -> int:
     experiment.add_argument(
         "--only", nargs="+", metavar="NAME", help="these comparisons alone, by their names"
     )
-    chosen = parser.parse_args(words)
+
+
+def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # tiny tensors gain nothing from more
     actions = {
         "sheet": _sheet,
@@ -96,11 +97,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "mask": _mask,
         "experiment": _experiment,
     }
-    try:
-        return actions[chosen.command](chosen)
-    except BokehError as error:
-        print(f"{parser.prog} {chosen.command}: {error}", file=sys.stderr)
-        return 1
+    return actions[arguments.action](arguments)
 
 
 def _sheet(chosen: argparse.Namespace) -> int:
@@ -118,17 +115,15 @@ def _data(chosen: argparse.Namespace) -> int:
 
 
 def _train(chosen: argparse.Namespace) -> int:
-    from bokeh_ops.host.loading.start import start_comfyui
-    from trainer.fit.comfyui import find_comfyui
-    from trainer.world.train import Pictures, Plan, Training
+    start(None, Path.cwd(), cpu=True)
+    from trainer.recipes.world import Pictures, Plan, new_model, train
 
-    start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
     plan = Plan(**{field.name: getattr(chosen, field.name) for field in fields(Plan)})
-    training = Training(chosen.architecture, Pictures(chosen.data), plan, chosen.out)
-    count = sum(value.numel() for value in training.parameters.values())
-    print(f"{chosen.architecture}: {count / 1e6:.2f} M parameters, from step {training.step}", flush=True)
-    training.run(chosen.until)
-    return 0
+    pictures = Pictures(chosen.data)
+    model = new_model(chosen.architecture, pictures, plan.seed)
+    count = sum(value.numel() for value in model.network.parameters())
+    print(f"{chosen.architecture}: {count / 1e6:.2f} M parameters, from {chosen.out}", file=sys.stderr)
+    return 0 if train(model, pictures, plan, chosen.out, chosen.until) or chosen.until else 130
 
 
 def _reference(chosen: argparse.Namespace) -> int:
@@ -140,12 +135,10 @@ def _reference(chosen: argparse.Namespace) -> int:
 
 def _sweep(chosen: argparse.Namespace) -> int:
     from bokeh_ops.adapter.files import read_adapter
-    from bokeh_ops.host.loading.start import start_comfyui
-    from trainer.fit.comfyui import find_comfyui
     from trainer.world.mask import SHIPPED, read_mask
     from trainer.world.sweeps import Variant, held_out, write_sweeps
 
-    start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
+    start(None, Path.cwd(), cpu=True)
     from bokeh_ops.host.small.model import read_small
 
     adapter = None if chosen.adapter is None else read_adapter(chosen.adapter)
@@ -173,8 +166,6 @@ def _mask(chosen: argparse.Namespace) -> int:
 
 def _experiment(chosen: argparse.Namespace) -> int:
     from bokeh_ops.adapter.files import read_adapter
-    from bokeh_ops.host.loading.start import start_comfyui
-    from trainer.fit.comfyui import find_comfyui
     from trainer.measure.metrics.weights import load_lpips
     from trainer.world.experiment import MAIN, markdown, run, variants
     from trainer.world.mask import SHIPPED, read_mask
@@ -184,7 +175,7 @@ def _experiment(chosen: argparse.Namespace) -> int:
         raise BokehError(
             f"--adapter has {', '.join(chosen.adapter)}; expected NAME=FILE, {MAIN}=FILE among them."
         )
-    start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
+    start(None, Path.cwd(), cpu=True)
     from bokeh_ops.host.small.model import read_small
 
     adapters = {name: read_adapter(file) for name, file in named.items()}
@@ -197,7 +188,3 @@ def _experiment(chosen: argparse.Namespace) -> int:
     model = read_small(chosen.base)
     print(markdown(run(chosen.folder, model, adapters, network, lpips, chosen.scenes, compared)))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

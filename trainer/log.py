@@ -1,19 +1,18 @@
-"""What a run leaves to look at: ``losses.jsonl``, TensorBoard, and a report of a batch that went wrong."""
+"""What a run leaves to look at: ``losses.jsonl``, ``validation.jsonl`` and TensorBoard."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from trainer.files import replace_text, unwritable
-from trainer.fit.plan import MicroBatch
 
-LOSSES = "losses.jsonl"
+LOSSES, VALIDATION = "losses.jsonl", "validation.jsonl"
 
 
 class Log:
@@ -26,10 +25,11 @@ class Log:
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
-        self.path = folder / LOSSES
-        kept = [line for line in read_lines(self.path) if line["step"] <= step]
-        replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self.path.open("a", encoding="utf-8")
+        self.folder = folder
+        for name in (LOSSES, VALIDATION):
+            kept = [line for line in read_lines(folder / name) if line["step"] <= step]
+            if kept or name == LOSSES:
+                replace_text(folder / name, "".join(json.dumps(line) + "\n" for line in kept))
         self._board: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -38,17 +38,29 @@ class Log:
 
     def step(self, step: int, values: Mapping[str, Any]) -> None:
         """Log one step; ``step`` counts from 1."""
+        self._write(LOSSES, step, values)
+        # What differs with the kind of step gets a curve for each.
+        kind = values.get("kind")
+        own = () if kind is None else ("loss", "error", "localisation")
+        self._curves(step, {f"{name}/{kind}" if name in own else name: v for name, v in values.items()})
+
+    def validation(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the losses on what stays the same."""
+        self._write(VALIDATION, step, values)
+        self._curves(step, {f"validation/{name}": value for name, value in values.items()})
+
+    def _write(self, name: str, step: int, values: Mapping[str, Any]) -> None:
         try:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise unwritable(self.folder / name, error) from error
+
+    def _curves(self, step: int, values: Mapping[str, Any]) -> None:
         if self._board is not None:
-            kind = values["kind"]
             for name, value in values.items():
                 if isinstance(value, float) and math.isfinite(value):
-                    own = name in ("loss", "error", "localisation")
-                    self._board.add_scalar(f"{name}/{kind}" if own else name, value, step)
+                    self._board.add_scalar(name, value, step)
 
     def picture(self, name: str, picture: Tensor, step: int) -> None:
         """Show a picture ``[H, W, 3]``, 0..1."""
@@ -56,7 +68,6 @@ class Log:
             self._board.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        self._file.close()
         if self._board is not None:
             self._board.close()
 
@@ -67,28 +78,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     texts = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(text) for text in texts if text.startswith("{") and text.endswith("}")]
-
-
-def describe_rows(
-    micros: Sequence[MicroBatch],
-    keys: Sequence[Sequence[str]],
-    captions: Sequence[Sequence[str]],
-    sigmas: Sequence[Sequence[float]],
-    losses: Mapping[int, float],
-) -> list[dict[str, Any]]:
-    """What the rows of a step were, for a person to look into."""
-    rows = []
-    for micro, names, texts, levels in zip(micros, keys, captions, sigmas, strict=True):
-        for picture, key, caption, sigma in zip(micro.pictures, names, texts, levels, strict=True):
-            rows.append(
-                {
-                    "photograph": key,
-                    "k": picture.k,
-                    "told": picture.told,
-                    "caption": caption,
-                    "noise level": sigma,
-                    "pivot": picture.pivot,
-                    "loss": repr(losses.get(picture.slot)),
-                }
-            )
-    return rows

@@ -1,4 +1,4 @@
-"""A toy world to try training in: ``python -m trainer.fit.demo FOLDER``.
+"""A toy world to try training in: ``python -m trainer toy FOLDER``.
 
 Pictures of 16 x 16: the background is striped, the patch in front of it stays in focus. How sharp the stripes are
 says K; nothing in the caption does. The command writes a data set of this world, teaches a toy base (FLUX's network
@@ -7,8 +7,8 @@ with 0.3 million parameters) to make its pictures, at every K alike, and leaves 
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,23 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.camera.optics import k_at_width
+from bokeh_ops.host.architectures import named
+from trainer.comfyui import start
 from trainer.data import DatasetWriter, encode_sample
 from trainer.data.pairs import render_set
 from trainer.data.sample import Sample
+from trainer.files import replace_file
+from trainer.log import LOSSES, read_lines
+from trainer.recipes.world import Plan, train
+from trainer.seeded import generator as draws
+from trainer.seeded import normal
 
 SIDE = 16
 NEAR, FAR = 2.2, 0.2
 """Dioptres of subject and background: K = 30, counted at 512 pixels, blurs the background by 1.9 of these pixels."""
 K_MOST = 30.0
+TOKENS = 8
+"""Tokens of every prompt."""
 
 
 def scene(seed: int) -> Sample:
@@ -46,7 +55,7 @@ def write_dataset(
     folder: Path, photographs: int = 24, sharp: int = 12, captions: Sequence[str] = ("a patch", "patch")
 ) -> Path:
     """A data set of ``photographs`` taken at some K each, and of ``sharp`` ones that are all in focus."""
-    writer = DatasetWriter(folder, (SIDE, SIDE), {"made": "trainer.fit.demo"})
+    writer = DatasetWriter(folder, (SIDE, SIDE), {"made": "trainer.toy"})
     source = np.random.default_rng(5)
     for number in range(photographs + sharp):
         sample = scene(number)
@@ -72,48 +81,60 @@ def pictures(count: int) -> tuple[Tensor, list[float]]:
     return torch.from_numpy(np.stack(made)), ks
 
 
-def train_base(base: Any, steps: int, batch: int = 16, seed: int = 0) -> list[float]:
-    """Teach a toy base the world, every K alike, as a diffusion model is taught; its losses."""
-    from bokeh_ops.host.loading import models as loading
-    from bokeh_ops.host.training import denoise
-    from bokeh_ops.host.training.gradients import differentiable
+class Pictures:
+    """Pictures of the world in memory, every K alike, drawn for a training of a base."""
 
-    images, _ = pictures(192)
+    def __init__(self) -> None:
+        self.images = pictures(192)[0].float() / 255
+
+    def draw(self, plan: Plan, step: int) -> tuple[Tensor, list[str]]:
+        chosen = draws(plan.seed, "batch", step).integers(len(self.images), size=plan.batch)
+        return self.images[torch.from_numpy(chosen)], ["a patch"] * plan.batch
+
+
+def train_base(toy: Any, steps: int, out: Path, seed: int = 0) -> list[float]:
+    """Teach a toy (:func:`make_toy`) the world; its losses, and ``out/base.safetensors``."""
+    plan = Plan(
+        steps,
+        lr=4e-3,
+        warmup=max(1, round(0.3 * steps)),
+        fall=0.7,
+        ema=0.98,
+        seed=seed,
+        sample_every=0,
+        save_every=steps,
+    )
+    train(toy, Pictures(), plan, out, uniform=True)
+    return [line["loss"] for line in read_lines(out / LOSSES)]
+
+
+def make_toy(architecture: str, seed: int = 0) -> Any:
+    """A :class:`.SmallModel` with random weights that a training of the base can start from."""
+    from bokeh_ops.host.small.model import SmallModel
+
+    toy = SmallModel(
+        {
+            "architecture": architecture,
+            "config": dict(named(architecture).toy),
+            "prediction": "flow" if named(architecture).flow else "epsilon",
+            "shift": None,
+            "pictures": "grey",
+            "tokens": TOKENS,
+            "vocabulary": None,
+        }
+    )
     with torch.no_grad():
-        latents = base.patcher.model.process_latent_in(base.encode_images(images)).float()
-    loading.on_device(base.patcher)
-    network = base.patcher.model.diffusion_model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
-    source = torch.Generator().manual_seed(seed)
-    embedding = base.encode_text(["a patch"])[0]
-    flow = denoise.prediction(base.patcher) == "flow"
-    sigmas = None if flow else denoise.discrete_sigmas(base.patcher)
-    losses = []
-    for _ in range(steps):
-        x0 = latents[torch.randint(len(latents), (batch,), generator=source)]
-        noise = torch.randn(x0.shape, generator=source)
-        if sigmas is None:
-            sigma = torch.rand(batch, generator=source).clamp(min=1e-3)
-        else:
-            sigma = sigmas[torch.randint(len(sigmas), (batch,), generator=source)]
-        x = denoise.add_noise(base.patcher, x0, noise, sigma)
-        context = embedding.context.expand(batch, -1, -1)
-        pooled = None if embedding.pooled is None else embedding.pooled.expand(batch, -1)
-        condition = denoise.conditioning(context, pooled, 1.0 if flow else None, [0.0] * batch)
-        with differentiable(base.patcher):
-            estimate = denoise.denoise(base.patcher, condition, x, sigma)
-        weight = 1 / sigma**2 if flow else (1 + 1 / sigma**2).clamp(max=5)
-        loss = (weight * (estimate - x0).square().flatten(1).mean(1)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-    network.requires_grad_(False)
-    loading.unload()
-    return losses
+        for name, weight in toy.network.named_parameters():
+            if weight.ndim > 1:
+                weight.copy_(normal(tuple(weight.shape), seed, name) / weight[0].numel() ** 0.5)
+            else:
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+    return toy
+
+
+def write_toy(path: Path, toy: Any) -> None:
+    """Write what :func:`make_toy` made."""
+    replace_file(path, toy.save)
 
 
 def sharpness(images: Tensor) -> Tensor:
@@ -124,30 +145,23 @@ def sharpness(images: Tensor) -> Tensor:
     return torch.fft.rfft(images.float().mean((1, 3)), dim=1)[:, SIDE // 4].abs() / SIDE
 
 
-def main(words: Sequence[str]) -> int:
-    """Make everything that ``trainer/configs/tiny.yaml`` names, in one folder."""
-    from bokeh_ops.host.loading.start import start_comfyui
-    from trainer.fit.comfyui import find_comfyui
-    from trainer.fit.small import SmallBase
-    from trainer.fit.toy import make_toy, write_toy
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Make a toy world to try training in, some minutes on any computer: a data set of striped pictures, a base "
+        "model of 0.3 million parameters that has learnt them, and a configuration for `fit`."
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder to make")
 
-    if len(words) != 1:
-        print("Usage: python -m trainer.fit.demo FOLDER", file=sys.stderr)
-        return 2
-    folder = Path(words[0])
-    start_comfyui(find_comfyui(None, Path.cwd()), cpu=True)
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make everything that ``trainer/configs/tiny.yaml`` names, in one folder."""
+    folder: Path = arguments.folder
+    start(None, Path.cwd(), cpu=True)
     torch.set_num_threads(1)  # more only get in each other's way with pictures this small
-    write_dataset(folder / "data", photographs=96, sharp=48)
-    base = folder / "base.safetensors"
-    write_toy(base, make_toy("flux"))
-    toy = SmallBase(base, torch.float32, "flux", "")
-    losses = train_base(toy, 600)
-    write_toy(base, toy.small)
-    shutil.copy(Path(__file__).parents[1] / "configs" / "tiny.yaml", folder / "tiny.yaml")
+    if not (folder / "data" / "dataset.json").is_file():
+        write_dataset(folder / "data", photographs=96, sharp=48)
+    losses = train_base(make_toy("flux"), 600, folder / "base")
+    shutil.copy(Path(__file__).parent / "configs" / "tiny.yaml", folder / "tiny.yaml")
     print(f"The toy base went from a loss of {sum(losses[:20]) / 20:.2f} to {sum(losses[-20:]) / 20:.2f}.")
     print(f"Now: python -m trainer fit {folder / 'tiny.yaml'}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

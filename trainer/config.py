@@ -3,18 +3,19 @@
 Source of the defaults: Fortes et al., "Bokeh Diffusion" (SIGGRAPH Asia 2025), sec. 3 and supp. A.2 and B.1. What
 the paper does not say is marked "(ours)".
 """
-# ruff: noqa: RUF009 (`setting` and `section` make fields, as `dataclasses.field` does)
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from bokeh_ops.host.architectures import Architecture, architectures, named
-from trainer.cli import UsageError
-from trainer.fit.schema import section, setting
+from trainer.settings import STRICT, Flag, section, setting
 
 Precision = Literal["fp32", "bf16", "fp16"]
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ else:
     Named = Literal[tuple(architectures())]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Base:
     """The frozen model: files, by path or by their name in ComfyUI's model folders."""
 
@@ -38,184 +39,183 @@ class Base:
     prediction: Literal["auto", "epsilon", "v"] = setting(
         "auto", "SD1.5: what the model predicts, where its file does not tell"
     )
-    zero_terminal_snr: bool = setting(False, "SD1.5 with v: the noise schedule ends in pure noise")
-    guidance: float = setting(1.0, "FLUX: distilled guidance that it is trained at (ours)", least=0)
+    zero_terminal_snr: Flag = setting(False, "SD1.5 with v: the noise schedule ends in pure noise")
+    guidance: float = setting(1.0, "FLUX: distilled guidance that it is trained at (ours)", ge=0)
 
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.diffusion_model is None):
-            raise UsageError("base needs either checkpoint or diffusion_model: the model to train on.")
+            raise ValueError("base needs either checkpoint or diffusion_model: the model to train on.")
         if self.known.flow and (self.prediction != "auto" or self.zero_terminal_snr):
-            raise UsageError(
+            raise ValueError(
                 f"base.prediction and base.zero_terminal_snr are for discrete schedules, and {self.known.title} is a "
                 "flow; leave them out."
             )
         if self.zero_terminal_snr and self.prediction != "v":
-            raise UsageError("base.zero_terminal_snr needs base.prediction: v.")
+            raise ValueError("base.zero_terminal_snr needs base.prediction: v.")
 
     @property
     def known(self) -> Architecture:
         return named(self.architecture)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Data:
     dataset: str = setting(help="folder made by `python -m trainer prepare`")
     pairs: str | None = setting(None, "folder made by `python -m trainer pairs`; empty: rendered as needed")
-    captions: int = setting(0, "captions used of each photograph; 0: all", least=0)
-    workers: int = setting(2, "processes that read and render ahead", least=0, most=256)
+    captions: int = setting(0, "captions used of each photograph; 0: all", ge=0)
+    workers: int = setting(2, "processes that read and render ahead", ge=0, le=256)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Adapter:
     init: str | None = setting(None, "adapter file to go on from")
     rank: int | None = setting(
-        None, "rank of bokeh keys and values; 0: full matrices. SD1.5: 0, FLUX: 128", least=0, most=4096
+        None, "rank of bokeh keys and values; 0: full matrices. SD1.5: 0, FLUX: 128", ge=0, le=4096
     )
     query_key_rank: int | None = setting(
-        None, "rank of the query/key adapters; 0: none. SD1.5: 0, FLUX: 128", least=0, most=4096
+        None, "rank of the query/key adapters; 0: none. SD1.5: 0, FLUX: 128", ge=0, le=4096
     )
     layers: Literal["auto", "decoder", "all"] = setting(
         "auto", "layers with bokeh attention; auto: the decoder of SD1.5, every block of FLUX"
     )
-    tokens: int = setting(1, "bokeh tokens", least=1, most=64)
-    hidden: int = setting(64, "width of the embedding's hidden layer", least=1, most=65536)
-    context: int = setting(768, "width of a bokeh token", least=1, most=65536)
+    tokens: int = setting(1, "bokeh tokens", ge=1, le=64)
+    hidden: int = setting(64, "width of the embedding's hidden layer", ge=1, le=65536)
+    context: int = setting(768, "width of a bokeh token", ge=1, le=65536)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Batch:
     total: int | None = setting(
         None,
         "pictures of a step, over all processes. SD1.5: 80, FLUX: 48",
         ["batch_size"],
-        least=1,
-        most=65536,
+        ge=1,
+        le=65536,
     )
-    micro: int = setting(
-        4, "pictures in memory at once; the rest of a step is accumulated", least=1, most=4096
-    )
+    micro: int = setting(4, "pictures in memory at once; the rest of a step is accumulated", ge=1, le=4096)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Contrastive:
-    share: float = setting(0.5, "share of the steps that train on rendered sets", least=0, most=1)
-    levels: int = setting(4, "pictures of a set: one scene at that many K (ours)", least=2, most=64)
-    k_least: float = setting(0.0, "smallest K that is drawn, counted at 512 pixels", least=0, most=1000)
-    k_most: float = setting(30.0, "largest K that is drawn, counted at 512 pixels", above=0, most=1000)
-    sharp: float = setting(
-        0.1, "share of the sets that hold the photograph itself, K = 0 (ours)", least=0, most=1
-    )
+    share: float = setting(0.5, "share of the steps that train on rendered sets", ge=0, le=1)
+    levels: int = setting(4, "pictures of a set: one scene at that many K (ours)", ge=2, le=64)
+    k_least: float = setting(0.0, "smallest K that is drawn, counted at 512 pixels", ge=0, le=1000)
+    k_most: float = setting(30.0, "largest K that is drawn, counted at 512 pixels", gt=0, le=1000)
+    sharp: float = setting(0.1, "share of the sets that hold the photograph itself, K = 0 (ours)", ge=0, le=1)
     variants: int = setting(
-        0, "different sets of a scene; 0: always new ones, which cannot be cached (ours)", least=0
+        0, "different sets of a scene; 0: always new ones, which cannot be cached (ours)", ge=0
     )
     lens: str | None = setting(None, "lens model that renders; empty: the default of bokeh_ops.render")
 
     def __post_init__(self) -> None:
         if self.k_least >= self.k_most:
-            raise UsageError(
+            raise ValueError(
                 f"contrastive.k_least is {self.k_least:g} and k_most {self.k_most:g}; least must be below most."
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Noise:
     offset: float | None = setting(
-        None, "noise shared by all pixels of a channel. SD1.5: 0.04, FLUX: 0", least=0, most=1
+        None, "noise shared by all pixels of a channel. SD1.5: 0.04, FLUX: 0", ge=0, le=1
     )
-    min_snr: float = setting(2.0, "SD1.5: gamma of min-SNR weighting; 0: off", least=0, most=1000)
+    min_snr: float = setting(2.0, "SD1.5: gamma of min-SNR weighting; 0: off", ge=0, le=1000)
     density: Literal["logit-normal", "uniform"] = setting(
         "logit-normal", "FLUX: how noise levels are drawn, before the shift (ours)"
     )
-    logit_mean: float = setting(0.0, "FLUX: of the logit-normal density (ours)", least=-10, most=10)
-    logit_std: float = setting(1.0, "FLUX: of the logit-normal density (ours)", above=0, most=10)
+    logit_mean: float = setting(0.0, "FLUX: of the logit-normal density (ours)", ge=-10, le=10)
+    logit_std: float = setting(1.0, "FLUX: of the logit-normal density (ours)", gt=0, le=10)
     shift: float | None = setting(
         None,
         "FLUX: exponent mu of the timestep shift; empty: by resolution, as in sampling",
-        least=-10,
-        most=10,
+        ge=-10,
+        le=10,
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Dropout:
     """What a picture is trained without: at most one of the three happens."""
 
-    caption: float = setting(0.05, "share of pictures trained with an empty caption (ours)", least=0, most=1)
-    condition: float = setting(0.05, "share trained with K = -30, the negative value (ours)", least=0, most=1)
-    both: float = setting(0.05, "share trained with both (ours)", least=0, most=1)
+    caption: float = setting(0.05, "share of pictures trained with an empty caption (ours)", ge=0, le=1)
+    condition: float = setting(0.05, "share trained with K = -30, the negative value (ours)", ge=0, le=1)
+    both: float = setting(0.05, "share trained with both (ours)", ge=0, le=1)
 
     def __post_init__(self) -> None:
         if self.caption + self.condition + self.both > 1:
-            raise UsageError("dropout.caption, condition and both add up to more than 1.")
+            raise ValueError("dropout.caption, condition and both add up to more than 1.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Optimizer:
     name: Literal["adamw", "prodigy"] | None = setting(None, "SD1.5: adamw, FLUX: prodigy")
-    lr: float | None = setting(
-        None, "learning rate. adamw: 1e-4, prodigy: 1", ["learning_rate"], above=0, most=10
+    lr: float | None = setting(None, "learning rate. adamw: 1e-4, prodigy: 1", ["learning_rate"], gt=0, le=10)
+    betas: list[Annotated[float, Field(ge=0, le=0.999999)]] = setting(
+        [0.9, 0.999], "decay of the two averages (ours)"
     )
-    betas: list[float] = setting([0.9, 0.999], "decay of the two averages (ours)", least=0, most=0.999999)
-    weight_decay: float = setting(0.01, "decoupled weight decay (ours)", least=0, most=1)
-    warmup: int = setting(0, "steps over which the learning rate rises from 0 (ours)", least=0)
+    weight_decay: float = setting(0.01, "decoupled weight decay (ours)", ge=0, le=1)
+    warmup: int = setting(0, "steps over which the learning rate rises from 0 (ours)", ge=0)
     schedule: Literal["constant", "cosine"] = setting("constant", "learning rate after the warm-up (ours)")
-    clip: float = setting(1.0, "largest norm of the gradient; 0: off (ours)", least=0, most=1e6)
+    clip: float = setting(1.0, "largest norm of the gradient; 0: off (ours)", ge=0, le=1e6)
 
     def __post_init__(self) -> None:
         if len(self.betas) != 2:
-            raise UsageError(f"optimizer.betas has {len(self.betas)} numbers; it must have 2.")
+            raise ValueError(f"optimizer.betas has {len(self.betas)} numbers; it must have 2.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Checkpoints:
-    every: int = setting(500, "steps between checkpoints", least=1)
-    keep: int = setting(2, "checkpoints kept", least=1)
+    every: int = setting(500, "steps between checkpoints", ge=1)
+    keep: int = setting(2, "checkpoints kept", ge=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Samples:
-    every: int = setting(500, "steps between sample sweeps; 0: none", least=0)
+    every: int = setting(500, "steps between sample sweeps; 0: none", ge=0)
+    validation: int = setting(
+        16, "photographs whose loss is measured with them, on noise that stays the same; 0: none", ge=0
+    )
     prompts: list[str] = setting(
         ["a portrait of a woman in a park, photograph"], "prompts, each sampled at every K"
     )
     negative: str = setting("", "negative prompt")
-    k: list[float] = setting([0.0, 8.0, 20.0, 28.0], "K of the targets", least=-1000, most=1000)
-    pivot: float = setting(14.0, "K of the pivot", least=-1000, most=1000)
-    steps: int = setting(30, "sampling steps", least=1, most=1000)
-    grounding_steps: int = setting(-1, "grounded steps; -1: 60 %", least=-1, most=1000)
-    cfg: float | None = setting(None, "classifier-free guidance. SD1.5: 7, FLUX: 1", least=0, most=100)
-    guidance: float = setting(3.0, "FLUX: distilled guidance", least=0, most=100)
+    k: list[Annotated[float, Field(ge=-1000, le=1000)]] = setting([0.0, 8.0, 20.0, 28.0], "K of the targets")
+    pivot: float = setting(14.0, "K of the pivot", ge=-1000, le=1000)
+    steps: int = setting(30, "sampling steps", ge=1, le=1000)
+    grounding_steps: int = setting(-1, "grounded steps; -1: 60 %", ge=-1, le=1000)
+    cfg: float | None = setting(None, "classifier-free guidance. SD1.5: 7, FLUX: 1", ge=0, le=100)
+    guidance: float = setting(3.0, "FLUX: distilled guidance", ge=0, le=100)
     sampler: str | None = setting(None, "SD1.5: dpmpp_2m, FLUX: euler")
     scheduler: str = setting("simple", "scheduler of ComfyUI")
-    seed: int = setting(0, "seed of the noise", least=0)
+    seed: int = setting(0, "seed of the noise", ge=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Cache:
     folder: str | None = setting(None, "where latents and embeddings are kept; empty: in out")
-    latents: bool = setting(True, "keep what the autoencoder makes of photographs")
-    text: bool = setting(True, "keep what the text encoders make of captions")
+    latents: Flag = setting(True, "keep what the autoencoder makes of photographs")
+    text: Flag = setting(True, "keep what the text encoders make of captions")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Fit:
     """All settings of a run."""
 
     out: str = setting(help="folder for checkpoints, samples and the adapter", also=["output_dir", "output"])
     base: Base = section(Base, "the frozen model", required=True)
     data: Data = section(Data, "the photographs", required=True)
-    steps: int = setting(12000, "steps to train", ["max_train_steps", "max_steps"], least=1, most=10**9)
-    seed: int = setting(0, "of everything that is drawn", least=0, most=2**63 - 1)
+    steps: int = setting(12000, "steps to train", ["max_train_steps", "max_steps"], ge=1, le=10**9)
+    seed: int = setting(0, "of everything that is drawn", ge=0, le=2**63 - 1)
     precision: Precision = setting(
         "bf16", "type the network computes in (autocast)", ["mixed_precision", "dtype"]
     )
-    checkpointing: bool = setting(
+    checkpointing: Flag = setting(
         True, "compute activations again on the way back, to save memory", ["gradient_checkpointing"]
     )
-    ema: float = setting(0.0, "decay of an average of the weights; 0: none", least=0, most=0.999999)
+    ema: float = setting(0.0, "decay of an average of the weights; 0: none", ge=0, le=0.999999)
     device: Literal["auto", "cpu"] = setting("auto", "where to train; auto: what ComfyUI would use")
     comfyui: str | None = setting(None, "folder of ComfyUI; empty: BOKEH_COMFYUI, or the one this lies in")
-    tensorboard: bool = setting(True, "write curves and sample pictures for TensorBoard")
+    tensorboard: Flag = setting(True, "write curves and sample pictures for TensorBoard")
     adapter: Adapter = section(Adapter)
     batch: Batch = section(Batch)
     contrastive: Contrastive = section(Contrastive)
@@ -223,8 +223,8 @@ class Fit:
     localisation: float | None = setting(
         None,
         "weight of the localisation regulariser. With several bokeh tokens in a UNet: 0.01, else 0",
-        least=0,
-        most=1000,
+        ge=0,
+        le=1000,
     )
     dropout: Dropout = section(Dropout)
     optimizer: Optimizer = section(Optimizer)
@@ -235,19 +235,19 @@ class Fit:
     def __post_init__(self) -> None:
         known = self.base.known
         if self.localisation and not known.cross_attention:
-            raise UsageError(
+            raise ValueError(
                 f"localisation needs cross-attention, which {known.title} lacks; leave it out or set it to 0."
             )
         if self.adapter.layers == "decoder" and not known.cross_attention:
-            raise UsageError(f"adapter.layers is decoder; {known.title} has none: leave it out.")
+            raise ValueError(f"adapter.layers is decoder; {known.title} has none: leave it out.")
         total, levels = self.resolved_total(), self.contrastive.levels
         if self.contrastive.share and total % levels:
-            raise UsageError(
+            raise ValueError(
                 f"batch.total is {total} and contrastive.levels {levels}: a step must hold whole sets, so the total "
                 "must be a multiple of the levels."
             )
         if self.contrastive.share and self.batch.micro < levels:
-            raise UsageError(
+            raise ValueError(
                 f"batch.micro is {self.batch.micro} and contrastive.levels {levels}: a set is grounded on its pivot "
                 "and must be in memory as a whole. Raise micro or lower levels."
             )
@@ -297,7 +297,7 @@ FREE_WITHIN = {"data": ("workers",), "batch": ("micro",)}
 
 
 def fixed_part(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's settings (:func:`~trainer.fit.schema.to_plain`) has to stay as it is when it is resumed.
+    """What of a run's settings (:func:`~trainer.settings.to_plain`) has to stay as it is when it is resumed.
 
     The number of steps may change unless the learning rate depends on it.
     """

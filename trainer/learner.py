@@ -1,0 +1,117 @@
+"""What one optimiser trains: its weights, its learning rate, their average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from trainer.config import Optimizer
+
+
+class Average:
+    """Exponential average of weights, fp32: ``e <- d e + (1 - d) w``.
+
+    At the start ``d`` rises as ``(1 + step) / (10 + step)`` up to its setting, so that the first weights, which do
+    nothing, are forgotten.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: value.detach().clone() for name, value in weights.items()}
+
+    @torch.no_grad()
+    def update(self, weights: Mapping[str, Tensor], step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        get_ema_multi_avg_fn(decay)(
+            list(self.weights.values()), [weights[name] for name in self.weights], step
+        )
+
+
+@dataclass
+class Learner:
+    """What one optimiser trains.
+
+    Attributes:
+        weights: what a checkpoint keeps, by name; loading copies into these tensors.
+        parameters: those of them that train.
+        optimizer: of the parameters.
+        rate: learning rate of a step, counted from 0.
+        clip: largest norm of the gradient; 0: any.
+        average: of the weights, or None.
+        write: writes the weights to a file; by default as they are.
+    """
+
+    weights: Mapping[str, Tensor]
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    rate: Callable[[int], float]
+    clip: float = 0.0
+    average: Average | None = None
+    write: Callable[[Path], object] | None = None
+
+    def save(self, path: Path) -> None:
+        if self.write is not None:
+            self.write(path)
+        else:
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.weights.items()}, path)
+
+    def begin(self, step: int) -> float:
+        """Before the gradients of a step; its learning rate."""
+        rate = self.rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        return rate
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], wanted: Optimizer) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2018) or Prodigy (Mishchenko & Defazio 2024), as the settings say."""
+    assert wanted.lr is not None  # resolved
+    betas = (wanted.betas[0], wanted.betas[1])
+    if wanted.name == "prodigy":
+        from prodigyopt import Prodigy
+
+        return Prodigy(
+            list(parameters),
+            lr=wanted.lr,
+            betas=betas,
+            weight_decay=wanted.weight_decay,  # type: ignore[arg-type] (annotated as int)
+            decouple=True,
+            use_bias_correction=True,
+            safeguard_warmup=wanted.warmup > 0,
+        )
+    return torch.optim.AdamW(list(parameters), lr=wanted.lr, betas=betas, weight_decay=wanted.weight_decay)
+
+
+def learning_rate(wanted: Optimizer, step: int, steps: int) -> float:
+    """The learning rate of step number ``step`` (from 0) of ``steps``: a linear warm-up, then constant or a cosine.
+
+    A function of the step alone, where torch's schedulers have a state of their own to keep.
+    """
+    assert wanted.lr is not None  # resolved
+    if step < wanted.warmup:
+        return wanted.lr * (step + 1) / wanted.warmup
+    if wanted.schedule == "constant":
+        return wanted.lr
+    done = (step - wanted.warmup) / max(1, steps - wanted.warmup)
+    return wanted.lr * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+def clip_gradients(gradients: list[Tensor], most: float) -> float:
+    """Scale gradients so that their norm together is at most ``most`` (0: leave them); the norm before.
+
+    As ``torch.nn.utils.clip_grad_norm_``, which adds 1e-6 to the norm and so would train other weights than runs
+    before it did.
+    """
+    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
+    if most and norm > most:
+        for gradient in gradients:
+            gradient.mul_(most / norm)
+    return norm
