@@ -14,12 +14,12 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.render import Lens, render
 from tests.fit import losses, run, workshop  # noqa: F401
 from tests.models import one_thread  # noqa: F401
+from trainer import toy as demo
 from trainer.cli import main
 from trainer.data import open_dataset
 from trainer.data.pairs import focus_of, render_levels, render_set
 from trainer.data.pairs.command import set_keys
 from trainer.data.sample import Sample
-from trainer.fit import demo
 
 # ruff: noqa: F811 (the fixture `workshop` is imported)
 
