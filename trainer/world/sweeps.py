@@ -185,42 +185,35 @@ def _conditioning(model: Any, texts: Sequence[str]) -> list[Any]:
     return [[torch.stack([rows for rows, _ in found]), settings]]
 
 
-def _usual(model: Any, variant: Variant) -> tuple[float, str]:
-    usual = model.architecture.sampling
-    # Small models are told less by their prompts, and need less guidance.
-    cfg = variant.cfg if variant.cfg is not None else min(usual.cfg, 3.0)
-    return cfg, variant.sampler or usual.sampler
-
-
-def _blank(model: Any) -> Tensor:
-    patch = model.codec.patch
-    return torch.zeros(1, model.codec.channels, SIDE // patch, SIDE // patch)
-
-
 @torch.no_grad()
 def _sample(
     model: Any, patcher: Any, seed: int, variant: Variant, network: MainThing
 ) -> tuple[Tensor, Tensor]:
-    import comfy.samplers
+    from bokeh_ops.host.sampling.grounded import Sweep
+    from bokeh_ops.host.sampling.sweep import sample_sweep
 
-    from bokeh_ops.host.sampling.grounded import Sweep, grounded_sample, make_sigmas
-    from bokeh_ops.host.sampling.sweep import noise_of
-
-    _, sampler = _usual(model, variant)
-    sweep = Sweep(variant.pivot, variant.ks, variant.grounding, variant.branches)
+    usual, patch = model.architecture.sampling, model.codec.patch
+    # Small models are told less by their prompts, and need less guidance.
+    cfg = variant.cfg if variant.cfg is not None else min(usual.cfg, 3.0)
+    blank = torch.zeros(1, model.codec.channels, SIDE // patch, SIDE // patch)
 
     def sample(sweep: Sweep) -> tuple[Tensor, Tensor]:
-        pivot, targets = grounded_sample(
-            _guider(model, patcher, _texts(seed, variant), variant),
-            comfy.samplers.sampler_object(sampler),
-            make_sigmas(patcher, sampler, variant.scheduler, variant.steps, 1.0),
-            {"samples": _blank(model)},
-            noise_of(seed),
+        pivot, targets = sample_sweep(
+            patcher,
+            _conditioning(model, _texts(seed, variant)),
+            _conditioning(model, [""]),
+            {"samples": blank},
             seed,
+            variant.steps,
+            cfg,
+            variant.sampler or usual.sampler,
+            variant.scheduler,
             sweep,
+            bokeh_guidance=variant.bokeh_guidance,
         )
         return model.decode(pivot["samples"])[0], model.decode(targets["samples"])
 
+    sweep = Sweep(variant.pivot, variant.ks, variant.grounding, variant.branches)
     if variant.subject:
         pivot, _ = sample(replace(sweep, target_k=sweep.target_k[:1]))
         sweep = replace(sweep, subject=network.mask(pivot.movedim(-1, 0)[None])[0].float())
@@ -233,11 +226,3 @@ def _texts(seed: int, variant: Variant) -> list[str]:
     if variant.control == "adapter":
         return [text]
     return [f"{text} {blur_words(k)}" for k in (variant.pivot, *variant.ks)]
-
-
-def _guider(model: Any, patcher: Any, texts: Sequence[str], variant: Variant) -> Any:
-    from bokeh_ops.host.sampling.grounded import make_guider
-
-    cfg, _ = _usual(model, variant)
-    positive, negative = _conditioning(model, texts), _conditioning(model, [""])
-    return make_guider(patcher, positive, negative, cfg, variant.bokeh_guidance)
