@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.fullsize import FLUX, SD15_UNET
+from tests.fullsize import FLUX, SD15_UNET, SDXL_UNET
 from tests.host import inprocess
 
 
@@ -87,7 +87,7 @@ def step_memory(
     """One line about one forward and backward over ``rows`` pictures, one of them the pivot.
 
     Args:
-        kind: ``sd15`` or ``flux``.
+        kind: ``sd15``, ``sdxl`` or ``flux``.
         rows: pictures.
         checkpointing: of gradients.
         side: of the pictures, in pixels.
@@ -110,7 +110,11 @@ def step_memory(
     text = f"out: o\nbase: {{architecture: {kind}, checkpoint: m}}\ndata: {{dataset: d}}"
     settings = parse_settings(text, Fit).resolved()
     architecture, (double, single) = named(kind), blocks
-    config = SD15_UNET if kind == "sd15" else {**FLUX, "depth": double, "depth_single_blocks": single}
+    config = {
+        "sd15": SD15_UNET,
+        "sdxl": SDXL_UNET,
+        "flux": {**FLUX, "depth": double, "depth_single_blocks": single},
+    }[kind]
     held = torch.float32 if real else weights
     cpu = torch.device("cpu")
     with nullcontext() if real else FakeTensorMode(allow_non_fake_inputs=True):
@@ -134,7 +138,8 @@ def step_memory(
         dtype = torch.float32 if real else torch.bfloat16
         length = architecture.text_tokens or 77
         context = torch.randn(rows, length, architecture.text_width(config), dtype=dtype)
-        more = {"y": torch.randn(rows, 768)} if architecture.pooled else {}
+        vector = config.get("adm_in_channels", config.get("vec_in_dim"))
+        more = {"y": torch.randn(rows, vector)} if vector else {}
         more |= {"guidance": torch.ones(rows)} if architecture.guided else {}
         peak = Peak()
         for tensor in [*patcher.model.parameters(), *patcher.model.buffers(), *adapter.parameters()]:
@@ -159,7 +164,7 @@ def step_memory(
         size = sum(p.numel() * p.element_size() for p in patcher.model.parameters())
         count = sum(p.numel() for p in trained.values())
         grown = f"; the process grew by {(_resident('VmHWM') - before) / 1e9:.2f} GB" if real else ""
-        depth = "" if kind == "sd15" else f" {double} + {single} blocks,"
+        depth = f" {double} + {single} blocks," if architecture.flow else ""
         return (
             f"{kind},{depth} {rows} pictures of {side} x {side}, checkpointing {'on' if checkpointing else 'off'}: "
             f"weights {size / 1e9:.2f} GB, {count / 1e6:.1f} M parameters train, peak {peak.most / 1e9:.2f} GB "

@@ -175,10 +175,11 @@ def test_the_command_line_says_it_and_returns_2(tmp_path: Path, capsys: pytest.C
 
 def test_the_reference_names_every_setting(repo: Path) -> None:
     text = (repo / "docs" / "train.md").read_text(encoding="utf-8")
-    for key, _, default, _ in describe_settings(Fit):
+    for key, _, default, help in describe_settings(Fit):
         row = next((line for line in text.splitlines() if line.startswith(f"| `{key}` |")), None)
         assert row is not None, f"{key} is not in docs/train.md"
         assert default in row
+        assert help in row
 
 
 def test_an_adapter_tells_nothing_of_the_machine() -> None:

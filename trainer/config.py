@@ -6,7 +6,7 @@ the paper does not say is marked "(ours)".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,22 +24,31 @@ else:
     Named = Literal[tuple(architectures())]
 
 
+def usual(of: Callable[[Architecture], object]) -> str:
+    """Which default is which architecture's, for the help: ``SD1.5, SDXL: 80; FLUX: 48``."""
+    found: dict[str, list[str]] = {}
+    for each in architectures().values():
+        value = of(each)
+        found.setdefault(f"{value:g}" if isinstance(value, float) else str(value), []).append(each.title)
+    return "; ".join(f"{', '.join(titles)}: {value}" for value, titles in found.items())
+
+
 @dataclass(frozen=True, config=STRICT)
 class Base:
     """The frozen model: files, by path or by their name in ComfyUI's model folders."""
 
     architecture: Named = setting(help="kind of model")
     checkpoint: str | None = setting(None, "single file with model, text encoder and autoencoder")
-    diffusion_model: str | None = setting(None, "FLUX in parts: the diffusion model")
-    text_encoders: list[str] = setting([], "FLUX in parts: CLIP-L and T5-XXL")
-    vae: str | None = setting(None, "FLUX in parts: the autoencoder; or another one than the checkpoint's")
+    diffusion_model: str | None = setting(None, "a model in parts: the diffusion model")
+    text_encoders: list[str] = setting([], f"a model in parts: {usual(lambda a: a.text_files)}")
+    vae: str | None = setting(None, "a model in parts: the autoencoder; or another one than the checkpoint's")
     weights: Literal["auto", "fp32", "bf16", "fp16", "fp8_e4m3fn"] = setting(
         "auto", "type the frozen weights are held in; auto: the type of precision"
     )
     prediction: Literal["auto", "epsilon", "v"] = setting(
-        "auto", "SD1.5: what the model predicts, where its file does not tell"
+        "auto", "of discrete schedules: what the model predicts, where its file does not tell"
     )
-    zero_terminal_snr: Flag = setting(False, "SD1.5 with v: the noise schedule ends in pure noise")
+    zero_terminal_snr: Flag = setting(False, "with v: the noise schedule ends in pure noise")
     guidance: float = setting(1.0, "FLUX: distilled guidance that it is trained at (ours)", ge=0)
 
     def __post_init__(self) -> None:
@@ -70,13 +79,20 @@ class Data:
 class Adapter:
     init: str | None = setting(None, "adapter file to go on from")
     rank: int | None = setting(
-        None, "rank of bokeh keys and values; 0: full matrices. SD1.5: 0, FLUX: 128", ge=0, le=4096
+        None,
+        f"rank of bokeh keys and values; 0: full matrices. {usual(lambda a: a.training.rank)}",
+        ge=0,
+        le=4096,
     )
     query_key_rank: int | None = setting(
-        None, "rank of the query/key adapters; 0: none. SD1.5: 0, FLUX: 128", ge=0, le=4096
+        None,
+        f"rank of the query/key adapters; 0: none. {usual(lambda a: a.training.query_key_rank)}",
+        ge=0,
+        le=4096,
     )
     layers: Literal["auto", "decoder", "all"] = setting(
-        "auto", "layers with bokeh attention; auto: the decoder of SD1.5, every block of FLUX"
+        "auto",
+        f"layers with bokeh attention, of a UNet's decoder or all; auto is {usual(lambda a: a.training.layers)}",
     )
     tokens: int = setting(1, "bokeh tokens", ge=1, le=64)
     hidden: int = setting(64, "width of the embedding's hidden layer", ge=1, le=65536)
@@ -87,7 +103,7 @@ class Adapter:
 class Batch:
     total: int | None = setting(
         None,
-        "pictures of a step, over all processes. SD1.5: 80, FLUX: 48",
+        f"pictures of a step, over all processes. {usual(lambda a: a.training.batch)}",
         ["batch_size"],
         ge=1,
         le=65536,
@@ -117,17 +133,20 @@ class Contrastive:
 @dataclass(frozen=True, config=STRICT)
 class Noise:
     offset: float | None = setting(
-        None, "noise shared by all pixels of a channel. SD1.5: 0.04, FLUX: 0", ge=0, le=1
+        None,
+        f"noise shared by all pixels of a channel. {usual(lambda a: a.training.noise_offset)}",
+        ge=0,
+        le=1,
     )
-    min_snr: float = setting(2.0, "SD1.5: gamma of min-SNR weighting; 0: off", ge=0, le=1000)
+    min_snr: float = setting(2.0, "of discrete schedules: gamma of min-SNR weighting; 0: off", ge=0, le=1000)
     density: Literal["logit-normal", "uniform"] = setting(
-        "logit-normal", "FLUX: how noise levels are drawn, before the shift (ours)"
+        "logit-normal", "of flows: how noise levels are drawn, before the shift (ours)"
     )
-    logit_mean: float = setting(0.0, "FLUX: of the logit-normal density (ours)", ge=-10, le=10)
-    logit_std: float = setting(1.0, "FLUX: of the logit-normal density (ours)", gt=0, le=10)
+    logit_mean: float = setting(0.0, "of flows: of the logit-normal density (ours)", ge=-10, le=10)
+    logit_std: float = setting(1.0, "of flows: of the logit-normal density (ours)", gt=0, le=10)
     shift: float | None = setting(
         None,
-        "FLUX: exponent mu of the timestep shift; empty: by resolution, as in sampling",
+        "of flows: exponent mu of the timestep shift; empty: by resolution, as in sampling",
         ge=-10,
         le=10,
     )
@@ -148,7 +167,7 @@ class Dropout:
 
 @dataclass(frozen=True, config=STRICT)
 class Optimizer:
-    name: Literal["adamw", "prodigy"] | None = setting(None, "SD1.5: adamw, FLUX: prodigy")
+    name: Literal["adamw", "prodigy"] | None = setting(None, usual(lambda a: a.training.optimizer))
     lr: float | None = setting(None, "learning rate. adamw: 1e-4, prodigy: 1", ["learning_rate"], gt=0, le=10)
     betas: list[Annotated[float, Field(ge=0, le=0.999999)]] = setting(
         [0.9, 0.999], "decay of the two averages (ours)"
@@ -183,9 +202,11 @@ class Samples:
     pivot: float = setting(14.0, "K of the pivot", ge=-1000, le=1000)
     steps: int = setting(30, "sampling steps", ge=1, le=1000)
     grounding_steps: int = setting(-1, "grounded steps; -1: 60 %", ge=-1, le=1000)
-    cfg: float | None = setting(None, "classifier-free guidance. SD1.5: 7, FLUX: 1", ge=0, le=100)
+    cfg: float | None = setting(
+        None, f"classifier-free guidance. {usual(lambda a: a.sampling.cfg)}", ge=0, le=100
+    )
     guidance: float = setting(3.0, "FLUX: distilled guidance", ge=0, le=100)
-    sampler: str | None = setting(None, "SD1.5: dpmpp_2m, FLUX: euler")
+    sampler: str | None = setting(None, usual(lambda a: a.sampling.sampler))
     scheduler: str = setting("simple", "scheduler of ComfyUI")
     seed: int = setting(0, "seed of the noise", ge=0)
 
