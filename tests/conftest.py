@@ -95,6 +95,10 @@ def pytest_xdist_auto_num_workers() -> int:
     return workers
 
 
+LONG = ("test_demo", "test_fit_resume", "test_prepare_run", "test_devices", "test_host_sampling")
+"""Files without a server that take a minute or so."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark a test by the fixtures it asks for, so that it can be left out by its mark; longest files first."""
     needs = {"device": "device", "pack": "host", "node_classes": "host", "comfy_server": "server"}
@@ -103,4 +107,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if name in needs:
                 item.add_marker(needs[name])
     long = {item.path for item in items for mark in ("browser", "server") if item.get_closest_marker(mark)}
-    items.sort(key=lambda item: item.path not in long)
+    items.sort(key=lambda item: (item.path not in long, item.path.stem not in LONG))

@@ -8,7 +8,7 @@ from trainer import cli
 
 
 def test_commands_with_commands_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["demo"]) == 2
+    assert cli.main(["toy"]) == 2
     assert "FOLDER" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         cli.main(["world", "sheet", "--help"])
@@ -21,7 +21,7 @@ def test_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert all(name in said for name in ("prepare", "pairs", "fit", "export", "evaluate", "demo", "world"))
+    assert all(name in said for name in ("prepare", "pairs", "fit", "export", "evaluate", "toy", "world"))
     with pytest.raises(SystemExit) as ended:
         cli.main(["prepair"])
     assert ended.value.code == 2

@@ -44,6 +44,7 @@ def contrasts(base: Any, adapter: Any, settings: Fit) -> Tensor:
     return torch.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_k_becomes_controllable(pack: Any, repo: Path, tmp_path: Path) -> None:
     from bokeh_ops.adapter.files import read_adapter

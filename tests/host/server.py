@@ -234,7 +234,7 @@ class ComfyServer:
             check: raise PromptError where a node raised, instead of leaving that in ``Run.error``.
             on_event: called with the kind and data of every message, while the prompt runs.
         """
-        run, start = Run(prompt_id), time.monotonic()
+        run, start, started = Run(prompt_id), time.monotonic(), False
         while True:
             self._check_alive()
             if time.monotonic() - start > timeout:
@@ -244,6 +244,10 @@ class ComfyServer:
             except queue.Empty:
                 continue
             if data.get("prompt_id", prompt_id) != prompt_id:
+                continue
+            # What names no prompt (pictures and texts of nodes) may still be of another client's, such as a browser's.
+            started = started or "prompt_id" in data
+            if not started:
                 continue
             _note(run, kind, data)
             if on_event is not None:

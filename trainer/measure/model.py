@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bokeh_ops.errors import BokehError
-from bokeh_ops.host.architectures import architectures, named
 from trainer.cli import UsageError
 from trainer.data.prepare.settings import DEPTH_KINDS, kind_of
 from trainer.measure.images import add_measuring, measure
@@ -54,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--adapter", type=Path, metavar="FILE", help="adapter file or folder (with --config: what it trained)"
     )
     model = parser.add_argument_group("the model, unless --config names it")
-    model.add_argument("--architecture", choices=tuple(architectures()))
+    model.add_argument("--architecture", help="kind of model, as in a configuration of `fit`")
     model.add_argument(
         "--checkpoint", type=_here, metavar="FILE", help="single file with model, text encoder, autoencoder"
     )
@@ -221,6 +220,8 @@ def _trained_size(dataset: Path | None, adapter: Path) -> str:
 
 def _size(text: str, architecture: str) -> tuple[int, int]:
     sides = text.lower().split("x")
+    from bokeh_ops.host.architectures import named
+
     multiple = named(architecture).size_multiple
     if len(sides) > 2 or not all(side.isdigit() and int(side) and not int(side) % multiple for side in sides):
         raise UsageError(
