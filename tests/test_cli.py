@@ -8,7 +8,9 @@ from trainer import cli
 
 
 def test_commands_with_commands_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["toy"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["toy"])
+    assert ended.value.code == 2
     assert "FOLDER" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         cli.main(["world", "sheet", "--help"])
