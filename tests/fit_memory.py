@@ -2,8 +2,8 @@
 
 Every word is architecture, pictures at once, and 1 for gradient checkpointing; then, if wanted, the side of the
 pictures (512), and the numbers of double and single blocks of FLUX. ``flux-fp8`` holds its weights in fp8, as
-``flux-24gb.yaml`` does. The host's network at full size, a new adapter,
-grounded rows and autocast to bf16 run forward and backward on tensors without data, with the attention that the host
+``flux-24gb.yaml`` does. ``sd15-flops`` counts operations instead: the counter keeps alive what checkpointing lets go
+of, so memory cannot be told in the same run. The host's network at full size, a new adapter, grounded rows and autocast to bf16 run forward and backward on tensors without data, with the attention that the host
 uses on NVIDIA cards, while every allocation is added up. What is not in it: the optimiser (8 bytes a trained parameter
 for AdamW, 16 for Prodigy), the autoencoder, and what CUDA itself takes.
 
@@ -83,6 +83,7 @@ def step_memory(
     blocks: tuple[int, int] = (19, 38),
     real: bool = False,
     weights: torch.dtype = torch.bfloat16,
+    count_flops: bool = False,
 ) -> str:
     """One line about one forward and backward over ``rows`` pictures, one of them the pivot.
 
@@ -95,6 +96,7 @@ def step_memory(
         real: on real tensors in single precision, on the CPU, instead of tensors without data in bf16.
         weights: type of the frozen weights; what is not bf16 is cast layer by layer, as the host does, and a layer's
             cast weights are kept for its way back.
+        count_flops: tell of operations instead of memory.
     """
     import comfy.model_patcher
 
@@ -147,7 +149,7 @@ def step_memory(
         start = peak.now
         model = recognise(patcher)
         flops = FlopCounterMode(display=False)
-        with training.differentiable(patcher, adapter, checkpointing), peak, flops:
+        with training.differentiable(patcher, adapter, checkpointing), flops if count_flops else peak:
             terms = {path: [term] for path, term in adapter.project(Conditions.of_k([0.0] * rows)).items()}
             call = ModelCall(terms, Grounding.from_pivots([-1] + [0] * (rows - 1)))
             before = _resident("VmRSS")
@@ -165,11 +167,12 @@ def step_memory(
         count = sum(p.numel() for p in trained.values())
         grown = f"; the process grew by {(_resident('VmHWM') - before) / 1e9:.2f} GB" if real else ""
         depth = f" {double} + {single} blocks," if architecture.flow else ""
+        what = f"{kind},{depth} {rows} pictures of {side} x {side}, checkpointing {'on' if checkpointing else 'off'}: "
+        if count_flops:
+            return f"{what}{flops.get_total_flops() / rows / 1e12:.1f} TFLOP a picture"
         return (
-            f"{kind},{depth} {rows} pictures of {side} x {side}, checkpointing {'on' if checkpointing else 'off'}: "
-            f"weights {size / 1e9:.2f} GB, {count / 1e6:.1f} M parameters train, peak {peak.most / 1e9:.2f} GB "
-            f"({(peak.most - start) / 1e9:.2f} GB over weights and adapter), "
-            f"{flops.get_total_flops() / rows / 1e12:.1f} TFLOP a picture{grown}"
+            f"{what}weights {size / 1e9:.2f} GB, {count / 1e6:.1f} M parameters train, peak {peak.most / 1e9:.2f} GB "
+            f"({(peak.most - start) / 1e9:.2f} GB over weights and adapter){grown}"
         )
 
 
@@ -194,9 +197,12 @@ def main(words: list[str]) -> None:
             continue
         rows, checkpointing, side, double, single = map(int, [*numbers, *"00000"][:5])
         blocks = (double, single) if double or single else (19, 38)
-        kind, fp8, _ = kind.partition("-fp8")
-        held = torch.float8_e4m3fn if fp8 else torch.bfloat16
-        print(step_memory(kind, rows, bool(checkpointing), side or 512, blocks, weights=held), flush=True)
+        kind, _, what = kind.partition("-")
+        held = torch.float8_e4m3fn if what == "fp8" else torch.bfloat16
+        line = step_memory(
+            kind, rows, bool(checkpointing), side or 512, blocks, weights=held, count_flops=what == "flops"
+        )
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

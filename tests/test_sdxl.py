@@ -130,6 +130,32 @@ def test_its_kin_are_taken_for_it(pack: ModuleType, base: Any, name: str) -> Non
         model.model_config = own
 
 
+def test_checkpointing_changes_no_gradient(pack: ModuleType, base: Any) -> None:
+    """Each block by itself: what is kept for the way back is less than with the blocks of a place together."""
+    from bokeh_ops.host.loading import models as loading
+    from bokeh_ops.host.training import denoise
+    from bokeh_ops.host.training import gradients as training
+
+    context, settings = models.conditioning("sdxl", 0, rows=2)[0]
+    condition = denoise.conditioning(context, settings["pooled_output"], None, [2.0, 20.0], [-1, 0])
+    x, sigma = models.randn(2, 4, 8, 8, seed=5), torch.tensor([3.0, 3.0])
+
+    def gradients(checkpointing: bool) -> dict[str, Tensor]:
+        adapter = models.adapter("sdxl").requires_grad_(True)
+        model = training.apply_for_training(base, adapter)
+        loading.on_device(model)
+        with training.differentiable(model, adapter, checkpointing):
+            denoise.denoise(model, condition, x, sigma).square().mean().backward()
+        return {name: p.grad for name, p in adapter.named_parameters() if p.grad is not None}
+
+    plain, again = gradients(False), gradients(True)
+    assert plain.keys() == again.keys()
+    assert any(".to_q_adp" in name for name in plain)
+    assert all(relative(again[name], plain[name]) < 1e-5 for name in plain if plain[name].any())
+    blocks = named("sdxl").checkpoint_blocks(base.model.diffusion_model)
+    assert sum(type(block).__name__ == "BasicTransformerBlock" for block, _ in blocks) == 8
+
+
 def fit(folder: Path, workshop: Path, *words: str) -> Tensor:
     """`fit` of a toy on the workshop's photographs."""
     from tests.fit import run

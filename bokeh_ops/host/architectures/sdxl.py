@@ -22,6 +22,7 @@ class SDXL(UNet):
     pooled = True
     text_encoders = ("g", "l")
     text_files = "CLIP-L and CLIP-G"
+    recomputed = ("ResBlock", "BasicTransformerBlock")  # up to ten of them in a SpatialTransformer
     sampling = SamplingDefaults(cfg=7.0, sampler="dpmpp_2m", size=1024)
     training = TrainingDefaults(
         batch=80, rank=0, query_key_rank=0, layers="decoder", noise_offset=0.04, optimizer="adamw"

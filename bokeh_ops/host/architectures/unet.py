@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 
 class UNet(Architecture):
-    """A UNet whose transformer blocks have self-attention (``attn1``) and attention to the text (``attn2``)."""
+    """A UNet whose transformer blocks have self-attention (``attn1``) and attention to the text (``attn2``).
+
+    Attributes:
+        recomputed: classes of the modules that gradient checkpointing computes again, what the host's sequential blocks
+            are made of.
+    """
+
+    recomputed: tuple[str, ...] = ("ResBlock", "SpatialTransformer")
 
     def widths(self, network: Any) -> dict[str, int]:
         return {
@@ -76,9 +83,8 @@ class UNet(Architecture):
         return settings, lambda device: self.model_class()(settings, model_type=kind, device=device)
 
     def checkpoint_blocks(self, network: Any) -> Iterator[tuple[nn.Module, tuple[str, int] | None]]:
-        # Residual and transformer blocks: what the host's sequential blocks are made of.
         for module in network.modules():
-            if type(module).__name__ in ("ResBlock", "SpatialTransformer"):
+            if type(module).__name__ in self.recomputed:
                 yield module, None
 
     def watched(self, options: dict[str, Any], paths: list[str], watch: Watch) -> dict[str, Any]:
