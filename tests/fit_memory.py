@@ -3,9 +3,10 @@
 Every word is architecture, pictures at once, and 1 for gradient checkpointing; then, if wanted, the side of the
 pictures (512), and the numbers of double and single blocks of FLUX. ``flux-fp8`` holds its weights in fp8, as
 ``flux-24gb.yaml`` does. ``sd15-flops`` counts operations instead: the counter keeps alive what checkpointing lets go
-of, so memory cannot be told in the same run. The host's network at full size, a new adapter, grounded rows and autocast to bf16 run forward and backward on tensors without data, with the attention that the host
-uses on NVIDIA cards, while every allocation is added up. What is not in it: the optimiser (8 bytes a trained parameter
-for AdamW, 16 for Prodigy), the autoencoder, and what CUDA itself takes.
+of, so memory cannot be told in the same run. The host's network at full size, a new adapter, grounded rows and
+autocast to bf16 run forward and backward on tensors without data, with the attention that the host uses on NVIDIA
+cards, while every allocation is added up. What is not in it: the optimiser (8 bytes a trained parameter for AdamW, 16
+for Prodigy), the autoencoder, and what CUDA itself takes.
 
 ``check,4,0,256`` (pictures, checkpointing, side) runs SD1.5 in single precision on real tensors, on the CPU, and prints
 beside the computed growth of memory by how much the process grew. One to a process: what grew stays.
