@@ -88,6 +88,14 @@ def test_a_row_without_k_has_no_bokeh(tokens: int) -> None:
         assert relative(values[1], alone[layer][1][0]) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("k", "message"), [([], "empty"), ([2.0, math.nan], "finite"), ([math.inf], "finite")]
+)
+def test_a_k_that_is_none(k: list[float], message: str) -> None:
+    with pytest.raises(BokehError, match=message):
+        Conditions.of_k(k)
+
+
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_a_fresh_adapter_has_no_values_but_keys_that_can_learn(kind: str, full: bool) -> None:

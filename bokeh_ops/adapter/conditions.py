@@ -75,11 +75,16 @@ class Conditions:
             active: whether the rows are told it.
 
         Raises:
-            BokehError: no value at all.
+            BokehError: no value at all, or one that is no finite number.
         """
         values = torch.as_tensor(k, dtype=torch.float32).reshape(-1, 1)
         if not len(values):
             raise BokehError("The list of K values is empty; give at least one.")
+        if not bool(torch.isfinite(values).all()):
+            raise BokehError(
+                f"K is {', '.join(map(str, values[:, 0].tolist()))}; expected finite numbers. A row without bokeh is "
+                "one that is not active."
+            )
         return cls(values, torch.full((len(values),), active))
 
     @classmethod
