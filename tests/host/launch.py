@@ -1,6 +1,6 @@
 """Starts the host: ``python tests/host/launch.py COMFYUI_FOLDER [arguments of main.py]``.
 
-The one thing done to help the host is :func:`make_torchvision_importable`, and it is done nowhere else.
+The one thing done to help the host is :func:`make_torchvision_importable`, which `python -m trainer` does for itself.
 """
 
 from __future__ import annotations

@@ -16,22 +16,6 @@ class SD15(UNet):
     training = TrainingDefaults(
         batch=80, rank=0, query_key_rank=0, layers="decoder", noise_offset=0.04, optimizer="adamw"
     )
-    toy = {
-        "image_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
-        "model_channels": 32,
-        "num_res_blocks": [1, 1],
-        "channel_mult": [1, 2],
-        "num_heads": 2,
-        "use_spatial_transformer": True,
-        "transformer_depth": [1, 1],
-        "transformer_depth_output": [1, 1, 1, 1],
-        "transformer_depth_middle": 1,
-        "context_dim": 16,
-        "use_linear_in_transformer": False,
-        "legacy": False,
-    }
 
     def matches(self, model: Any) -> bool:
         # Without vectors beside the text: later UNets have those.

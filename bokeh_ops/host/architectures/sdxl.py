@@ -28,21 +28,12 @@ class SDXL(UNet):
         batch=80, rank=0, query_key_rank=0, layers="decoder", noise_offset=0.04, optimizer="adamw"
     )
     toy = {
-        "image_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
-        "model_channels": 32,
-        "num_res_blocks": [1, 1],
-        "channel_mult": [1, 2],
-        "num_heads": 2,
-        "use_spatial_transformer": True,
+        **UNet.toy,
         # As SDXL: none at the full size, several in one place.
         "transformer_depth": [0, 2],
         "transformer_depth_output": [0, 0, 2, 2],
         "transformer_depth_middle": 2,
-        "context_dim": 16,
         "use_linear_in_transformer": True,
-        "legacy": False,
         "num_classes": "sequential",
         "adm_in_channels": 16 + _SIZES,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,22 @@ class UNet(Architecture):
     """
 
     recomputed: tuple[str, ...] = ("ResBlock", "SpatialTransformer")
+    toy: Mapping[str, Any] = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 32,
+        "num_res_blocks": [1, 1],
+        "channel_mult": [1, 2],
+        "num_heads": 2,
+        "use_spatial_transformer": True,
+        "transformer_depth": [1, 1],
+        "transformer_depth_output": [1, 1, 1, 1],
+        "transformer_depth_middle": 1,
+        "context_dim": 16,
+        "use_linear_in_transformer": False,
+        "legacy": False,
+    }
 
     def widths(self, network: Any) -> dict[str, int]:
         return {
@@ -61,9 +78,9 @@ class UNet(Architecture):
 
         return comfy.sd.CLIPType.STABLE_DIFFUSION
 
+    @abstractmethod
     def config_class(self) -> Any:
         """The host's class of a model's configuration."""
-        raise NotImplementedError
 
     def model_class(self) -> Any:
         """The host's class of a model."""
