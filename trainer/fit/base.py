@@ -84,16 +84,17 @@ class HostBase(Base):
         self._vae: Any = None
 
     def encode_text(self, texts: Sequence[str]) -> list[Embedding]:
+        from bokeh_ops.host.loading.texts import encode_texts
+
         self.encoded += 1
-        clip = self._text_encoder()
-        found = []
-        with torch.no_grad():
-            for text in texts:
-                context, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[:2]
-                context = context[:, : self.architecture.text_tokens]
-                pooled = pooled[0].float().cpu() if pooled is not None and self.architecture.pooled else None
-                found.append(Embedding(context[0].float().cpu(), pooled))
-        return found
+        length = self.architecture.text_tokens
+        return [
+            Embedding(
+                context[:length].float().cpu(),
+                pooled.float().cpu() if pooled is not None and self.architecture.pooled else None,
+            )
+            for context, pooled in encode_texts(self._text_encoder(), texts)
+        ]
 
     def encode_images(self, images: Tensor) -> Tensor:
         self.encoded += 1

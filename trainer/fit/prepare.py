@@ -15,7 +15,7 @@ from trainer.fit.cache import Store, Texts
 from trainer.fit.data import Feeder
 from trainer.processes import Alone
 
-TEXTS, PICTURES = 64, 8
+TEXTS, PICTURES = 16, 8
 """How many are encoded at once."""
 
 
