@@ -62,7 +62,7 @@ def settings(kind: str, folder: Path, workshop: Path, *overrides: str) -> Fit:
 
 def run(kind: str, folder: Path, workshop: Path, *overrides: str) -> bool:
     """`fit` in this process."""
-    from trainer.recipes.bokeh import fit
+    from trainer.recipes.bokeh.recipe import fit
 
     return fit(settings(kind, folder, workshop, *overrides), folder)
 

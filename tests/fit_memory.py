@@ -107,7 +107,7 @@ def step_memory(
     from bokeh_ops.host.attention.model_call import ModelCall
     from bokeh_ops.host.training import gradients as training
     from trainer.config import Fit
-    from trainer.recipes.bokeh import choose_parameters, new_adapter
+    from trainer.recipes.bokeh.recipe import choose_parameters, new_adapter
     from trainer.settings import parse_settings
 
     text = f"out: o\nbase: {{architecture: {kind}, checkpoint: m}}\ndata: {{dataset: d}}"

@@ -80,9 +80,9 @@ def test_pictures_figures_and_sheets(
     workshop: Path, tmp_path: Path, adapters: dict[str, Path], kind: str
 ) -> None:
     from bokeh_ops.adapter.files import read_adapter
-    from trainer.fit.base import Fingerprints
-    from trainer.fit.load import load_base
-    from trainer.fit.samples import sweep
+    from trainer.frozen.load import load_base
+    from trainer.frozen.model import Fingerprints
+    from trainer.recipes.bokeh.samples import sweep
 
     (tmp_path / "prompts.txt").write_text("a patch\n\na red patch\n", encoding="utf-8")
     out = tmp_path / "out"

@@ -15,8 +15,8 @@ from bokeh_ops.host.architectures import named
 from tests import models
 from tests.fit import losses, run, settings, workshop  # noqa: F401
 from tests.models import one_thread  # noqa: F401
-from trainer.fit.base import Embedding
-from trainer.fit.cache import Store, Texts, stack
+from trainer.frozen.cache import Store, Texts, stack
+from trainer.frozen.model import Embedding
 
 # ruff: noqa: F811 (the fixture `workshop` is imported)
 
@@ -30,7 +30,7 @@ def unloaded(pack: Any) -> Iterator[None]:
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts what the encoders are asked for."""
-    from trainer.fit.small import SmallBase
+    from trainer.frozen.small import SmallBase
 
     counts: Counter[str] = Counter()
     texts, images = SmallBase.encode_text, SmallBase.encode_images
@@ -165,7 +165,7 @@ def test_kept_rows_decode_no_picture_and_the_model_stays_loaded(
 def test_captions_go_to_the_encoder_together(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.fit.small import SmallBase
+    from trainer.frozen.small import SmallBase
 
     sizes: list[int] = []
     encode = SmallBase.encode_text

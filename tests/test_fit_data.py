@@ -14,9 +14,9 @@ from trainer import toy as demo
 from trainer.config import Fit
 from trainer.data import open_dataset
 from trainer.data.pairs import render_set
-from trainer.fit.cache import Store
-from trainer.fit.data import Feeder, choose_caption, stock
-from trainer.fit.plan import MicroBatch, Plan
+from trainer.frozen.cache import Store
+from trainer.recipes.bokeh.feed import Feeder, choose_caption, stock
+from trainer.recipes.bokeh.plan import MicroBatch, Plan
 from trainer.settings import parse_settings
 
 AT_512 = 512 / demo.SIDE

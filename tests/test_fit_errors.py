@@ -30,7 +30,7 @@ def unloaded(pack: Any) -> Iterator[None]:
 
 def spoil(workshop: Path, step: int, value: float, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """From the given step on, one latent holds ``value``."""
-    from trainer.recipes.bokeh import Bokeh
+    from trainer.recipes.bokeh.recipe import Bokeh
 
     original = Bokeh.latents_of
 

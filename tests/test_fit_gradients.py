@@ -14,7 +14,7 @@ from torch import Tensor
 from tests import models
 from tests.fit import KINDS, settings, workshop  # noqa: F401
 from tests.models import one_thread  # noqa: F401
-from trainer.fit.plan import MicroBatch
+from trainer.recipes.bokeh.plan import MicroBatch
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ class Bench:
         self, kind: str, folder: Path, workshop: Path, *overrides: str, batch: str = "contrastive"
     ) -> None:
         from trainer.processes import Alone
-        from trainer.recipes.bokeh import Bokeh
+        from trainer.recipes.bokeh.recipe import Bokeh
 
         self.settings = settings(kind, folder, workshop, *overrides).resolved()
         self.run = Bokeh(self.settings, folder, Alone())
@@ -175,7 +175,7 @@ def test_what_trained_is_what_samples(
     from bokeh_ops.adapter.files import write_adapter
     from bokeh_ops.host.training import denoise
     from tests import golden
-    from trainer.fit.cache import stack
+    from trainer.frozen.cache import stack
 
     bench = Bench(kind, tmp_path, workshop, "adapter.tokens=2", "localisation=0", batch=batch)
     micro, latents, texts, *_ = bench.arguments

@@ -32,8 +32,8 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 def contrasts(base: Any, adapter: Any, settings: Fit) -> Tensor:
     """Contrast of the stripes at every K, ``[SEEDS, 6]``, sampled as GroundedSampler samples."""
-    from trainer.fit.cache import Store, Texts
-    from trainer.fit.samples import sweep
+    from trainer.frozen.cache import Store, Texts
+    from trainer.recipes.bokeh.samples import sweep
 
     texts = Texts(base, Store(None), torch.float32)
     found = []
@@ -48,8 +48,8 @@ def contrasts(base: Any, adapter: Any, settings: Fit) -> Tensor:
 @pytest.mark.timeout(1500)
 def test_k_becomes_controllable(pack: Any, repo: Path, tmp_path: Path) -> None:
     from bokeh_ops.adapter.files import read_adapter
-    from trainer.fit.small import SmallBase
-    from trainer.recipes.bokeh import fit, new_adapter
+    from trainer.frozen.small import SmallBase
+    from trainer.recipes.bokeh.recipe import fit, new_adapter
 
     # The world itself: K takes the contrast away.
     pictures, ks = demo.pictures(64)

@@ -15,8 +15,8 @@ from bokeh_ops.host.architectures import named
 from tests import models
 from tests.models import one_thread  # noqa: F401
 from trainer.config import Noise
-from trainer.fit import objective
-from trainer.fit.localise import bokeh_share, foreground_less_background, mask_at
+from trainer.recipes.bokeh import objective
+from trainer.recipes.bokeh.localise import bokeh_share, foreground_less_background, mask_at
 
 SIGMA = torch.tensor([0.2, 0.9, 2.5])
 

@@ -11,7 +11,7 @@ import pytest
 from bokeh_ops.errors import BokehError
 from trainer.config import Fit
 from trainer.data.pairs.render import Levels, draw_levels
-from trainer.fit.plan import MicroBatch, Plan, Stock
+from trainer.recipes.bokeh.plan import MicroBatch, Plan, Stock
 from trainer.seeded import generator as draws
 from trainer.seeded import normal
 from trainer.settings import parse_settings

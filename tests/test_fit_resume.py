@@ -89,19 +89,23 @@ def lines(folder: Path) -> int:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX")
-def test_killed_at_any_moment_it_goes_on_with_the_same_losses(workshop: Path, tmp_path: Path) -> None:
+def test_killed_or_ended_at_any_moment_it_goes_on_with_the_same_losses(
+    workshop: Path, tmp_path: Path
+) -> None:
     overrides = ("steps=24", "checkpoint.every=2", "ema=0.9", "batch.total=4")
     run("flux", tmp_path / "whole", workshop, *overrides)
     folder = tmp_path / "killed"
     folder.mkdir()
     (folder / "c.yaml").write_text(config("flux", folder, workshop, *overrides), encoding="utf-8")
-    for after in (5, 13):
+    for after, number, status in ((5, signal.SIGKILL, -signal.SIGKILL), (13, signal.SIGTERM, 130)):
         process = start(folder)
         while lines(folder) < after and process.poll() is None:
             time.sleep(0.01)
         assert process.poll() is None, process.communicate()[0]
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        os.killpg(process.pid, number)
+        said, _ = process.communicate(timeout=100)
+        assert process.returncode == status, said
+        assert "Traceback" not in said
         assert lines(folder) < 24
     process = start(folder)
     said, _ = process.communicate(timeout=500)
@@ -112,8 +116,7 @@ def test_killed_at_any_moment_it_goes_on_with_the_same_losses(workshop: Path, tm
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_whole_group_is_asked_to_stop(workshop: Path, tmp_path: Path, number: int) -> None:
+def test_the_whole_group_is_asked_to_stop(workshop: Path, tmp_path: Path) -> None:
     """With workers that read ahead, in the midst of a step of 16 micro-batches."""
     overrides = ("steps=100000", "checkpoint.every=100000", "batch.total=32", "batch.micro=2")
     overrides += ("data.workers=1", "contrastive.variants=0")
@@ -122,7 +125,7 @@ def test_the_whole_group_is_asked_to_stop(workshop: Path, tmp_path: Path, number
     while lines(tmp_path) < 1 and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.1)
-    os.killpg(process.pid, number)
+    os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 130, said
     assert "Traceback" not in said

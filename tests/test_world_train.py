@@ -104,7 +104,7 @@ def test_captions_are_in_the_vocabulary_and_k_is_told_in_words_at_most(data: Pat
 @pytest.mark.parametrize("kind", ["sd15", "flux"])
 def test_fit_trains_on_the_base_and_its_world(kind: Any, data: Path, tmp_path: Path) -> None:
     from trainer.config import Fit
-    from trainer.recipes.bokeh import fit
+    from trainer.recipes.bokeh.recipe import fit
     from trainer.settings import parse_settings
 
     train(kind, Pictures([data]), PLAN, tmp_path / "base", until=1)

@@ -26,7 +26,7 @@ from bokeh_ops.errors import BokehError
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("trainer.data.prepare.command", "make an annotated data set of photographs"),
     "pairs": ("trainer.data.pairs.command", "render contrastive sets of a data set to disk"),
-    "fit": ("trainer.fit.command", "train a bokeh adapter"),
+    "fit": ("trainer.recipes.bokeh.command", "train a bokeh adapter"),
     "toy": ("trainer.toy", "make a toy world to try training in"),
     "world": ("trainer.world.command", "make, learn and measure the small world"),
     "export": ("trainer.export.command", "convert an adapter between file layouts and precisions"),

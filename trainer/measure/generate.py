@@ -23,11 +23,11 @@ from bokeh_ops.picture.sheet import contact_sheet
 from trainer.config import Fit
 from trainer.data.shard import file_sha256
 from trainer.files import read_json
-from trainer.fit.base import Base, Embedding, Fingerprints
-from trainer.fit.samples import Laid, check, large_enough, sweep
+from trainer.frozen.model import Base, Embedding, Fingerprints
 from trainer.measure.pictures import write_png
 from trainer.measure.report import write_json
 from trainer.measure.sweeps import read_picture
+from trainer.recipes.bokeh.samples import Laid, check, large_enough, sweep
 from trainer.settings import differences, to_plain
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class _Sampler:
         start_comfyui(find_comfyui(settings.comfyui, beside), cpu=settings.device == "cpu")
         from bokeh_ops.host.architectures import check_fits, recognise
         from bokeh_ops.host.loading import models as loading
-        from trainer.fit.load import load_base
+        from trainer.frozen.load import load_base
 
         check(settings)
         self.scenes = scenes

@@ -153,8 +153,8 @@ def _scenes(arguments: argparse.Namespace) -> tuple[Scenes, Path]:
     """What is to be sampled, and the folder that its relative paths start from."""
     from bokeh_ops.numbers import parse_values
     from trainer.config import Fit
-    from trainer.fit.samples import Laid
     from trainer.measure.generate import Scenes
+    from trainer.recipes.bokeh.samples import Laid
     from trainer.settings import parse_settings
 
     if arguments.config is None:

@@ -16,10 +16,10 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.sheet import contact_sheet
 from trainer.data import open_dataset
 from trainer.files import replace_file
-from trainer.fit.objective import LEAST_FLOW_SIGMA, row_losses, weights
-from trainer.fit.samples import write_png
 from trainer.learner import Average, Learner
 from trainer.loop import Loop, Schedule
+from trainer.recipes.bokeh.objective import LEAST_FLOW_SIGMA, row_losses, weights
+from trainer.recipes.bokeh.samples import write_png
 from trainer.recipes.recipe import Recipe, Rows, Turn
 from trainer.seeded import generator as draws
 from trainer.seeded import normal

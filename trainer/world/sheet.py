@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.sheet import contact_sheet
-from trainer.fit.samples import write_png
+from trainer.recipes.bokeh.samples import write_png
 from trainer.world.data import scene_sweep
 
 KS = (0.0, 4.0, 8.0, 16.0, 30.0)

@@ -21,8 +21,8 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.colour import match_lab
 from trainer.files import replace_text
-from trainer.fit.samples import write_png
 from trainer.measure.sweeps import read_picture
+from trainer.recipes.bokeh.samples import write_png
 from trainer.world.base import blur_words
 from trainer.world.data import scene_sweep
 from trainer.world.mask import MainThing, inside

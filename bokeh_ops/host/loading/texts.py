@@ -62,7 +62,11 @@ def _encode_alike(clip: Any, tokens: Sequence[Any]) -> list[tuple[Tensor, Tensor
     if pooled is None:
         return [(each, None) for each in contexts]
     for _, rows in put_out:
-        if rows is not None and rows.shape[1:] == pooled.shape[1:] and torch.equal(rows[:1].to(pooled), pooled):
+        if (
+            rows is not None
+            and rows.shape[1:] == pooled.shape[1:]
+            and torch.equal(rows[:1].to(pooled), pooled)
+        ):
             sections = len(rows) // count  # one more row, the last, where words have weights
             return [(each, rows[row * sections]) for row, each in enumerate(contexts)]
     return None

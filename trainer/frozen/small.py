@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bokeh_ops.digest import content_key
 from bokeh_ops.errors import BokehError
-from trainer.fit.base import Base, Embedding
+from trainer.frozen.model import Base, Embedding
 
 
 class SmallBase(Base):

@@ -23,17 +23,17 @@ from trainer.config import Fit, fixed_part, record_for_others
 from trainer.data import open_dataset
 from trainer.data.pairs.identity import identity
 from trainer.files import WRITE_ERRORS, unwritable
-from trainer.fit.base import Base, Fingerprints
-from trainer.fit.cache import Store, Texts
-from trainer.fit.data import Fed, Feeder, feed_ahead, stock
-from trainer.fit.model import AUTOCAST, Trainee
-from trainer.fit.plan import MicroBatch, Plan
-from trainer.fit.prepare import fill_cache
-from trainer.fit.samples import check as check_samples
-from trainer.fit.samples import sheet, sweep, write_png
+from trainer.frozen.cache import Store, Texts
+from trainer.frozen.model import Base, Fingerprints
 from trainer.learner import Average, Learner, learning_rate, make_optimizer
 from trainer.loop import Loop, Schedule
 from trainer.processes import Alone, Processes
+from trainer.recipes.bokeh.encode import fill_cache
+from trainer.recipes.bokeh.feed import Fed, Feeder, feed_ahead, stock
+from trainer.recipes.bokeh.plan import MicroBatch, Plan
+from trainer.recipes.bokeh.samples import check as check_samples
+from trainer.recipes.bokeh.samples import sheet, sweep, write_png
+from trainer.recipes.bokeh.trainee import AUTOCAST, Trainee
 from trainer.recipes.recipe import Recipe, Rows, Turn
 from trainer.settings import to_plain
 
@@ -91,7 +91,7 @@ class Bokeh(Recipe):
     def __init__(self, settings: Fit, beside: Path, processes: Alone, base: Base | None = None) -> None:
         start(settings.comfyui, beside, cpu=settings.device == "cpu")
         from bokeh_ops.host.loading import models as loading
-        from trainer.fit.load import load_base
+        from trainer.frozen.load import load_base
 
         self.settings, self.processes = settings, processes
         if settings.samples.every:

@@ -34,6 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.show:
         print(to_yaml(settings.resolved()), end="")
         return 0
-    from trainer.recipes.bokeh import fit
+    from trainer.recipes.bokeh.recipe import fit
 
     return 0 if fit(settings, arguments.config.absolute().parent) else 130

@@ -10,10 +10,10 @@ import torch
 from bokeh_ops.digest import content_key
 from trainer.config import Fit
 from trainer.files import replace_text
-from trainer.fit.base import Base
-from trainer.fit.cache import Store, Texts
-from trainer.fit.data import Feeder
+from trainer.frozen.cache import Store, Texts
+from trainer.frozen.model import Base
 from trainer.processes import Alone
+from trainer.recipes.bokeh.feed import Feeder
 
 TEXTS, PICTURES = 16, 8
 """How many are encoded at once."""

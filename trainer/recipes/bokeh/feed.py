@@ -26,8 +26,8 @@ from bokeh_ops.render import DEFAULT_MODEL
 from trainer.data.pairs.render import focus_of, render_levels
 from trainer.data.sample import Sample
 from trainer.files import replace_text
-from trainer.fit.cache import Store
-from trainer.fit.plan import MicroBatch, Picture, Stock
+from trainer.frozen.cache import Store
+from trainer.recipes.bokeh.plan import MicroBatch, Picture, Stock
 
 
 class Photographs(Protocol):
@@ -143,7 +143,7 @@ class Facts:
 
 
 class Feeder:
-    """Makes a :class:`Fed` of a :class:`~trainer.fit.plan.MicroBatch`.
+    """Makes a :class:`Fed` of a :class:`~trainer.recipes.bokeh.plan.MicroBatch`.
 
     Args:
         photographs: the data set.

@@ -15,14 +15,14 @@ from bokeh_ops.adapter.rows import resolve_grounding_steps
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.sheet import contact_sheet
 from trainer.config import Fit
-from trainer.fit.base import Base, Embedding
+from trainer.frozen.model import Base, Embedding
 
 LEAST_SIDE = 128
 """Pixels that a picture on a sheet is wide at least."""
 
 
 Encode = Callable[[Sequence[str]], list[Embedding]]
-"""What makes embeddings of texts, such as :class:`trainer.fit.cache.Texts`."""
+"""What makes embeddings of texts, such as :class:`trainer.frozen.cache.Texts`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def sweep(
     """Every prompt at the pivot's K and at every target K.
 
     Args:
-        base: not in training (:meth:`trainer.fit.model.Trainee.paused`).
+        base: not in training (:meth:`trainer.recipes.bokeh.trainee.Trainee.paused`).
         adapter: laid on as LoadBokehAdapter does.
         settings: resolved.
         texts: encodes the prompts.

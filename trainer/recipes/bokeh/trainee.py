@@ -11,11 +11,11 @@ from torch import Tensor
 
 from bokeh_ops.adapter.network import BokehAdapter
 from trainer.config import Fit
-from trainer.fit.base import Base, Embedding
-from trainer.fit.cache import stack
-from trainer.fit.localise import Localiser
-from trainer.fit.objective import noise_level, row_losses, scene_noise, weights
-from trainer.fit.plan import MicroBatch
+from trainer.frozen.cache import stack
+from trainer.frozen.model import Base, Embedding
+from trainer.recipes.bokeh.localise import Localiser
+from trainer.recipes.bokeh.objective import noise_level, row_losses, scene_noise, weights
+from trainer.recipes.bokeh.plan import MicroBatch
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -1,4 +1,4 @@
-"""From the settings to a :class:`~trainer.fit.base.Base`."""
+"""From the settings to a :class:`~trainer.frozen.model.Base`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from bokeh_ops.errors import BokehError
 from bokeh_ops.host.architectures import named
 from trainer.config import Fit
-from trainer.fit.base import Base, Fingerprints, HostBase
-from trainer.fit.small import SmallBase
+from trainer.frozen.model import Base, Fingerprints, HostBase
+from trainer.frozen.small import SmallBase
 
 DTYPES = {
     "fp32": torch.float32,

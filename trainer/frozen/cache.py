@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bokeh_ops.digest import content_key
 from trainer.files import replace_file
-from trainer.fit.base import Base, Embedding
+from trainer.frozen.model import Base, Embedding
 
 
 class Store:
