@@ -5,7 +5,8 @@ otherwise (``[..., H, W, 3]``, as ComfyUI's pictures; ``dim=-3`` for ``[..., 3, 
 or float64 when given it, have no NaN gradient anywhere, and do not clip: out-of-gamut colours survive a round trip.
 
 Constants: IEC 61966-2-1 for sRGB; CIE 15 for L*a*b* with the D65 white of the 2 degree observer. The matrix and the
-white are those of scikit-image and kornia, whose numbers these functions reproduce.
+white are those of scikit-image and kornia, whose numbers these functions reproduce. They are our own since kornia's
+way back clips: of colours between -0.5 and 1.5 3 % come back wrong, by up to 0.31, and half precision stays half.
 """
 
 from __future__ import annotations

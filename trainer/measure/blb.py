@@ -2,7 +2,8 @@
 
 ``image.exr`` linear and sharp everywhere, ``depth.exr`` metres, ``info.json`` with ``blur_parameters`` and
 ``focus_distances``, and for blur i and focus j (two digits each) ``bokeh_0i_0j.exr``, linear. Signed defocus in pixels
-of blur radius is ``blur_parameters[i] (1 / depth - 1 / focus_distances[j])``.
+of blur radius is ``blur_parameters[i] (1 / depth - 1 / focus_distances[j])``. No library reads it; pictures are read by
+:mod:`trainer.exr`.
 """
 
 from __future__ import annotations
