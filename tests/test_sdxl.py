@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from torch import Tensor
 from bokeh_ops.adapter.files import read_adapter, write_adapter
 from bokeh_ops.host.architectures import named
 from tests import models
-from tests.fit import workshop  # noqa: F401
+from tests.fit import host_folder, workshop  # noqa: F401
 from tests.fullsize import SDXL_UNET
 from tests.models import one_thread, predict, relative  # noqa: F401
 from tests.reference import by_hooks
@@ -62,7 +63,7 @@ def test_it_computes_equations_10_and_11(
     if grounded:
         rows = pack.bokeh_ops.adapter.rows.SweepRows(1, 2)
         model = pack.bokeh_ops.host.sampling.grounded.ground_model(model, rows, torch.zeros(2), 1)
-    x = models.randn(3, 4, 8, 6, seed=5)
+    x = models.randn(3, 4, 9, 7, seed=5)  # halved twice: neither is a multiple of 4
     out = torch.stack(predict(model, *told(pack, pivots), x=x))
     models.unload()
     # The host puts the negative's rows first.
@@ -168,7 +169,9 @@ def fit(folder: Path, workshop: Path, *words: str) -> Tensor:
     return folder
 
 
-def test_it_is_trained_exported_and_evaluated(pack: ModuleType, workshop: Path, tmp_path: Path) -> None:
+def test_it_is_trained_exported_and_evaluated(
+    pack: ModuleType, workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from bokeh_ops.host.small.model import read_small
     from trainer.cli import main
 
@@ -185,3 +188,20 @@ def test_it_is_trained_exported_and_evaluated(pack: ModuleType, workshop: Path, 
     laid = pack.bokeh_ops.host.adapter.apply.apply_adapter(toy.patcher, read_adapter(exported))
     assert laid is not None
     assert write_adapter(made, tmp_path / "again.safetensors").is_file()
+    out, prompt = tmp_path / "measured", ("--prompt", "a patch", "--steps", "2", "--k", "0, 30")
+    base = ("--architecture", "sdxl", "--checkpoint", str(workshop / "sdxl.safetensors"), "--weights", "fp32")
+    where = (
+        "--comfyui",
+        str(host_folder()),
+        "--sample-on",
+        "cpu",
+        "--adapter",
+        str(exported),
+        "--size",
+        "32",
+    )
+    monkeypatch.setattr("trainer.measure.plots.plot_sweeps", lambda *_: [])
+    monkeypatch.setattr("trainer.measure.metrics.weights.load_lpips", lambda *_: None)
+    assert main(["evaluate", "model", str(out), *base, *where, *prompt]) == 0
+    (scene,) = json.loads((out / "figures.json").read_text())["runs"][0]["scenes"]
+    assert scene["values"] == [0, 14, 30]
