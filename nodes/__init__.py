@@ -13,6 +13,7 @@ class BokehExtension(ComfyExtension):
         from .demo import LoadBokehDemoModel, LoadBokehDemoPhotograph
         from .depth import BokehLoadDepth
         from .estimate import BokehDepthFromGeometry, BokehEstimateDepth
+        from .invert import BokehInvert
         from .lens import BokehAperture, BokehFocus
         from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
@@ -24,6 +25,7 @@ class BokehExtension(ComfyExtension):
             BokehCondition,
             GroundedSampler,
             GroundedSamplerAdvanced,
+            BokehInvert,
             LabColorMatch,
             BokehMeRender,
             BokehDefocusViews,

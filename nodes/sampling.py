@@ -12,6 +12,7 @@ from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.host.sampling.grounded import BRANCHES, Sweep, grounded_sample, guide_k
 from ..bokeh_ops.host.sampling.sweep import sample_sweep
 from ..bokeh_ops.numbers import parse_values
+from .invert import TRAJECTORY
 
 CATEGORY = "Bokeh"
 
@@ -92,6 +93,17 @@ def _k_guidance() -> Any:
             "A guidance scale of K alone. 0, as in the paper: cfg guides prompt and K together. More than cfg makes "
             "the blur differ more between the targets, such as 2 for FLUX at cfg 1. Takes half as long again, or for "
             "FLUX at cfg 1 twice as long."
+        ),
+    )
+
+
+def _trajectory() -> Any:
+    return TRAJECTORY.Input(
+        "trajectory",
+        optional=True,
+        tooltip=(
+            "From Bokeh Invert: the pivot is then the photograph itself, in place of the noise, and pivot K is the "
+            "photograph's. A mask on the latent (Set Latent Noise Mask) keeps the rest as it is."
         ),
     )
 
@@ -177,10 +189,12 @@ class GroundedSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="1 makes a new picture; less keeps some of the latent that comes in.",
+                    tooltip="1 makes a new picture; less keeps some of the latent that comes in. With a trajectory: "
+                    "the strength of the edit, the share of its steps that are sampled.",
                 ),
                 *_sweep_inputs(),
                 _k_guidance(),
+                _trajectory(),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -206,6 +220,7 @@ class GroundedSampler(io.ComfyNode):
         scheduler: str,
         denoise: float,
         bokeh_guidance: float = 0.0,
+        trajectory: Any = None,
         **sweep: Any,
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
@@ -223,6 +238,7 @@ class GroundedSampler(io.ComfyNode):
             denoise,
             bokeh_guidance or None,
             node_id,
+            trajectory,
         )
         return io.NodeOutput(pivot, targets)
 
@@ -248,6 +264,7 @@ class GroundedSamplerAdvanced(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="An empty latent, or pictures to start from."),
                 *_sweep_inputs(),
                 _k_guidance(),
+                _trajectory(),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -268,11 +285,13 @@ class GroundedSamplerAdvanced(io.ComfyNode):
         sigmas: Any,
         latent_image: Any,
         bokeh_guidance: float = 0.0,
+        trajectory: Any = None,
         **sweep: Any,
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
+        base_k = None if trajectory is None else trajectory.k
         pivot, targets = grounded_sample(
-            guide_k(guider, bokeh_guidance) if bokeh_guidance else guider,
+            guide_k(guider, bokeh_guidance, base_k) if bokeh_guidance else guider,
             sampler,
             sigmas,
             latent_image,
@@ -280,5 +299,6 @@ class GroundedSamplerAdvanced(io.ComfyNode):
             noise.seed,
             _sweep(node_id, **sweep),
             node_id,
+            trajectory,
         )
         return io.NodeOutput(pivot, targets)

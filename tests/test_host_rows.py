@@ -250,34 +250,3 @@ def test_pictures_to_inpaint(pack: ModuleType, entries: int, pictures: int) -> N
         return inpainting(seen[which : which + 1], masks[which : which + 1])
 
     as_each_alone(s, latents(s, pictures), inpainting(seen, masks), alone)
-
-
-def test_the_pivots_may_begin_from_latents_of_their_own(s: Sampling) -> None:
-    """Each as it would alone: the pivot from what it is given, here another seed's noise, the target from its noise."""
-    import comfy.sample
-    import comfy.samplers
-
-    sampling = s.pack.bokeh_ops.host.sampling
-    sigmas = sampling.grounded.make_sigmas(s.model, "euler", "simple", 4, 1.0)
-    samples = s.latent["samples"]
-    scaling = s.model.get_model_object("model_sampling").noise_scaling
-    start = scaling(sigmas[0], comfy.sample.prepare_noise(samples, 8), samples, max_denoise=True)
-
-    def run(start: Tensor) -> tuple[Any, Any]:
-        return sampling.grounded.grounded_sample(
-            sampling.grounded.make_guider(s.model, s.positive, s.negative, 2.0),
-            comfy.samplers.sampler_object("euler"),
-            sigmas,
-            s.latent,
-            sampling.sweep.noise_of(7),
-            7,
-            sampling.grounded.Sweep(PIVOT, [PIVOT], grounding_steps=0),
-            start=start,
-        )
-
-    pivot, targets = run(start)
-    assert relative(pivot["samples"], s.alone(seed=8)) < 1e-5
-    assert relative(targets["samples"], s.alone(seed=7)) < 1e-5
-    assert relative(pivot["samples"], targets["samples"]) > 0.1
-    with pytest.raises(Exception, match="start of the pivots has the shape"):
-        run(start[..., :4])

@@ -20,15 +20,17 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.nn import functional
 
+from ...adapter.conditions import Conditions
 from ...adapter.rows import SweepRows, grounding_level, resolve_grounding_steps, target_groups
 from ...errors import BokehError
 from ..adapter.patch import KEY, BokehPatch, patch_of, set_patch
 from ..architectures import recognise
 from ..differences import out_of_memory
 from ..notices import say
-from .conditioning import TOLD_KEY, released_negative
+from .conditioning import TOLD_KEY, ToldCondition, released_negative
 from .preview import Progress
-from .rows import Rows, pin_start, sampler_is_unknown, share_noise
+from .rows import Rows, sampler_is_unknown, share_noise
+from .trajectory import Trajectory, follow
 
 BRANCHES = ("positive only", "positive and negative")
 """Which branches of classifier-free guidance are grounded; the released code grounds the positive one."""
@@ -71,7 +73,12 @@ class Sweep:
 
 
 def make_guider(
-    model: Any, positive: Any, negative: Any, cfg: float, bokeh_guidance: float | None = None
+    model: Any,
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    bokeh_guidance: float | None = None,
+    base_k: float | None = None,
 ) -> Any:
     """The host's classifier-free guidance.
 
@@ -81,19 +88,21 @@ def make_guider(
         cfg: its scale.
         bokeh_guidance: None guides K and prompt together, as the paper does. A number is a scale of K alone (ours):
             ``e(negative) + cfg (e(prompt, -30) - e(negative)) + bokeh_guidance (e(prompt, K) - e(prompt, -30))``.
+        base_k: in place of -30 there, such as the K of a photograph, of which only the difference is wanted.
     """
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    return guider if bokeh_guidance is None else guide_k(guider, bokeh_guidance)
+    return guider if bokeh_guidance is None else guide_k(guider, bokeh_guidance, base_k)
 
 
-def guide_k(guider: Any, scale: float) -> Any:
+def guide_k(guider: Any, scale: float, base_k: float | None = None) -> Any:
     """A guider like ``guider`` that has a scale of its own for K (:func:`make_guider`).
 
     Args:
         guider: the host's BasicGuider or CFGGuider.
         scale: of K alone.
+        base_k: see :func:`make_guider`.
 
     Raises:
         BokehError: another guider.
@@ -107,12 +116,12 @@ def guide_k(guider: Any, scale: float) -> Any:
             "CFGGuider. Set it to 0, or build K's guidance with DualCFGGuider."
         )
     positive = guider.original_conds["positive"]
-    released = released_negative()
-    # The positive prompt told that nothing is blurred, which takes the place of a negative one.
+    told = released_negative() if base_k is None else ToldCondition(Conditions.of_k([base_k]), follows=False)
+    # The positive prompt told that nothing is blurred, or as blurred as it is, takes the place of a negative one.
     middle = [
         {
             **cond,
-            "model_conds": {**cond["model_conds"], TOLD_KEY: released},
+            "model_conds": {**cond["model_conds"], TOLD_KEY: told},
             "prompt_type": "negative",
             "uuid": uuid.uuid4(),
         }
@@ -147,7 +156,8 @@ def grounded_sample(
     seed: int,
     sweep: Sweep,
     node_id: str | None = None,
-    start: Tensor | None = None,
+    trajectory: Trajectory | None = None,
+    residual: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sample every picture of ``latent`` once as pivot and once per target K, all from the same noise.
 
@@ -161,7 +171,8 @@ def grounded_sample(
         seed: for the noise that samplers add on the way.
         sweep: what to sample.
         node_id: the node to speak through.
-        start: what the pivots begin from in place of the noise (:func:`.rows.pin_start`).
+        trajectory: the way the pivots are on, in place of noise; its K is theirs.
+        residual: as for :func:`.trajectory.follow`.
 
     Returns:
         The pivots' LATENT ``[P, ...]`` and the targets' ``[N * P, ...]``, all pictures of the first K first.
@@ -209,7 +220,12 @@ def grounded_sample(
             "get different noise and drift apart; the ancestral and SDE samplers of KSamplerSelect share it.",
             node_id,
         )
-    initial = noise(latent)
+    way = None
+    if trajectory is None:
+        initial = noise(latent)
+    else:
+        way, initial = trajectory.way(guider, samples, sigmas), torch.zeros_like(samples)
+        sweep = replace(sweep, pivot_k=trajectory.k)
     rows_per_batch = sweep.rows_per_batch
     pivot: Tensor | None = None
     done: list[Tensor] = []
@@ -233,7 +249,8 @@ def grounded_sample(
                 grounded_steps,
                 callback,
                 node_id,
-                start,
+                way,
+                residual,
             )
         except Exception as error:
             if not out_of_memory(error) or len(group) == 1:
@@ -306,16 +323,16 @@ def _sample_group(
     grounded_steps: int,
     callback: Callable[..., None],
     node_id: str | None,
-    start: Tensor | None,
+    way: Tensor | None,
+    residual: bool,
 ) -> Tensor:
     samples = latent["samples"]
     rows = SweepRows(samples.shape[0], len(group))
+    k = rows.per_row(sweep.pivot_k, group)
     sampler = share_noise(sampler, rows)
-    if start is not None:
-        sampler = pin_start(sampler, rows, start)
-    guider = prepare_guider(
-        guider, rows, rows.per_row(sweep.pivot_k, group), sigmas, grounded_steps, sweep, node_id
-    )
+    if way is not None:
+        sampler = follow(sampler, rows, way, [each == sweep.pivot_k for each in k], residual)
+    guider = prepare_guider(guider, rows, k, sigmas, grounded_steps, sweep, node_id)
     out = guider.sample(
         rows.tile(initial),
         rows.tile(samples),

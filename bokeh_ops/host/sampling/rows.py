@@ -7,7 +7,8 @@
 * Noise that samplers add as they go: the host draws it for the whole batch, a different one per row, and the rows of a
   sweep would drift apart. Here it is drawn for the pivots alone, exactly as if those ran alone, and every row gets its
   picture's (:func:`share_noise`).
-* Of their own: K and pivots, by their conditions; and the pivots may have a start of their own (:func:`pin_start`).
+* Of their own: K and pivots, by their conditions; and the pivots may be on a recorded way, at every noise level
+  (:func:`.trajectory.follow`).
 """
 
 from __future__ import annotations
@@ -233,30 +234,3 @@ def _with_shared_noise(function: Callable[..., Tensor], name: str, rows: SweepRo
         return function(model, x, sigmas, extra_args=extra_args, noise_sampler=shared, **options)
 
     return sample
-
-
-def pin_start(sampler: Any, rows: SweepRows, start: Tensor) -> Any:
-    """``sampler`` with the pivots beginning from latents of their own in place of noise.
-
-    Args:
-        sampler: of the host.
-        rows: of the batch.
-        start: the pivots' latents at the first noise level, ``[pictures, ...]``, in the model's own scale.
-
-    Raises:
-        BokehError: a sampler that is not one of the host's functions, or latents of another shape.
-    """
-    if not isinstance(sampler, comfy.samplers.KSAMPLER):
-        raise BokehError(
-            f"The sampler {type(sampler).__name__} cannot begin from given latents; choose one of KSamplerSelect."
-        )
-    function = sampler.sampler_function
-
-    def sample(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
-        if start.shape != x[: rows.pictures].shape:
-            raise BokehError(
-                f"The start of the pivots has the shape {list(start.shape)}; expected {list(x[: rows.pictures].shape)}."
-            )
-        return function(model, torch.cat((start.to(x), x[rows.pictures :])), sigmas, **options)
-
-    return comfy.samplers.KSAMPLER(sample, dict(sampler.extra_options), dict(sampler.inpaint_options))

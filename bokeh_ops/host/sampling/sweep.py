@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import BokehError
 from .grounded import Sweep, grounded_sample, make_guider, make_sigmas
+from .trajectory import Trajectory
 
 
 def check_sampler(sampler: str, scheduler: str) -> None:
@@ -49,6 +50,7 @@ def sample_sweep(
     denoise: float = 1.0,
     bokeh_guidance: float | None = None,
     node_id: str | None = None,
+    trajectory: Trajectory | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sample every picture of ``latent`` as pivot and at every target K, all from the same noise.
 
@@ -59,20 +61,28 @@ def sample_sweep(
         seed: of the noise.
         steps, cfg, sampler_name, scheduler: as for the host's KSampler.
         sweep: the K, and how it is grounded.
-        denoise: as for the host's KSampler.
+        denoise: as for the host's KSampler; with a trajectory the strength of the edit, the share of its steps.
         bokeh_guidance: a guidance scale of K alone (:func:`.grounded.make_guider`).
         node_id: the node to speak through.
+        trajectory: of the photographs that ``latent`` holds, in place of the noise.
 
     Returns:
         The pivots' and the targets' LATENT (:func:`.grounded.grounded_sample`).
     """
+    if trajectory is None:
+        base_k, sigmas = None, make_sigmas(model, sampler_name, scheduler, steps, denoise)
+    else:
+        # Recorded at the levels of plain steps; some samplers would have others.
+        trajectory.check_levels(make_sigmas(model, "euler", scheduler, steps, 1.0))
+        base_k, sigmas = trajectory.k, trajectory.part(denoise)
     return grounded_sample(
-        make_guider(model, positive, negative, cfg, bokeh_guidance),
+        make_guider(model, positive, negative, cfg, bokeh_guidance, base_k),
         comfy.samplers.sampler_object(sampler_name),
-        make_sigmas(model, sampler_name, scheduler, steps, denoise),
+        sigmas,
         latent,
         noise_of(seed),
         seed,
         sweep,
         node_id,
+        trajectory,
     )

@@ -1,0 +1,253 @@
+# ruff: noqa: F811 (fixtures)
+"""Photographs as pivots: inverted, followed, and given back exactly where nothing is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import models
+from tests.models import one_thread, relative  # noqa: F401
+from tests.sampling import Sampling, adapter, base, kind, model, said, unloaded  # noqa: F401
+
+K0 = 6.0
+STEPS = 6
+NEAR = torch.linspace(0.3, 0, 13)
+"""Levels so near that a random network is solved for, too."""
+
+
+@pytest.fixture
+def kind_and_photograph(kind: str) -> dict[str, Any]:
+    return {"samples": 0.5 * models.randn(2, models.LATENT_CHANNELS[kind], 8, 6, seed=11)}
+
+
+class Edits:
+    """A photograph's inversion and its edits, with the same defaults."""
+
+    def __init__(self, pack: ModuleType, kind: str, model: Any, photograph: dict[str, Any]) -> None:
+        self.s = Sampling(pack, kind, model)
+        self.photograph = photograph
+        self.host = pack.bokeh_ops.host.sampling
+
+    def guider(self, cfg: float = 1.0, **options: Any) -> Any:
+        return self.host.grounded.make_guider(self.s.model, self.s.positive, self.s.negative, cfg, **options)
+
+    def sigmas(self, steps: int = STEPS) -> Tensor:
+        return self.host.grounded.make_sigmas(self.s.model, "euler", "simple", steps, 1.0)
+
+    def invert(
+        self,
+        corrections: int = 2,
+        steps: int = STEPS,
+        cfg: float = 1.0,
+        photograph: Any = None,
+        sigmas: Any = None,
+    ) -> Any:
+        sigmas = self.sigmas(steps) if sigmas is None else sigmas
+        return self.host.invert.invert(
+            self.guider(cfg), sigmas, photograph or self.photograph, K0, corrections
+        )
+
+    def edit(
+        self,
+        trajectory: Any,
+        *k: float,
+        sampler: str = "euler",
+        sigmas: Any = None,
+        cfg: float = 1.0,
+        grounding_steps: int = -1,
+        residual: bool = True,
+        latent: Any = None,
+        guider: Any = None,
+        subject: Any = None,
+    ) -> tuple[Tensor, Tensor]:
+        import comfy.samplers
+
+        pivot, targets = self.host.grounded.grounded_sample(
+            guider or self.guider(cfg),
+            comfy.samplers.sampler_object(sampler),
+            trajectory.sigmas if sigmas is None else sigmas,
+            latent or self.photograph,
+            self.host.sweep.noise_of(7),
+            7,
+            self.host.grounded.Sweep(20.0, list(k), grounding_steps, subject=subject),
+            trajectory=trajectory,
+            residual=residual,
+        )
+        return pivot["samples"], targets["samples"]
+
+
+@pytest.fixture
+def e(pack: ModuleType, kind: str, model: Any, kind_and_photograph: dict[str, Any]) -> Edits:
+    return Edits(pack, kind, model, kind_and_photograph)
+
+
+def test_the_way_back_is_the_samplers_own(e: Edits) -> None:
+    """The host's Euler sampler, let loose on the last latent, walks down the way that was recorded."""
+    trajectory = e.invert(corrections=20, sigmas=NEAR)
+    assert trajectory.missed < 1e-6
+    assert trajectory.latents.shape == (13, *e.photograph["samples"].shape)
+    process = e.s.model.model.process_latent_in
+    assert relative(trajectory.latents[-1], process(e.photograph["samples"])) < 1e-6
+    _, free = e.edit(trajectory, K0, residual=False, grounding_steps=0)
+    assert relative(free, e.photograph["samples"]) < 1e-4
+    assert relative(trajectory.latents[0], trajectory.latents[-1]) > 0.05
+    # Fewer corrections, a larger miss, and said so.
+    assert e.invert(corrections=0, sigmas=NEAR).missed > 1e-3
+
+
+SAMPLERS = (
+    "euler",
+    "heun",
+    "dpmpp_2m",
+    "dpm_2",
+    "euler_ancestral",
+    "dpmpp_sde",
+    "ipndm",
+    "uni_pc",
+    "ddim",
+    "lcm",
+)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_nothing_asked_is_nothing_changed(e: Edits, sampler: str) -> None:
+    """Under another guidance than the inversion's, with any sampler, grounded: K of the photograph returns it."""
+    pivot, targets = e.edit(e.invert(corrections=0), K0, 28.0, sampler=sampler, cfg=3.0)
+    assert relative(pivot, e.photograph["samples"]) < 1e-6
+    assert relative(targets[:2], e.photograph["samples"]) < 1e-5
+    assert relative(targets[2:], e.photograph["samples"]) > 1e-3
+    assert torch.isfinite(targets).all()
+
+
+def test_every_sampler_of_the_host_gives_it_back_or_is_refused(e: Edits) -> None:
+    import comfy.samplers
+
+    trajectory = e.invert(corrections=0, steps=3)
+    refused = set()
+    for sampler in comfy.samplers.SAMPLER_NAMES:
+        try:
+            pivot, targets = e.edit(trajectory, K0, sampler=sampler, grounding_steps=0)
+        except Exception as error:  # noqa: BLE001
+            assert "chooses its steps" in str(error), (sampler, error)  # noqa: PT017
+            refused.add(sampler)
+            continue
+        assert relative(pivot, e.photograph["samples"]) < 1e-6, sampler
+        assert relative(targets, e.photograph["samples"]) < 1e-5, sampler
+    assert refused == {"dpm_adaptive"}
+
+
+def test_an_edit_by_hand(e: Edits) -> None:
+    """Without grounding, against Euler's steps with the residual written out."""
+    trajectory = e.invert(corrections=1, sigmas=NEAR)
+    _, targets = e.edit(trajectory, 20.0, grounding_steps=0)
+    way, sigmas = trajectory.latents, trajectory.sigmas
+    x = way[0].clone()
+    for step in range(len(NEAR) - 1):
+        high, low = float(sigmas[step]), float(sigmas[step + 1])
+
+        def stepped(latents: Tensor, k: float, at: float = high, to: float = low) -> Tensor:
+            told = e.s.carry.with_k(e.s.positive, [k])
+            denoised = models.predict(e.s.model, told, x=latents, sigma=at)[0]
+            return latents + (to - at) * (latents - denoised) / at
+
+        x = stepped(x, 20.0) + way[step + 1] - stepped(way[step], K0)
+    assert relative(targets, e.s.model.model.process_latent_out(x)) < 1e-4
+
+
+def test_outside_a_mask_nothing_changes(e: Edits) -> None:
+    mask = torch.zeros(1, 1, 8, 6)
+    mask[..., 3:] = 1
+    latent = {**e.photograph, "noise_mask": mask}
+    _, targets = e.edit(e.invert(corrections=0), 28.0, latent=latent)
+    same, other = targets[..., :3], targets[..., 3:]
+    assert relative(same, e.photograph["samples"][..., :3]) < 1e-6
+    assert relative(other, e.photograph["samples"][..., 3:]) > 1e-3
+
+
+def test_fewer_steps_change_less(e: Edits) -> None:
+    trajectory = e.invert(corrections=1)
+    changes = [
+        relative(
+            e.edit(trajectory, 28.0, sigmas=trajectory.part(share), grounding_steps=0)[1],
+            e.photograph["samples"],
+        )
+        for share in (1.0, 0.5)
+    ]
+    assert changes[0] > changes[1] > 0
+    assert len(trajectory.part(0.5)) == STEPS // 2 + 1
+    assert len(trajectory.part(0.0)) == 0
+    with pytest.raises(Exception, match="strength of the edit is 2"):
+        trajectory.part(2.0)
+
+
+def test_a_part_of_the_levels_and_groups_of_targets(e: Edits) -> None:
+    """Every other level is a run of half the steps; groups have their pivots beside them again."""
+    trajectory = e.invert(corrections=1)
+    pivot, _ = e.edit(trajectory, K0, sigmas=trajectory.sigmas[::2])
+    assert relative(pivot, e.photograph["samples"]) < 1e-6
+
+
+def test_what_does_not_belong_together_is_refused(e: Edits, pack: ModuleType, kind: str, base: Any) -> None:
+    trajectory = e.invert(corrections=0)
+    small = {"samples": e.photograph["samples"][:1]}
+    with pytest.raises(Exception, match=r"trajectory is of latents \[2, .* and the latent here is \[1"):
+        e.edit(trajectory, 20.0, latent=small)
+    with pytest.raises(Exception, match="of the 10 noise levels of this run"):
+        e.edit(trajectory, 20.0, sigmas=e.sigmas(9))
+    stronger = pack.bokeh_ops.host.adapter.apply.apply_adapter(base, models.adapter(kind), 0.5)
+    with pytest.raises(Exception, match="made with another bokeh adapter, or another strength"):
+        e.edit(
+            trajectory, 20.0, guider=e.host.grounded.make_guider(stronger, e.s.positive, e.s.negative, 1.0)
+        )
+    other = replace(trajectory, identity=replace(trajectory.identity, architecture="Another"))
+    with pytest.raises(Exception, match="made with a Another, and this model is a"):
+        e.edit(other, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda e: e.host.invert.invert(e.guider(), e.sigmas()[:-1], e.photograph, K0),
+            "expected at least two that",
+        ),
+        (
+            lambda e: e.host.invert.invert(e.guider(), e.sigmas().flip(0), e.photograph, K0),
+            "expected at least two",
+        ),
+        (
+            lambda e: e.invert(photograph={"samples": e.photograph["samples"] * float("nan")}),
+            "NaN or infinite",
+        ),
+        (lambda e: e.invert(photograph={"samples": e.photograph["samples"][:0]}), "no plain picture latent"),
+    ],
+)
+def test_what_cannot_be_inverted(e: Edits, change: Callable[[Edits], Any], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        change(e)
+
+
+def test_a_model_of_unknown_prediction_is_refused(e: Edits) -> None:
+    import comfy.model_sampling
+
+    class Odd(comfy.model_sampling.ModelSamplingDiscrete):
+        pass
+
+    changed = e.s.model.clone()
+    changed.add_object_patch("model_sampling", Odd(changed.model.model_config))
+    guider = e.host.grounded.make_guider(changed, e.s.positive, e.s.negative, 1.0)
+    with pytest.raises(Exception, match="predicts what Odd says, which cannot be inverted"):
+        e.host.invert.invert(guider, e.sigmas(), e.photograph, K0)
+
+
+def test_its_size_in_words(e: Edits) -> None:
+    said = e.invert(corrections=0).describe()
+    assert said.startswith("2 pictures, 6 x 8 latents, 6 steps from noise level ")
+    assert "K 6: 0.0 MB of memory" in said
