@@ -51,6 +51,7 @@ def sample_sweep(
     bokeh_guidance: float | None = None,
     node_id: str | None = None,
     trajectory: Trajectory | None = None,
+    residual: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sample every picture of ``latent`` as pivot and at every target K, all from the same noise.
 
@@ -65,6 +66,7 @@ def sample_sweep(
         bokeh_guidance: a guidance scale of K alone (:func:`.grounded.make_guider`).
         node_id: the node to speak through.
         trajectory: of the photographs that ``latent`` holds, in place of the noise.
+        residual: as for :func:`.trajectory.follow`.
 
     Returns:
         The pivots' and the targets' LATENT (:func:`.grounded.grounded_sample`).
@@ -85,4 +87,5 @@ def sample_sweep(
         sweep,
         node_id,
         trajectory,
+        residual,
     )
