@@ -199,6 +199,9 @@ def test_what_does_not_belong_together_is_refused(e: Edits, pack: ModuleType, ki
     small = {"samples": e.photograph["samples"][:1]}
     with pytest.raises(Exception, match=r"trajectory is of latents \[2, .* and the latent here is \[1"):
         e.edit(trajectory, 20.0, latent=small)
+    flipped = {"samples": e.photograph["samples"].flip(-1)}
+    with pytest.raises(Exception, match="holds other pictures than the trajectory was made from"):
+        e.edit(trajectory, 20.0, latent=flipped)
     with pytest.raises(Exception, match="of the 10 noise levels of this run"):
         e.edit(trajectory, 20.0, sigmas=e.sigmas(9))
     stronger = pack.bokeh_ops.host.adapter.apply.apply_adapter(base, models.adapter(kind), 0.5)

@@ -161,6 +161,12 @@ class Trajectory:
                 f"The trajectory is of latents {list(self.latents.shape[1:])} and the latent here is "
                 f"{list(samples.shape)} (pictures, channels, height, width). Connect the same latent to both."
             )
+        given = guider.model_patcher.model.process_latent_in(samples).cpu().float()
+        if float((given - self.latents[-1]).norm()) > 0.01 * float(self.latents[-1].norm()):
+            raise BokehError(
+                "The latent here holds other pictures than the trajectory was made from. Connect the same latent to "
+                "both."
+            )
         apart = self.check_levels(sigmas)
         return self.latents[apart.argmin(1)]
 
