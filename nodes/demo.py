@@ -88,7 +88,7 @@ class LoadBokehDemoPhotograph(io.ComfyNode):
                     "picture",
                     options=list(shipped.PICTURES),
                     tooltip="pug: a photograph by a phone, with the depth that it measured. evening: a balcony with "
-                    "lamps, drawn by a program, with exact depth.",
+                    "lamps, drawn by a program, with exact depth. post: a scene of the demo models' world, 64 x 64.",
                 ),
             ],
             outputs=[
@@ -98,7 +98,7 @@ class LoadBokehDemoPhotograph(io.ComfyNode):
                 ),
                 io.Mask.Output(
                     display_name="subject",
-                    tooltip="The dog of pug; black for evening, which has no one subject.",
+                    tooltip="The dog of pug and the post of post; black for evening, which has no one subject.",
                 ),
             ],
         )

@@ -356,10 +356,11 @@ def test_a_photograph_with_depth_comes_along(pack: ModuleType, node_classes: dic
     """The dog sits at some 37 cm before what the phone saw at 60; the balcony's lamps are within a metre of 16."""
     node = node_classes["LoadBokehDemoPhotograph"]
     shipped = pack.bokeh_ops.host.small.shipped
-    assert list(shipped.PICTURES) == ["pug", "evening"]
+    assert list(shipped.PICTURES) == ["pug", "evening", "post"]
     known = {
         "pug": (26 / 43.267 * 1.25, 0.65),
         "evening": (50 / 36, 16.0),
+        "post": (50 / 36, 2.82),
     }  # focal length in widths; farthest
     for name, (focal, farthest) in known.items():
         image, depth, subject = node.execute(name).result
@@ -376,5 +377,5 @@ def test_a_photograph_with_depth_comes_along(pack: ModuleType, node_classes: dic
     assert float(metres[inside].median()) == pytest.approx(0.37, abs=0.02)
     assert float(metres[~inside].median()) == pytest.approx(0.59, abs=0.02)
     assert float(shipped.load_demo_picture("evening")[2].max()) == 0
-    with pytest.raises(ValueError, match="No demo photograph 'cat'; expected one of pug, evening"):
+    with pytest.raises(ValueError, match="No demo photograph 'cat'; expected one of pug, evening, post"):
         shipped.load_demo_picture("cat")

@@ -28,6 +28,7 @@ FOLDERS = {
 }
 WANTED = {
     "generated_sweep_demo": {"LoadBokehDemoModel", "GroundedSampler", "LabColorMatch", "BokehContactSheet"},
+    "photo_edit_demo": {"LoadBokehDemoModel", "BokehInvert", "GroundedSampler", "BokehMeRender"},
     "bokeh_sweep_sd15": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_flux": {"GroundedSamplerAdvanced", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_sdxl": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},

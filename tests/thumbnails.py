@@ -120,6 +120,12 @@ def generated(found: Results) -> Image.Image:
     return quarters({name: square(frames[index], 0.5) for name, index in names.items()})
 
 
+def edited(found: Results) -> Image.Image:
+    frames = found["The edits, large enough to be seen"]
+    names = {"from K = 14 to 0": 0, "7": 1, "21": 3, "28": 4}
+    return quarters({name: square(frames[index], 0.5) for name, index in names.items()})
+
+
 MADE: dict[str, Callable[[Results], Image.Image]] = {
     "first_lens_blur": first,
     "photo_rerendered_from_depth": photo,
@@ -129,6 +135,7 @@ MADE: dict[str, Callable[[Results], Image.Image]] = {
     "shaped_highlights": shapes,
     "video_focus_pull": video,
     "generated_sweep_demo": generated,
+    "photo_edit_demo": edited,
 }
 
 

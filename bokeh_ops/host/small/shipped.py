@@ -72,10 +72,15 @@ class _Scene:
 
     white: float
     focal: float
+    ending: str = ".jpg"
 
 
-PICTURES = {"pug": _Scene(8.0, 26 / 43.267 * 1.25), "evening": _Scene(2.5, 50 / 36)}
-"""A photograph by a phone, and a balcony drawn by a program (``workflows/assets/NOTICE.md``)."""
+PICTURES = {
+    "pug": _Scene(8.0, 26 / 43.267 * 1.25),
+    "evening": _Scene(2.5, 50 / 36),
+    "post": _Scene(4.0, 50 / 36, ".png"),
+}
+"""A photograph by a phone, a balcony drawn by a program, and a scene of the demo models' world (NOTICE.md beside)."""
 
 
 def load_demo_picture(name: str) -> tuple[Tensor, DepthMap, Tensor]:
@@ -89,7 +94,8 @@ def load_demo_picture(name: str) -> tuple[Tensor, DepthMap, Tensor]:
     """
     if name not in PICTURES:
         raise BokehError(f"No demo photograph {name!r}; expected one of {', '.join(PICTURES)}.")
-    paths = [ASSETS / f"{name}{ending}" for ending in (".jpg", "_disparity.png", "_subject.png")]
+    scene = PICTURES[name]
+    paths = [ASSETS / f"{name}{ending}" for ending in (scene.ending, "_disparity.png", "_subject.png")]
     for path in paths[:2]:
         if not path.is_file():
             raise BokehError(
@@ -97,7 +103,6 @@ def load_demo_picture(name: str) -> tuple[Tensor, DepthMap, Tensor]:
                 "folder again."
             )
     image = _read(paths[0], "RGB")
-    scene = PICTURES[name]
     depth = to_depth_map(load_depth(paths[1]), DepthKind.DISPARITY, DepthRange.SCALE, scene.white)
     height, width = image.shape[1:3]
     subject = torch.zeros(1, height, width)
