@@ -29,6 +29,9 @@ FOLDERS = {
 WANTED = {
     "generated_sweep_demo": {"LoadBokehDemoModel", "GroundedSampler", "LabColorMatch", "BokehContactSheet"},
     "photo_edit_demo": {"LoadBokehDemoModel", "BokehInvert", "GroundedSampler", "BokehMeRender"},
+    "photo_edit_sd15": {"BokehInvert", "GroundedSampler"},
+    "photo_edit_sdxl": {"BokehInvert", "GroundedSampler"},
+    "photo_edit_flux": {"BokehInvert", "GroundedSamplerAdvanced"},
     "bokeh_sweep_sd15": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_flux": {"GroundedSamplerAdvanced", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_sdxl": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},
