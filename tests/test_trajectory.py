@@ -254,3 +254,37 @@ def test_its_size_in_words(e: Edits) -> None:
     said = e.invert(corrections=0).describe()
     assert said.startswith("2 pictures, 6 x 8 latents, 6 steps from noise level ")
     assert "K 6: 0.0 MB of memory" in said
+
+
+def test_guidance_of_k_counts_from_the_photographs(e: Edits) -> None:
+    """At cfg 1 a scale of 1 is no guidance, 2 doubles the first step's change, and the pivot is the photograph."""
+    trajectory = e.invert(corrections=0, sigmas=NEAR)
+    two_levels = trajectory.sigmas[[0, -1]]
+
+    def change(scale: float | None) -> Tensor:
+        guider = e.guider(bokeh_guidance=scale, base_k=K0)
+        pivot, targets = e.edit(trajectory, 20.0, guider=guider, sigmas=two_levels, grounding_steps=0)
+        assert relative(pivot, e.photograph["samples"]) < 1e-6
+        return targets - pivot
+
+    once, plain, twice = change(1.0), change(None), change(2.0)
+    assert relative(once, plain) < 1e-4
+    assert relative(twice, 2 * plain) < 1e-4
+
+
+def test_through_the_nodes(e: Edits, pack: ModuleType) -> None:
+    invert = pack.nodes.invert.BokehInvert.execute
+    trajectory, text = invert(
+        e.s.model, e.s.positive, e.s.negative, e.photograph, K0, STEPS, 1.0, "simple", 1
+    ).result
+    assert text == trajectory.describe()
+    settings: dict[str, Any] = {"latent": e.photograph, "trajectory": trajectory, "target_bokeh": f"{K0}, 28"}
+    pivot, targets = e.s.grounded(steps=STEPS, **settings)
+    assert relative(pivot["samples"], e.photograph["samples"]) < 1e-6
+    assert relative(targets["samples"][:2], e.photograph["samples"]) < 1e-6
+    assert relative(targets["samples"][2:], e.photograph["samples"]) > 1e-3
+    nothing = e.s.grounded(steps=STEPS, denoise=0.0, **settings)[1]["samples"]
+    assert relative(nothing[2:], e.photograph["samples"]) < 1e-6
+    for wrong in ({"steps": STEPS + 1}, {"steps": STEPS, "scheduler": "karras"}):
+        with pytest.raises(Exception, match="noise levels of this run, such as"):
+            e.s.grounded(**settings, **wrong)
