@@ -178,3 +178,26 @@ def test_the_mask_of_the_main_thing_can_be_learnt(pack: Any, tmp_path: Path) -> 
     assert overlap(read_mask(tmp_path / "mask.safetensors"), dataset, range(8)) == pytest.approx(
         overlap(taught, dataset, range(8)), abs=0.02
     )
+
+
+def test_edits_are_measured_against_true_renders(base: Any, tmp_path: Path) -> None:
+    from bokeh_ops.host.adapter.apply import apply_adapter
+    from trainer.world import edit
+
+    assert {way.method for way in edit.ways().values()} == {"none", "again", "sdedit", "flowedit", "inverted"}
+    chosen = {"no edit": edit.Edit("none")}
+    for method in ("again", "sdedit", "flowedit", "inverted"):
+        chosen[method] = edit.Edit(method, strength=0.5, steps=2, corrections=0, subject=method == "inverted")
+    patcher = apply_adapter(base.patcher, adapter(base))
+    table = edit.measure(base, patcher, held_out(2), chosen, None, tmp_path)
+    cells = [f"{k0:g} -> {k1:g}" for k0 in edit.FROM for k1 in KS]
+    for name, found in table.items():
+        assert set(found) == {*cells, *(f"{k0:g} -> all" for k0 in edit.FROM)}
+        for cell in cells:
+            same = cell in ("0 -> 0", "14 -> 14", "28 -> 28")
+            exact = name in ("no edit", "flowedit", "inverted")  # K of the photograph changes nothing there
+            assert (found[cell]["psnr"].mean > 60) == (same and exact), (name, cell)
+            if same and exact:
+                assert found[cell]["focus"].mean == pytest.approx(1, abs=1e-3), (name, cell)
+    assert "| flowedit |" in (tmp_path / "edit.md").read_text()
+    assert len(list((tmp_path / "sheets").glob("*.png"))) == len(chosen) * len(edit.FROM)

@@ -11,6 +11,7 @@
     python -m trainer world mask FILE --data FOLDER                      # a network that finds what is in focus
     python -m trainer evaluate images SWEEPS --reference REFERENCE
     python -m trainer world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
+    python -m trainer world edit FOLDER BASE --adapter FILE              # photographs at another K, every way
 
 ``train`` and ``sweep`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the result of ``train``,
 the average of the weights; the trainer's ``base.checkpoint`` reads it.
@@ -21,8 +22,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -84,6 +87,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     experiment.add_argument(
         "--only", nargs="+", metavar="NAME", help="these comparisons alone, by their names"
     )
+    edit = commands.add_parser(
+        "edit", help="photographs of held-out scenes at another K, against true renders"
+    )
+    edit.add_argument("folder", type=Path)
+    edit.add_argument("base", type=Path, help="file of the base model")
+    edit.add_argument("--adapter", type=Path, required=True, help="its adapter")
+    edit.add_argument("--scenes", type=int, default=100)
+    edit.add_argument("--first", type=int, default=0, help="number of the first held-out scene")
+    edit.add_argument("--only", nargs="+", metavar="NAME", help="these ways alone, by their names")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -96,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         "sweep": _sweep,
         "mask": _mask,
         "experiment": _experiment,
+        "edit": _edit,
     }
     return actions[arguments.action](arguments)
 
@@ -179,12 +192,34 @@ def _experiment(chosen: argparse.Namespace) -> int:
     from bokeh_ops.host.small.model import read_small
 
     adapters = {name: read_adapter(file) for name, file in named.items()}
-    compared = variants(list(adapters))
-    strange = sorted(set(chosen.only or ()) - set(compared))
-    if strange:
-        raise BokehError(f"There is no comparison {strange[0]!r}; there are {', '.join(compared)}.")
-    compared = {name: compared[name] for name in chosen.only or compared}
+    compared = _only(variants(list(adapters)), chosen.only)
     network, lpips = read_mask(chosen.mask or SHIPPED), load_lpips()
     model = read_small(chosen.base)
     print(markdown(run(chosen.folder, model, adapters, network, lpips, chosen.scenes, compared)))
     return 0
+
+
+def _edit(chosen: argparse.Namespace) -> int:
+    from bokeh_ops.adapter.files import read_adapter
+    from trainer.measure.metrics.weights import load_lpips
+    from trainer.world.edit import markdown, measure, ways
+    from trainer.world.sweeps import held_out
+
+    start(None, Path.cwd(), cpu=True)
+    from bokeh_ops.host.adapter.apply import apply_adapter
+    from bokeh_ops.host.small.model import read_small
+
+    compared = _only(ways(), chosen.only)
+    model = read_small(chosen.base)
+    patcher = apply_adapter(model.patcher, read_adapter(chosen.adapter))
+    seeds = held_out(chosen.first + chosen.scenes)[chosen.first :]
+    print(markdown(measure(model, patcher, seeds, compared, load_lpips(), chosen.folder)))
+    return 0
+
+
+def _only(compared: dict[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """Those that were asked for."""
+    strange = sorted(set(names or ()) - set(compared))
+    if strange:
+        raise BokehError(f"There is no comparison {strange[0]!r}; there are {', '.join(compared)}.")
+    return {name: compared[name] for name in names or compared}

@@ -62,6 +62,26 @@ class Edit:
     scheduler: str = "simple"
 
 
+def ways() -> dict[str, Edit]:
+    """Everything that is compared, by name; those without an inversion have the evaluations that it would cost."""
+    usual = Edit()
+    alone = 2 * usual.steps + usual.steps * usual.corrections
+    found = {"no edit": Edit("none"), "sampled anew": Edit("again", steps=alone)}
+    for strength in (0.4, 0.6, 0.8):
+        found[f"SDEdit {strength:g}"] = Edit("sdedit", strength, steps=alone)
+    found["FlowEdit"] = Edit("flowedit", grounding=0.0, steps=alone // 2)
+    free = replace(usual, grounding=0.0)
+    found["inverted"] = replace(free, residual=False)
+    found["inverted, grounded"] = replace(usual, residual=False)
+    found["residual"] = free
+    found["residual, grounded"] = usual
+    found["residual, grounded, subject"] = replace(usual, subject=True)
+    for scale in (2.0, 3.0):
+        found[f"residual, K guidance {scale:g}"] = replace(free, guidance=scale)
+        found[f"residual, grounded, K guidance {scale:g}"] = replace(usual, guidance=scale)
+    return found
+
+
 class Photographs:
     """Scenes of the world at every K, and what the codec leaves of them.
 
