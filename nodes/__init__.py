@@ -14,6 +14,7 @@ class BokehExtension(ComfyExtension):
         from .depth import BokehLoadDepth
         from .estimate import BokehDepthFromGeometry, BokehEstimateDepth
         from .lens import BokehAperture, BokehFocus
+        from .photo import BokehFromPhoto
         from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
         from .sheet import BokehContactSheet
@@ -33,6 +34,7 @@ class BokehExtension(ComfyExtension):
             BokehEstimateDepth,
             BokehDepthFromGeometry,
             BokehFromCamera,
+            BokehFromPhoto,
             BokehContactSheet,
             LoadBokehDemoModel,
             LoadBokehDemoPhotograph,

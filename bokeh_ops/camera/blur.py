@@ -14,6 +14,7 @@ a soft shadow or a sky, counts little: the fit is robust.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -48,6 +49,8 @@ _ALIKE = 0.06  # share of the whole range of disparity that a patch may span
 _MARGIN = 3  # pixels beyond a band's own reach that must be of the same depth
 _CLIPPED = 0.985  # value of a channel from which it is clipped
 _NOISE = 1e-6  # energy of a band in light squared below which it may be noise
+_ABOVE = 3.0  # times the noise that a band must have
+_EMPTIEST = 0.05  # share of the patches in which there may be nothing but noise
 _ENOUGH_PIXELS, _ENOUGH_RATIOS = 60, 3  # of a patch
 _MODEL = 0.15  # error of a ratio, in log energy, that stays with any number of pixels
 _OUTLIER = 0.1  # likelihood of a patch that the model does not explain, against one that it explains wholly
@@ -163,8 +166,10 @@ def gather(picture: Tensor, disparity: Tensor) -> Evidence:
     fine, coarse, pixels = (each[:, kept].T for each in (fine, coarse, pixels))
     scale = torch.tensor([_SCALES[1] * 2 ** (index % 2 / 2) for index in range(1, _BANDS)])
     samples = pixels / (6 * scale**2)
-    said = (samples >= 3) & (fine > _NOISE * pixels) & (coarse > 0)
-    ratios = torch.where(said, coarse.clamp_min(1e-20).log() - fine.clamp_min(1e-20).log(), 0.0)
+    fine, coarse = fine / pixels.clamp_min(1), coarse / pixels.clamp_min(1)
+    noise = _noise(fine[:, 0])
+    said = (samples >= 3) & (fine > _NOISE) & (fine > _ABOVE * noise[:-1]) & (coarse > _ABOVE * noise[1:])
+    ratios = torch.where(said, ((coarse - noise[1:]) / (fine - noise[:-1]).clamp_min(1e-20)).log(), 0.0)
     weights = said / (1.5 / samples.clamp_min(1) + _MODEL**2)
     enough = said.sum(1) >= _ENOUGH_RATIOS
     if int(enough.sum()) < FEWEST:
@@ -235,10 +240,8 @@ def _deviation(chance: Tensor, values: Tensor, middle: float) -> float:
     return math.sqrt(float((chance * (values - middle).square()).sum()) + step**2 / 12)
 
 
-def _common(
-    evidence: Evidence, strengths: Tensor, foci: Tensor, places: tuple[Tensor, Tensor]
-) -> Tensor:
-    """What the ratios of all patches have in common beyond the model, ``[bands - 1]``, from the start that ends best."""
+def _common(evidence: Evidence, strengths: Tensor, foci: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+    """What all patches' ratios have in common beyond the model, ``[bands - 1]``, from the start that ends best."""
     model, rows = _model(), torch.arange(len(evidence.disparity))
     none = torch.zeros(_BANDS - 1)
     first = _misfit(evidence, none, places)
@@ -263,7 +266,10 @@ def _common(
 def _misfit(
     evidence: Evidence, common: Tensor, places: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Minus log likelihood ``[strengths, foci]`` of :func:`_places`; each patch's cost ``[n, radii]`` and the slope it goes with."""
+    """Minus log likelihood ``[strengths, foci]`` of :func:`_places`.
+
+    Also each patch's cost ``[n, radii]``, and which slope that is with.
+    """
     model = _model()
     ratios, weights = evidence.ratios - common, evidence.weights
     square = (weights * ratios**2).sum(1)[:, None, None] + torch.einsum("nk,brk->nbr", weights, model**2)
@@ -294,6 +300,23 @@ def _shares(disparity: Tensor) -> Tensor:
     group = ((disparity - low) / (high - low).clamp_min(1e-12) * _GROUPS).long().clamp(max=_GROUPS - 1)
     share = 1 / torch.bincount(group, minlength=_GROUPS)[group].float()
     return share / share.mean()
+
+
+def _noise(finest: Tensor) -> Tensor:
+    """Energy of the picture's noise in each band, from that of the finest in the patches ``[n]``.
+
+    Where a patch has next to nothing in it, all that is there is noise; white noise then has in every further level a
+    quarter of its energy, and a fixed share in a level's second band.
+    """
+    if not len(finest):
+        return torch.zeros(_BANDS)
+    floor = float(finest.quantile(_EMPTIEST))
+    impulse = torch.zeros(1, 1, 31, 31)
+    impulse[..., 15, 15] = 1
+    blurred = [_gaussian(impulse, scale) for scale in _SCALES]
+    fine, coarse = (float((one - other).square().sum()) for one, other in itertools.pairwise(blurred))
+    shares = torch.tensor([1.0, coarse / fine]).repeat(_LEVELS)
+    return floor * shares * 4.0 ** -(torch.arange(_BANDS) // 2)
 
 
 def _nearest(radii: Tensor) -> Tensor:
@@ -337,7 +360,7 @@ def _model() -> Tensor:
     bands = []
     for level in range(_LEVELS):
         pixel = torch.sinc(frequency * 2**level) ** 2
-        for low, high in zip(_SCALES, _SCALES[1:], strict=False):
+        for low, high in itertools.pairwise(_SCALES):
             passed = [torch.exp(-2 * (math.pi * frequency * s * 2**level) ** 2) for s in (low, high)]
             bands.append((passed[0] - passed[1]) ** 2 * pixel * width)
     power = torch.stack([frequency ** (1 - slope) for slope in _SLOPES])
