@@ -1,4 +1,4 @@
-"""K and focus of a photograph that exists: from what its EXIF data tell, or else from its pixels, and how sure that is."""
+"""K and focus of a photograph that exists, from its EXIF data or else from its pixels, and how sure that is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -124,12 +123,7 @@ def from_photograph(
     source = Source(source)
     height, width = picture.shape[-2:]
     size = working_size(height, width)
-    disparity = (
-        fit_to_image(depth.disparity.float(), 1, height, width)
-        if _turned(depth, picture)
-        else depth.disparity
-    )
-    disparity = fit_to_image(disparity.float(), 1, *size)
+    disparity = fit_to_image(depth.disparity.float(), 1, *size)
     known = depth.unit is DepthUnit.DIOPTRES
     sharp = None if mask is None else float(focus_in_mask(disparity, mask)[0])
     lack = exif_lacks(exif, height, width)
@@ -144,13 +138,7 @@ def from_photograph(
         return _by_exif(exif, small, disparity, sharp, size)
     evidence = gather(small, disparity)
     found = fit(evidence, focus=_about(sharp, evidence))
-    missing = "EXIF data were not to be looked at" if source is Source.PIXELS else lack
-    return _by_pixels(found, known, sharp is not None, size, f"{missing}"[0].upper() + f"{missing}"[1:])
-
-
-def _turned(depth: DepthMap, picture: Tensor) -> bool:
-    """Whether a map has another shape than its picture, which fitting it at full size refuses or stretches."""
-    return not same_shape(depth.disparity.shape[:1:-1], picture.shape[:1:-1])
+    return _by_pixels(found, known, sharp is not None, size, None if source is Source.PIXELS else lack)
 
 
 def _about(sharp: float | None, evidence: Evidence) -> tuple[float, float] | None:
@@ -187,7 +175,10 @@ def _by_exif(
     low, high = (float(end) for end in disparity.aminmax())
     if not low <= focus <= high:
         confidence *= 0.5
-        missing += f" That lies outside the depth map, which runs from {_metres(high)} to {_metres(low)}: either may be wrong."
+        missing += (
+            f" That lies outside the depth map, which runs from {_metres(high)} to {_metres(low)}: one of the two may "
+            "be wrong."
+        )
     text = (
         f"K = {format_value(camera.k())} px of blur radius per dioptre at 512 px, by EXIF ({', '.join(taken)}). "
         f"Focus at {focus:.3g} dioptres ({_metres(focus)}), by {how}. {_sure(confidence)}{missing}"
@@ -197,15 +188,18 @@ def _by_exif(
     )
 
 
-def _by_pixels(found: BlurFit, known: bool, masked: bool, size: tuple[int, int], missing: str) -> PhotoBlur:
+def _by_pixels(
+    found: BlurFit, known: bool, masked: bool, size: tuple[int, int], lack: str | None
+) -> PhotoBlur:
     unit = "dioptre" if known else "unit of disparity"
     place = f"{found.focus:.3g}" + (f" dioptres ({_metres(found.focus)})" if known else " of the depth map")
     text = (
         f"K = {format_value(found.k)} px of blur radius per {unit} at 512 px, give or take "
         f"{100 * min(found.k_error, 9.99):.0f} %. Focus at {place}{', about the mask' if masked else ''}. By "
-        f"{found.patches} patches of the picture, looked at in {size[1]} x {size[0]}. {_sure(found.confidence)} "
-        f"{missing}."
+        f"{found.patches} patches of the picture, looked at in {size[1]} x {size[0]}. {_sure(found.confidence)}"
     )
+    if lack:
+        text += f" Not from EXIF: {lack}."
     if found.sharp:
         text += " Nothing says that any of it is blurred: it may be sharp all over."
     k = PerDioptre(found.k) if known else found.k
