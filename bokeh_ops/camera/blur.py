@@ -33,9 +33,6 @@ SIDE = 640
 FEWEST = 8
 """Patches below which nothing is said."""
 
-LEAST_RADIUS = 0.7
-"""Largest blur radius in pixels of the reduced copy up to which a picture counts as sharp everywhere."""
-
 _SCALES = (0.8, 1.13, 1.6)  # of the Gaussians between which a level's two bands lie, pixels
 _LEVELS = 5  # each of half the size
 _BANDS = 2 * _LEVELS
@@ -59,6 +56,7 @@ _RADII = torch.cat([torch.linspace(0, 1, 5), torch.logspace(math.log10(1.15), ma
 _LARGEST = (0.3, 180.0)  # blur radius that is looked for, over the whole range of disparity, pixels
 _ROUNDS, _STARTS = 3, 4
 _BEYOND = 0.0  # share of the whole range of disparity that the focus may lie beyond it
+_TELLS = 1.0  # log likelihood that blur must explain more than none at all
 _REPEATED = 2.0  # patches of one thing resemble each other: so many tell as much as one
 
 
@@ -222,7 +220,7 @@ def fit(evidence: Evidence, k: float | None = None, focus: tuple[float, float] |
     k_error = _deviation(chance.sum(1), strengths.log(), math.log(found))
     focus_error = _deviation(chance.sum(0), foci, focused)
     largest = found * max(abs(low - focused), abs(high - focused))
-    sharp = k is None and largest < LEAST_RADIUS
+    sharp = k is None and float(misfit[0].min() - misfit.min()) < _TELLS
     confidence = _confidence(k_error, focus_error / (high - low), len(disparity)) * (0.3 if sharp else 1)
     return BlurFit(
         found / unit, focused, k_error, focus_error, largest / unit, len(disparity), confidence, sharp

@@ -201,7 +201,7 @@ def _by_pixels(
     if lack:
         text += f" Not from EXIF: {lack}."
     if found.sharp:
-        text += " Nothing says that any of it is blurred: it may be sharp all over."
+        text += " That it is sharp all over explains as much."
     k = PerDioptre(found.k) if known else found.k
     distance = _distance(found.focus) if known else None
     doubtful = found.sharp or found.confidence < _WORDS[1][0]
