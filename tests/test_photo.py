@@ -26,7 +26,7 @@ from bokeh_ops.picture.colour import linear_to_srgb
 from .photographs import exif
 
 DEPTHS = (0.2, 0.7, 1.2, 1.7)
-SIZE = (320, 384)  # height and width
+SIZE: tuple[int, int] = (320, 384)  # height and width
 STRIPS = SIZE[1] // len(DEPTHS)
 
 
@@ -170,7 +170,7 @@ def as_map(made: tuple[Tensor, Tensor], unit: DepthUnit = DepthUnit.DIOPTRES) ->
     return made[0], DepthMap(made[1], unit)
 
 
-def file(path: Path, size: tuple[int, int] = SIZE[::-1], **fields: Any) -> Path:
+def file(path: Path, size: tuple[int, int] = (SIZE[1], SIZE[0]), **fields: Any) -> Path:
     camera = {"make": "Canon", "model": "Canon EOS 6D", "f_number": 2.0, "focal_length": 50.0, **fields}
     Image.new("RGB", size).save(path, exif=exif(**{name: v for name, v in camera.items() if v is not None}))
     return path
