@@ -355,3 +355,20 @@ def test_what_the_node_refuses(
     node.execute(*images(scene(0, 0.7)), **NODE)
     assert "sharp all over explains as much" in caplog.text
     assert "Link a mask" in caplog.text
+
+
+@pytest.mark.host
+def test_through_the_server(comfy_server: Any) -> None:
+    """The demo photograph, by its pixels; and what is refused, said on the node."""
+    found = {"image": ["1", 0], "depth": ["1", 1], "photograph": "", **NODE}
+    prompt = {
+        "1": {"class_type": "LoadBokehDemoPhotograph", "inputs": {"picture": "pug"}},
+        "2": {"class_type": "BokehFromPhoto", "inputs": found},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 5]}},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 7]}},
+    }
+    run = comfy_server.run(prompt)
+    assert len(run.images("4")) == 1
+    prompt["2"]["inputs"]["source"] = Source.EXIF.value
+    with pytest.raises(Exception, match=r"node 2 \(BokehFromPhoto\).*K is not to be had from EXIF"):
+        comfy_server.run(prompt)
