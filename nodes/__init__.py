@@ -15,6 +15,7 @@ class BokehExtension(ComfyExtension):
         from .estimate import BokehDepthFromGeometry, BokehEstimateDepth
         from .invert import BokehInvert
         from .lens import BokehAperture, BokehFocus
+        from .photo import BokehFromPhoto
         from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
         from .sheet import BokehContactSheet
@@ -35,6 +36,7 @@ class BokehExtension(ComfyExtension):
             BokehEstimateDepth,
             BokehDepthFromGeometry,
             BokehFromCamera,
+            BokehFromPhoto,
             BokehContactSheet,
             LoadBokehDemoModel,
             LoadBokehDemoPhotograph,
