@@ -1,0 +1,208 @@
+"""An edit made at a model's size, in the original's pixels: what stays, what changes, and against path-traced truth."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bokeh_ops.errors import BokehError
+from bokeh_ops.picture.carry import carry_edit
+
+
+def reduced(pictures: Tensor, times: int = 3) -> Tensor:
+    return F.avg_pool2d(pictures.movedim(-1, 1), times).movedim(1, -1)
+
+
+def upscaled(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    large = F.interpolate(
+        pictures.movedim(-1, 1), size, mode="bicubic", antialias=True, align_corners=False
+    )
+    return large.movedim(1, -1).clamp(0, 1)
+
+
+def blurred(pictures: Tensor, radius: int) -> Tensor:
+    padded = F.pad(pictures.movedim(-1, 1), [radius] * 4, mode="replicate")
+    return F.avg_pool2d(padded, 2 * radius + 1, 1).movedim(1, -1)
+
+
+def grainy(height: int = 48, width: int = 72, channels: int = 3) -> Tensor:
+    """Detail of every size down to a pixel, ``[1, H, W, C]`` in 0.1..0.9."""
+    generator = torch.Generator().manual_seed(1)
+    parts = [torch.rand(1, channels, height // n, width // n, generator=generator) for n in (12, 4, 1)]
+    parts = [F.interpolate(part, (height, width), mode="bilinear") for part in parts]
+    return (0.1 + 0.8 * (parts[0] + parts[1] + parts[2]) / 3).movedim(1, -1)
+
+
+def psnr(made: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
+    squared = (made - truth) ** 2 if where is None else ((made - truth) ** 2)[0][where]
+    return -10 * math.log10(float(squared.mean()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_what_nothing_was_asked_of_comes_back_bit_for_bit(dtype: torch.dtype, channels: int) -> None:
+    original = grainy(channels=channels).to(dtype)
+    codec = reduced(original.float())[..., :3] * 0.9 + 0.03  # what it did to the picture is no edit
+    made = carry_edit(original, codec, codec.clone(), smallest=0)
+    assert made.dtype == dtype
+    assert torch.equal(made, original)
+    noisy = codec + 0.9 / 255 * torch.randn(codec.shape, generator=torch.Generator().manual_seed(2)).sign()
+    assert torch.equal(carry_edit(original, codec, noisy), original)
+    assert not torch.equal(carry_edit(original, codec, noisy, smallest=0), original)
+
+
+def test_a_change_stays_where_it_is() -> None:
+    original = grainy(60, 90)
+    before = reduced(original)
+    after = before.clone()
+    after[:, 5:9, 18:24] = after[:, 5:9, 18:24].mean((1, 2), keepdim=True)
+    made = carry_edit(original, before, after)
+    same = (made == original).all(-1)[0]
+    far = torch.ones(60, 90, dtype=torch.bool)
+    far[0:45, 36:90] = False  # ten of the model's pixels and more from it
+    assert bool(same[far].all())
+    assert not bool(same[15:27, 54:72].any())
+
+
+def test_more_blur_takes_the_grain_along_and_less_blur_keeps_it() -> None:
+    original = grainy(72, 96)
+    soft = blurred(original, 6)
+    towards = carry_edit(original, reduced(original), reduced(soft))
+    assert psnr(towards, soft) > 40  # detail that the model never saw is gone
+    assert psnr(original + upscaled(reduced(soft - original), (72, 96)), soft) < 28  # as adding the difference is not
+    noise = 0.01 * torch.randn(soft.shape, generator=torch.Generator().manual_seed(3))
+    back = carry_edit(soft + noise, reduced(soft + noise), reduced(original))
+    assert psnr(back, original) > psnr(upscaled(reduced(original), (72, 96)), original) - 0.5
+    fine = (back - upscaled(reduced(back), (72, 96)))[:, 6:-6, 6:-6]
+    grain = (noise - upscaled(reduced(noise), (72, 96)).sub(0))[:, 6:-6, 6:-6]
+    assert float((fine * grain).sum() / (grain * grain).sum()) == pytest.approx(1, abs=0.1)
+
+
+def test_texture_finer_than_the_model_sees_goes_with_what_is_around_it() -> None:
+    """A chessboard of single pixels is flat grey to the model, before and after; what stands in it is blurred."""
+    original = grainy(96, 96)
+    y, x = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
+    hidden = (x - 48).abs().maximum((y - 48).abs()) < 12
+    original[:, hidden] = ((x + y) % 2).float()[hidden][:, None] * 0.4 + 0.3
+    soft = blurred(original, 6)
+    made = carry_edit(original, reduced(original, 4), reduced(soft, 4))
+    assert float(made[:, 44:52, 44:52].std()) < 0.3 * float(original[:, 44:52, 44:52].std())
+
+
+def test_what_the_codec_did_to_colours_is_undone() -> None:
+    original = grainy(72, 72)
+    soft = blurred(original, 6)
+    cast = torch.tensor([0.06, -0.04, 0.02])
+    made = carry_edit(original, reduced(original) + cast, reduced(soft) + cast)
+    assert float((made - soft).mean((0, 1, 2)).abs().max()) < 0.003
+
+
+@pytest.mark.parametrize("strip", [1, 500, 2000])
+def test_strips_are_as_the_whole(strip: int) -> None:
+    original = grainy(60, 84)[:, :59, :83]
+    before = upscaled(original, (20, 28))
+    after = blurred(before, 2)
+    after[:, 10:] = before[:, 10:]
+    assert torch.equal(carry_edit(original, before, after, strip=strip), carry_edit(original, before, after))
+
+
+def test_series_and_pairs() -> None:
+    originals = torch.cat([grainy(), grainy().flip(2)])
+    before = reduced(originals)
+    after = torch.cat([blurred(before, 1), blurred(before, 2)])  # two pictures at one K, then at the next
+    made = carry_edit(originals, before, after)
+    assert made.shape == (4, *originals.shape[1:])
+    for row in range(4):
+        here = slice(row % 2, row % 2 + 1)
+        assert torch.equal(
+            made[row : row + 1], carry_edit(originals[here], before[here], after[row : row + 1])
+        )
+
+
+def test_alpha_and_grey() -> None:
+    original = grainy(channels=4)
+    made = carry_edit(original, reduced(original)[..., :3], blurred(reduced(original), 2))
+    assert torch.equal(made[..., 3], original[..., 3])
+    assert not torch.equal(made[..., :3], original[..., :3])
+    grey = original[..., :1]
+    assert carry_edit(grey, reduced(grey), blurred(reduced(grey), 2)).shape == grey.shape
+    tinted = blurred(reduced(grey), 2) * torch.tensor([1.0, 0.9, 0.8])
+    assert carry_edit(grey, reduced(grey), tinted).shape == (1, 48, 72, 3)
+
+
+def test_an_original_smaller_than_the_edit() -> None:
+    original = grainy()
+    large = upscaled(original, (72, 108))
+    assert torch.equal(carry_edit(original, large, large), original)
+    soft = blurred(original, 3)
+    assert psnr(carry_edit(original, large, upscaled(soft, (72, 108))), soft) > 40
+
+
+def test_progress_and_interrupt() -> None:
+    original, told = grainy(), []
+    before = reduced(original)
+
+    def stop(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 7:
+            raise KeyboardInterrupt
+
+    carry_edit(original, before, before, progress=lambda *step: told.append(step), strip=72 * 12)
+    assert told == [(step, 4) for step in range(5)]
+    told.clear()
+    with pytest.raises(KeyboardInterrupt):
+        carry_edit(original, before, blurred(before, 2).expand(2, -1, -1, -1), progress=stop, strip=72 * 6)
+    assert told[-1] == (7, 16)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"after": torch.zeros(1, 16, 25, 3)}, "before is 24 x 16 pixels and after 25 x 16"),
+    ({"original": torch.zeros(1, 48, 48, 3)}, "an edit of it 24 wide is 24 high, but before and after are 24 x 16"),
+    ({"original": torch.zeros(2, 48, 72, 3)}, "2 pictures in original for 1 edits"),
+    ({"before": torch.zeros(3, 16, 24, 3)}, "3 pictures in before for 1 edits"),
+    ({"original": torch.full((1, 48, 72, 3), math.nan)}, "original: picture 0 holds NaN"),
+    ({"after": torch.full((1, 16, 24, 3), math.inf)}, "after: picture 0 holds NaN or infinite"),
+    ({"before": torch.zeros(16, 24, 3)}, "before: expected pictures"),
+    ({"after": torch.zeros(1, 16, 24, 2)}, "after: expected pictures"),
+    ({"original": torch.zeros(1, 48, 72, 3, dtype=torch.uint8)}, "original: expected floating point"),
+    ({"smallest": -0.1}, "smallest change is -0.1"),
+    ({"smallest": math.nan}, "smallest change is nan"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_what_does_not_belong_together_is_refused(changed: dict[str, Any], message: str) -> None:
+    small = torch.zeros(1, 16, 24, 3)
+    with pytest.raises(BokehError, match=message):
+        carry_edit(**{"original": torch.zeros(1, 48, 72, 3), "before": small, "after": small, **changed})
+
+
+@pytest.mark.parametrize("size", [(136, 208), (137, 205), (64, 96)])
+def test_a_size_rounded_for_a_model_is_of_the_same_shape(size: tuple[int, int]) -> None:
+    small = torch.zeros(1, *size, 1)
+    assert carry_edit(torch.zeros(1, 40, 60, 1), small, small).shape == (1, 40, 60, 1)
+
+
+def test_path_traced_pairs() -> None:
+    """Against a path tracer's own picture at full size, in both directions; plain upscaling is what there was."""
+    found = np.load(Path(__file__).parent / "data" / "traced.npz")
+    depth, sharp, lenses = (
+        torch.from_numpy(found[name].astype(np.float32)) for name in ("depth", "image", "lens")
+    )
+    sharp = sharp.movedim(0, -1)[None].clamp(0, 1) ** (1 / 2.2)
+    for picture, (k, focus) in zip(found["bokeh"], lenses.tolist(), strict=True):
+        soft = torch.from_numpy(picture.astype(np.float32)).movedim(0, -1)[None].clamp(0, 1) ** (1 / 2.2)
+        focused = (k * (1 / depth - 1 / focus)).abs() < 0.5
+        for start, end in ((sharp, soft), (soft, sharp)):
+            made = carry_edit(start, reduced(start, 2), reduced(end, 2))
+            plain = upscaled(reduced(end, 2), (120, 160))
+            print(k, focus, psnr(made, end), psnr(plain, end), psnr(made, end, focused), psnr(plain, end, focused), psnr(made, end, ~focused), psnr(plain, end, ~focused), focused.float().mean())
