@@ -105,7 +105,8 @@ class BokehFromCamera(io.ComfyNode):
                     "k",
                     display_name="K",
                     tooltip="Pixels of blur radius per dioptre (1/m) between a thing and the focus. It keeps its unit: "
-                    "Lens Blur from Depth refuses it for a map that has none.",
+                    "Lens Blur from Depth refuses it for a map that has none. Where it goes, lists of K may hold "
+                    "f-numbers: 'f/2.8, f/8'.",
                 ),
                 io.String.Output(
                     "text",
@@ -173,4 +174,4 @@ class BokehFromCamera(io.ComfyNode):
             say(" ".join(notes), node_id)
         text = " ".join([f"{camera.describe(image_width)}.", *notes])
         listed = f"{', '.join(f'{k:.8g}' for k in series)} {PER_DIOPTRE}"
-        return io.NodeOutput(PerDioptre(camera.k(image_width)), text, camera.focus_distance, listed)
+        return io.NodeOutput(PerDioptre(camera.k(image_width), camera.f_number), text, camera.focus_distance, listed)
