@@ -104,8 +104,8 @@ def _plain(value: object, what: str) -> float:
 def _at_f_number(f_number: float, token: str, what: str, camera: float | None) -> PerDioptre:
     if not (isinstance(camera, PerDioptre) and camera.f_number):
         raise BokehError(
-            f"{what}: {token!r} is an f-number, and becomes a K only with a camera. Link the output 'K' of Bokeh K From "
-            "Camera to this node's K, or write its f_numbers there and link 'K values'."
+            f"{what}: {token!r} is an f-number, and becomes a K only with a camera. Link the output 'K' of Bokeh K "
+            "From Camera to this node's K, or write its f_numbers there and link 'K values'."
         )
     if f_number <= 0:
         raise BokehError(f"{what}: {token!r} is no aperture; an f-number is above 0, such as f/2.8.")

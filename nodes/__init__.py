@@ -8,12 +8,13 @@ from comfy_api.latest import ComfyExtension, io
 class BokehExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from .adapter import BokehCondition, LoadBokehAdapter
-        from .camera import BokehFromCamera
+        from .camera import BokehDepthOfField, BokehFromCamera
         from .colour import LabColorMatch
         from .demo import LoadBokehDemoModel, LoadBokehDemoPhotograph
         from .depth import BokehLoadDepth
         from .estimate import BokehDepthFromGeometry, BokehEstimateDepth
         from .lens import BokehAperture, BokehFocus
+        from .photograph import BokehCarryEdit
         from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
         from .sheet import BokehContactSheet
@@ -33,6 +34,8 @@ class BokehExtension(ComfyExtension):
             BokehEstimateDepth,
             BokehDepthFromGeometry,
             BokehFromCamera,
+            BokehDepthOfField,
+            BokehCarryEdit,
             BokehContactSheet,
             LoadBokehDemoModel,
             LoadBokehDemoPhotograph,

@@ -165,8 +165,8 @@ class BokehMeRender(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip="Several K at once, as '0, 4, 8, 12, 18, 28' or '0:30:5'. Gives all pictures at "
-                    "the first value, then all at the second. f-numbers such as 'f/2.8' where Bokeh K From Camera gives "
-                    "K. Empty: K alone.",
+                    "the first value, then all at the second. f-numbers such as 'f/2.8' where Bokeh K From Camera "
+                    "gives K. Empty: K alone.",
                 ),
                 io.Float.Input(
                     "focal_pixels",

@@ -137,7 +137,9 @@ def _plan(reduced: Tensor, before: Tensor, after: Tensor, smallest: float) -> _P
     for window in _WINDOWS:
         sums = _blurred(torch.cat([there, kept, new, weight, weight * certain], 1), window)
         had, kept_around, has, weight_around, changed_around = sums.split(1, 1)
-        gain = ((torch.maximum(kept_around, has / _SHARPER) + _EVIDENCE * gain) / (had + _EVIDENCE)).clamp_(0, 1)
+        gain = ((torch.maximum(kept_around, has / _SHARPER) + _EVIDENCE * gain) / (had + _EVIDENCE)).clamp_(
+            0, 1
+        )
         changed = (changed_around + _EVIDENCE * changed) / (weight_around + _EVIDENCE)
     changed = torch.maximum(certain, ((changed - _LEAST) / (1 - _LEAST)).clamp_(0, 1))
     pictures, share = torch.cat([edited + colour, seen + colour], 1), torch.cat([changed, gain**_POWER], 1)
