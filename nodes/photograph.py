@@ -62,18 +62,21 @@ class BokehCarryEdit(io.ComfyNode):
         after: torch.Tensor,
         smallest_change: float = 255 * SMALLEST_CHANGE,
     ) -> io.NodeOutput:
+        node_id = getattr(cls.hidden, "unique_id", None)
         bar = comfy.utils.ProgressBar(1)
 
         def progress(done: int, total: int) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(done, total)
 
-        made = carry_edit(original, before, after, smallest_change / 255, progress)
+        made = carry_edit(
+            original, before, after, smallest_change / 255, progress, lambda text: say(text, node_id)
+        )
         if made.shape[1:] == original.shape[1:] and all(
             torch.equal(edit, original[row % len(original)]) for row, edit in enumerate(made)
         ):
             say(
                 "Nothing changed from before to after by more than smallest_change, so this is the original.",
-                getattr(cls.hidden, "unique_id", None),
+                node_id,
             )
         return io.NodeOutput(made)

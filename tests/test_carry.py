@@ -106,6 +106,24 @@ def test_what_the_codec_did_to_colours_is_undone() -> None:
     assert float((made - soft).mean((0, 1, 2)).abs().max()) < 0.003
 
 
+@pytest.mark.parametrize("cut", [(2, 4), (0, 2), (3, 4), (0, 0)])
+def test_an_edit_of_a_little_less_than_all_is_laid_where_it_belongs(cut: tuple[int, int]) -> None:
+    """As VAE Encode cuts the middle out of a picture whose sides are no multiples of 8."""
+    original, (rows, columns), told = grainy(192, 240), cut, []
+    soft = blurred(original, 4)
+    soft[:, :, 120:] = original[:, :, 120:]
+
+    def seen(pictures: Tensor) -> Tensor:
+        small = reduced(pictures, 2)
+        return small[:, rows // 2 : 96 - (rows - rows // 2), columns // 2 : 120 - (columns - columns // 2)]
+
+    made = carry_edit(original, seen(original), seen(soft), notice=told.append)
+    assert psnr(made[:, 10:-10, 10:-10], soft[:, 10:-10, 10:-10]) > 34
+    assert torch.equal(made[:, :, 160:], original[:, :, 160:])
+    assert len(told) == (cut != (0, 0))
+    assert not told or "VAE Encode cuts sides" in told[0]
+
+
 @pytest.mark.parametrize("strip", [1, 500, 2000])
 def test_strips_are_as_the_whole(strip: int) -> None:
     original = grainy(60, 84)[:, :59, :83]

@@ -198,7 +198,7 @@ class Camera:
                 f"Sharp from {metres(near)} to {metres(far)} ({depth}), at a circle of confusion of "
                 f"{circle * 1e6:.3g} µm.",
                 f"Hyperfocal distance {metres(self.hyperfocal(circle))}.",
-                f"Infinity is blurred to discs of {disc * 1e6:.3g} µm, {100 * disc / self.sensor_width:.3g} % of the "
+                f"Infinity is blurred to discs of {disc * 1e6:.0f} µm, {100 * disc / self.sensor_width:.3g} % of the "
                 "picture's longer side.",
             ]
         )

@@ -16,6 +16,9 @@ neighbourhoods do. What the codec did to colours over large areas stays undone i
 Where a change is too small to count the original's pixels stay, bit for bit. A place without any detail that lies among
 changed ones is taken to have changed with them: the texture it may have is finer than what the model saw.
 
+A host's codec may cut sides to multiples of its unit, so that ``B`` shows a little less than ``O``; where it does is
+found by comparing the two, and ``up`` goes by it.
+
 The whole is laid out at the model's size, then made in strips of the original's rows, each as it would be alone.
 """
 
@@ -45,6 +48,10 @@ _LEAST = 0.02  # of a change that a place takes over from those around it: less 
 _COLOURS = 4.0  # standard deviation of the blur beyond which the codec's error is one of colours over areas
 # By how many pixels, and by what share of it, a side of the model's size may miss the original's shape.
 _ROUNDING = 8, 0.02
+_OFF, _FARTHEST = (
+    0.4,
+    12.0,
+)  # pixels by which before is off to be laid elsewhere, and from which nothing is believed
 _STRIP = 1 << 20  # pixels made at once
 
 
@@ -55,6 +62,7 @@ def carry_edit(
     after: Tensor,
     smallest: float = SMALLEST_CHANGE,
     progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
     strip: int = _STRIP,
 ) -> Tensor:
     """Make the change from ``before`` to ``after`` in the original, at its own size; see the module.
@@ -67,6 +75,7 @@ def carry_edit(
             ``i % R`` and of ``before[i % S]``, as series of several pictures are laid out here.
         smallest: difference, of values 0..1, up to which a change counts as none. 0 counts all.
         progress: called as ``progress(done, total)``; may raise to stop.
+        notice: told where ``before`` does not show quite the whole original.
         strip: pixels of the original made at once. Changes nothing but memory.
 
     Returns:
@@ -80,10 +89,6 @@ def carry_edit(
     colours = max(min(3, each.shape[-1]) for each in (original, before, after))
     batch, (height, width), size = len(after), original.shape[1:3], before.shape[1:3]
     made = original.new_empty(batch, height, width, colours + original[..., 3:].shape[-1])
-    sharp, smooth = (
-        [_taps(*sides, kernel, reach, original.device) for sides in zip(size, (height, width), strict=True)]
-        for kernel, reach in ((_lanczos, 3), (_triangle, 1))
-    )
     rows = max(1, strip // width)
     strips = math.ceil(height / rows)
     reduced = [_reduced(picture[..., :3], size) for picture in original]  # once, however many its edits
@@ -95,7 +100,21 @@ def carry_edit(
             each[..., :3].to(made.device, torch.float32).expand(*size, colours)
             for each in (reduced[i % len(original)], before[i % len(before)], after[i])
         )
-        plan = _plan(own, seen, edited, smallest)
+        places = _places(own, seen)
+        if notice and any(map(any, places)):
+            most = max(abs(shift) + abs(growth) for shift, growth in places)
+            notice(
+                f"What before shows is off from the original by up to {most:.1f} of its pixels, as where VAE Encode "
+                "cuts sides to multiples of 8; the edit was laid where it belongs."
+            )
+        plan = _plan(_moved(own, places), seen, edited, smallest)
+        sharp, smooth = (
+            [
+                _taps(inside, outside, kernel, reach, made.device, place)
+                for inside, outside, place in zip(size, (height, width), places, strict=True)
+            ]
+            for kernel, reach in ((_lanczos, 3), (_triangle, 1))
+        )
         for number in range(strips):
             if progress:
                 progress(i * strips + number, batch * strips)
@@ -146,6 +165,57 @@ def _plan(reduced: Tensor, before: Tensor, after: Tensor, smallest: float) -> _P
     return _Plan(*(each[0].movedim(0, -1).contiguous() for each in (pictures, share)))
 
 
+_Place = tuple[float, float]
+"""How far off a side of the model's picture is, in its pixels: all of it, and its ends besides."""
+
+
+def _places(reduced: Tensor, before: Tensor) -> tuple[_Place, _Place]:
+    """Where the original shows what ``before`` shows, both ``[h, w, colours]``: by least squares (Lucas and Kanade).
+
+    0 unless it is off by a good part of a pixel and clearly so: what a codec does to a picture moves nothing.
+    """
+    own, seen = (_blurred(each.mean(-1)[None, None], _COLOURS)[0, 0] for each in (reduced, before))
+    ends = [torch.linspace(-1, 1, side, device=own.device) for side in own.shape]
+    if min(own.shape) < 16:
+        return (0.0, 0.0), (0.0, 0.0)
+    # What lies outside the frame is unknown, and blur brings it in.
+    margins = [min(math.ceil(3 * _COLOURS), side // 6) for side in own.shape]
+    inner = tuple(slice(margin, side - margin) for margin, side in zip(margins, own.shape, strict=True))
+    found, first, error = torch.zeros(4, dtype=torch.float64), 0.0, 0.0
+    for turn in range(5):
+        rows, columns = found.view(2, 2).tolist()
+        warped = _moved(own[..., None], (rows, columns))[..., 0]
+        left = (seen - warped)[inner]
+        left = left - left.mean()
+        error = float(left.square().mean())
+        first = error if turn == 0 else first
+        slopes = torch.gradient(warped)
+        parts = [slopes[0], slopes[0] * ends[0][:, None], slopes[1], slopes[1] * ends[1]]
+        moves = torch.stack([part[inner].flatten() for part in parts])
+        normal = (moves @ moves.T).double().cpu()
+        ridge = torch.eye(4, dtype=torch.float64) * (1e-4 * normal.trace() + 1e-12)
+        found += torch.linalg.solve(normal + ridge, (moves @ left.flatten()).double().cpu())
+        if not bool((found.abs() < _FARTHEST).all()):
+            return (0.0, 0.0), (0.0, 0.0)
+    clear = error < first / 2 and float(found.view(2, 2).abs().sum(1).max()) > _OFF
+    (row, tall), (column, broad) = found.view(2, 2).tolist() if clear else ((0.0, 0.0), (0.0, 0.0))
+    return (row, tall), (column, broad)
+
+
+def _moved(planes: Tensor, places: Sequence[_Place]) -> Tensor:
+    """``[h, w, C]`` as seen from where it is said to be seen."""
+    if not any(map(any, places)):
+        return planes
+    for dim, (shift, growth) in enumerate(places):
+        side = planes.shape[dim]
+        centre = torch.arange(side) + shift + growth * torch.linspace(-1, 1, side)
+        low = centre.floor()
+        index = torch.stack([low, low + 1], 1).long().clamp(0, side - 1)
+        weight = torch.stack([low + 1 - centre, centre - low], 1)
+        planes = _weighed(planes, index.to(planes.device), weight.to(planes), dim)
+    return planes
+
+
 def _smooth(values: Tensor) -> Tensor:
     """From 0 to 1 without a bend at either."""
     values = values.clamp(0, 1)
@@ -175,11 +245,18 @@ _Taps = tuple[Tensor, Tensor]
 
 
 def _taps(
-    inside: int, outside: int, kernel: Callable[[Tensor], Tensor], reach: int, device: torch.device
+    inside: int,
+    outside: int,
+    kernel: Callable[[Tensor], Tensor],
+    reach: int,
+    device: torch.device,
+    place: _Place = (0.0, 0.0),
 ) -> _Taps:
     """Of a side of ``inside`` pixels that becomes ``outside``; a kernel is widened where that is fewer."""
     wide = max(1.0, inside / outside)
     centre = (torch.arange(outside, dtype=torch.float64) + 0.5) * inside / outside - 0.5
+    shift, growth = place
+    centre = (centre - shift + growth) / (1 + 2 * growth / max(1, inside - 1))
     near = math.ceil(reach * wide)
     index = centre.floor().long()[:, None] + torch.arange(1 - near, near + 1)
     weight = kernel((index - centre[:, None]) / wide)
