@@ -59,8 +59,11 @@ def test_what_nothing_was_asked_of_comes_back_bit_for_bit(dtype: torch.dtype, ch
 
 
 def test_a_change_stays_where_it_is() -> None:
-    original = grainy(60, 90)
-    before = reduced(original)
+    original = grainy(60, 90).double()  # more than the computation's own precision
+    original += 1e-9 * torch.rand(
+        original.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
+    before = reduced(original).float()
     after = before.clone()
     after[:, 5:9, 18:24] = after[:, 5:9, 18:24].mean((1, 2), keepdim=True)
     made = carry_edit(original, before, after)
@@ -89,13 +92,13 @@ def test_more_blur_takes_the_grain_along_and_less_blur_keeps_it() -> None:
 
 def test_texture_finer_than_the_model_sees_goes_with_what_is_around_it() -> None:
     """A chessboard of single pixels is flat grey to the model, before and after; what stands in it is blurred."""
-    original = grainy(96, 96)
-    y, x = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
-    hidden = (x - 48).abs().maximum((y - 48).abs()) < 12
+    original = grainy(144, 144)
+    y, x = torch.meshgrid(torch.arange(144), torch.arange(144), indexing="ij")
+    hidden = (x - 72).abs().maximum((y - 72).abs()) < 28
     original[:, hidden] = ((x + y) % 2).float()[hidden][:, None] * 0.4 + 0.3
     soft = blurred(original, 6)
     made = carry_edit(original, reduced(original, 4), reduced(soft, 4))
-    assert float(made[:, 44:52, 44:52].std()) < 0.3 * float(original[:, 44:52, 44:52].std())
+    assert float(made[:, 68:76, 68:76].std()) < 0.3 * float(original[:, 68:76, 68:76].std())
 
 
 def test_what_the_codec_did_to_colours_is_undone() -> None:
