@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import math
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.carry import carry_edit
+from tests.host.server import ComfyServer
 
 
 def reduced(pictures: Tensor, times: int = 3) -> Tensor:
@@ -279,3 +282,53 @@ def test_the_node_stops_when_the_host_says(node: Any) -> None:
             node.execute(original, reduced(original), blurred(reduced(original), 2))
     finally:
         comfy.model_management.interrupt_current_processing(False)
+
+
+def test_in_a_running_server(comfy_server: ComfyServer) -> None:
+    """With the readout, whose overlay nothing is linked to, and f-numbers that a camera makes K of."""
+    picture = {"width": 24, "height": 16, "batch_size": 1, "color": 0x808080}
+    lens = {"f_number": 1.8, "focal_length": 50.0, "focus_distance": 2.0, "sensor": "Full frame"}
+    lens |= {"sensor_width": 36.0, "photograph": ""}
+    prompt = {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {**picture, "width": 72, "height": 48, "color": 0x405060},
+        },
+        "2": {"class_type": "EmptyImage", "inputs": picture},
+        "3": {"class_type": "EmptyImage", "inputs": {**picture, "color": 0x909090}},
+        "4": {
+            "class_type": "BokehCarryEdit",
+            "inputs": {"original": ["1", 0], "before": ["2", 0], "after": ["3", 0], "smallest_change": 1.0},
+        },
+        "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "carried"}},
+        "6": {"class_type": "BokehDepthOfField", "inputs": {**lens, "circle": 0.0}},
+        "7": {"class_type": "PreviewAny", "inputs": {"source": ["6", 0]}},
+        "8": {"class_type": "BokehFromCamera", "inputs": {**lens, "image_width": 512}},
+        "9": {"class_type": "EmptyImage", "inputs": {**picture, "color": 0x020202}},
+        "10": {
+            "class_type": "BokehMeRender",
+            "inputs": {
+                "image": ["2", 0],
+                "depth": ["9", 0],
+                "depth_kind": "metric (metres)",
+                "depth_range": "multiply by scale",
+                "depth_scale": 255.0,
+                "edges": "as is",
+                "k": ["8", 0],
+                "k_reference": "512 px",
+                "focus_x": 0.5,
+                "focus_y": 0.5,
+                "model": "layered",
+                "transfer": "sRGB",
+                "highlight_recovery": 0.0,
+                "k_values": "f/1.8, f/8, 0",
+            },
+        },
+        "11": {"class_type": "SaveImage", "inputs": {"images": ["10", 0], "filename_prefix": "stops"}},
+    }
+    run = comfy_server.run(prompt)
+    (saved,) = run.images("5")
+    pixels = np.asarray(Image.open(io.BytesIO(comfy_server.view(**saved)))).astype(int)
+    assert pixels.shape == (48, 72, 3)
+    assert np.abs(pixels - [0x50, 0x60, 0x70]).max() <= 1  # 0x10 brighter, as the edit is
+    assert len(run.images("11")) == 3
