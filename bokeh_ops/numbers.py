@@ -20,37 +20,54 @@ class PerDioptre(float):
     """A K whose unit is known: pixels of blur radius per dioptre, as a camera has it.
 
     A plain number is K in whatever unit the disparity has that it is used with.
+
+    Attributes:
+        f_number: that of the camera, where it is known. K goes by 1 / f-number, so that of any other follows.
     """
+
+    f_number: float | None
+
+    def __new__(cls, k: float, f_number: float | None = None) -> PerDioptre:
+        self = super().__new__(cls, k)
+        self.f_number = f_number
+        return self
 
 
 _SEPARATORS = re.compile(r"[\s,;，、；]+")
+_F_NUMBER = re.compile(r"[fF]/?([\d.]+)")
 
 
-def parse_values(text: str | float | Iterable[float], what: str = "K") -> list[float]:
+def parse_values(
+    text: str | float | Iterable[float], what: str = "K", camera: float | None = None
+) -> list[float]:
     """Read one or more numbers.
 
     Args:
         text: numbers separated by commas, semicolons, spaces or line breaks, and ranges ``start:stop:step``
             that include ``stop`` when the steps hit it (``30:0:-10`` counts down). The decimal sign is a point.
             A number, or a sequence of numbers, is taken as it is. With ``px/dioptre`` at the end of a text its numbers
-            are :class:`PerDioptre`.
+            are :class:`PerDioptre`. With ``f/`` before it a number is an f-number, and becomes that camera's K.
         what: what the numbers are, for the message.
+        camera: the K of a camera (:class:`PerDioptre` that knows its f-number), for f-numbers.
 
     Returns:
         The numbers in the order given, at least one, all finite.
 
     Raises:
         BokehError: nothing to read, something that is no number (named), NaN or infinity, a range without
-            end or in the wrong direction, or more than :data:`MOST_VALUES` numbers.
+            end or in the wrong direction, more than :data:`MOST_VALUES` numbers, an f-number of 0 or without camera.
     """
     if isinstance(text, str):
         bare = text.strip().removesuffix(PER_DIOPTRE)
         if bare != text.strip():
-            return [PerDioptre(value) for value in parse_values(bare, what)]
+            return [PerDioptre(value) for value in parse_values(bare, what, camera)]
         tokens = _SEPARATORS.split(re.sub(r"\s*:\s*", ":", text.replace("\N{MINUS SIGN}", "-")).strip())
         values: list[float] = []
         for token in filter(None, tokens):
-            values += _range(token, what) if ":" in token else [float(_number(token, token, what))]
+            if stop := _F_NUMBER.fullmatch(token):
+                values.append(_at_f_number(float(_number(stop[1], token, what)), token, what, camera))
+            else:
+                values += _range(token, what) if ":" in token else [float(_number(token, token, what))]
             if len(values) > MOST_VALUES:
                 raise BokehError(
                     f"{what}: {token!r} makes more than {MOST_VALUES} values; use a larger step or fewer values."
@@ -81,7 +98,18 @@ def _plain(value: object, what: str) -> float:
         raise BokehError(f"{what}: {value!r} is not a number.") from error
     if not math.isfinite(number):
         raise BokehError(f"{what}: {value!r} is not a finite number.")
-    return PerDioptre(number) if isinstance(value, PerDioptre) else number
+    return value if isinstance(value, PerDioptre) else number
+
+
+def _at_f_number(f_number: float, token: str, what: str, camera: float | None) -> PerDioptre:
+    if not (isinstance(camera, PerDioptre) and camera.f_number):
+        raise BokehError(
+            f"{what}: {token!r} is an f-number, and becomes a K only with a camera. Link the output 'K' of Bokeh K "
+            "From Camera to this node's K, or write its f_numbers there and link 'K values'."
+        )
+    if f_number <= 0:
+        raise BokehError(f"{what}: {token!r} is no aperture; an f-number is above 0, such as f/2.8.")
+    return PerDioptre(camera * camera.f_number / f_number, f_number)
 
 
 def _number(part: str, token: str, what: str) -> Decimal:

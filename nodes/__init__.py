@@ -8,14 +8,15 @@ from comfy_api.latest import ComfyExtension, io
 class BokehExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from .adapter import BokehCondition, LoadBokehAdapter
-        from .camera import BokehFromCamera
+        from .camera import BokehDepthOfField, BokehFromCamera
+        from .carry import BokehCarryEdit
         from .colour import LabColorMatch
         from .demo import LoadBokehDemoModel, LoadBokehDemoPhotograph
         from .depth import BokehLoadDepth
         from .estimate import BokehDepthFromGeometry, BokehEstimateDepth
+        from .from_photo import BokehFromPhoto
         from .invert import BokehInvert
         from .lens import BokehAperture, BokehFocus
-        from .photo import BokehFromPhoto
         from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
         from .sheet import BokehContactSheet
@@ -37,6 +38,8 @@ class BokehExtension(ComfyExtension):
             BokehDepthFromGeometry,
             BokehFromCamera,
             BokehFromPhoto,
+            BokehDepthOfField,
+            BokehCarryEdit,
             BokehContactSheet,
             LoadBokehDemoModel,
             LoadBokehDemoPhotograph,

@@ -137,7 +137,7 @@ class BokehCondition(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "One K per picture of the latent batch, such as '0, 8, 16, 28' or '0:28:4'. Replaces the "
-                        "slider when not empty."
+                        "slider when not empty. f-numbers such as 'f/2.8' where Bokeh K From Camera gives K."
                     ),
                 ),
             ],
@@ -159,7 +159,7 @@ class BokehCondition(io.ComfyNode):
         cls, positive: Any, negative: Any, bokeh: float, negative_bokeh: str, values: str = ""
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
-        k = parse_values(values) if values.strip() else parse_values(bokeh)
+        k = parse_values(values, camera=bokeh) if values.strip() else parse_values(bokeh)
         warning = K.outside(k)
         if warning:
             say(warning, node_id)

@@ -165,7 +165,8 @@ class BokehMeRender(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip="Several K at once, as '0, 4, 8, 12, 18, 28' or '0:30:5'. Gives all pictures at "
-                    "the first value, then all at the second. Empty: K alone.",
+                    "the first value, then all at the second. f-numbers such as 'f/2.8' where Bokeh K From Camera "
+                    "gives K. Empty: K alone.",
                 ),
                 io.Float.Input(
                     "focal_pixels",
@@ -299,7 +300,7 @@ class BokehMeRender(io.ComfyNode):
             Strength([f_number], stops=True)
             if f_number
             else Strength(
-                parse_values(k_values) if k_values.strip() else [k],
+                parse_values(k_values, camera=k) if k_values.strip() else [k],
                 width=TRAINING_WIDTH if k_reference == AT_REFERENCE else max(height, width),
             )
         )

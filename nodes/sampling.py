@@ -39,7 +39,8 @@ def _sweep_inputs() -> list[Any]:
             "target_bokeh",
             display_name="target K",
             default="0, 8, 20, 28",
-            tooltip="K of every target: '0, 8, 20, 28', or start:stop:step as in '0:28:4'. 0 is sharp, 30 strongest.",
+            tooltip="K of every target: '0, 8, 20, 28', or start:stop:step as in '0:28:4'. 0 is sharp, 30 strongest. "
+            "f-numbers such as 'f/2.8, f/8' where Bokeh K From Camera gives the pivot's K.",
         ),
         io.Int.Input(
             "grounding_steps",
@@ -127,7 +128,7 @@ def _sweep(
     rows_per_batch: int,
     subject: Any = None,
 ) -> Sweep:
-    targets = parse_values(target_bokeh)
+    targets = parse_values(target_bokeh, camera=pivot_bokeh)
     warning = K.outside([pivot_bokeh, *targets])
     if warning:
         say(warning, node_id)

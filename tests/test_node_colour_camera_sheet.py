@@ -33,6 +33,7 @@ def nodes(pack: ModuleType) -> dict[str, Any]:
     for file, name in (
         ("colour", "LabColorMatch"),
         ("camera", "BokehFromCamera"),
+        ("camera", "BokehDepthOfField"),
         ("sheet", "BokehContactSheet"),
     ):
         found[name] = getattr(importlib.import_module(f"{pack.__name__}.nodes.{file}"), name)
@@ -166,6 +167,54 @@ def test_a_photograph_that_is_not_there_is_refused(nodes: dict[str, Any], input_
         assert "outside the input folder" in node.validate_inputs(outside)
         with pytest.raises(ValueError, match="outside the input folder"):
             node.execute(**SETTINGS, photograph=outside)
+
+
+LENS = {name: value for name, value in SETTINGS.items() if name != "image_width"}
+
+
+def test_depth_of_field_as_text(nodes: dict[str, Any], input_folder: Path) -> None:
+    node = nodes["BokehDepthOfField"]
+    text, overlay, near, far, hyperfocal = node.execute(**LENS).args
+    assert text.splitlines() == [
+        "50 mm f/1.8 focused at 2 m on a 36 mm sensor, 512 px: K = 10.13 px of blur radius per dioptre.",
+        "Sharp from 1.922 m to 2.084 m (16.2 cm deep), at a circle of confusion of 28.8 µm.",
+        "Hyperfocal distance 48.2 m.",
+        "Infinity is blurred to discs of 712 µm, 1.98 % of the picture's longer side.",
+    ]
+    assert (near, far, hyperfocal) == pytest.approx((1.9222, 2.0844, 48.201), abs=2e-3)
+    assert "link depth in metres" in overlay.message  # the host shows it on what the overlay is linked to
+    strict = node.execute(**LENS, circle=8.0).args
+    assert near < strict[2] < 2 < strict[3] < far
+    square = node.execute(**LENS, image=torch.zeros(1, 8, 8, 3)).args
+    assert "circle of confusion of 33.9 µm" in square[0]  # sqrt(2) of 36 mm / 1500
+    phone_picture(input_folder / "phone.jpg")
+    text = node.execute(**LENS, photograph="phone.jpg").args[0]
+    assert text.startswith("5.7 mm f/1.5 focused at 2 m on a 7.588 mm sensor")
+    assert "circle of confusion of 6.32 µm" in text
+    assert "From phone.jpg (Maker Phone 7)" in text
+    assert node.execute(**{**LENS, "f_number": 64.0}).args[3] == float("inf")
+
+
+def test_depth_of_field_as_an_overlay(nodes: dict[str, Any], pack: ModuleType) -> None:
+    """A ramp of distances: what lies within the limits is green, what is nearer orange, what is farther blue."""
+    node, depths = nodes["BokehDepthOfField"], pack.bokeh_ops.depth.conventions
+    distance = torch.linspace(1.6, 2.6, 300).expand(1, 1, 200, 300)
+    depth = depths.DepthMap(1 / distance, depths.DepthUnit.DIOPTRES)
+    _, sheet, near, far, _ = node.execute(**LENS, depth=depth).args
+    gap = (sheet.shape[2] - 300) // 2  # the paper around the picture
+    assert sheet.shape[1] > 200 + gap  # room for the legend
+    assert float(sheet[0, 200 + gap :].max()) > 0.8
+    line = sheet[0, gap + 100, gap : gap + 300]
+    red, green, blue = line.T
+    seen = torch.where((green > red) & (green > blue), 0, torch.where(red > blue, 1, 2))
+    where = distance[0, 0, 0]
+    assert bool((seen[(where > near + 0.005) & (where < far - 0.005)] == 0).all())
+    assert bool((seen[where < 1 / (2 / near - 0.5)] == 1).all())  # twice as far from the focus in disparity
+    assert bool((seen[where > 1 / (2 / far - 0.5)] == 2).all())
+    pictures = torch.rand(2, 40, 60, 3)
+    assert len(node.execute(**LENS, depth=depth, image=pictures).args[1]) == 2
+    with pytest.raises(ValueError, match="no unit: it knows near and far, not metres"):
+        node.execute(**LENS, depth=depths.DepthMap(1 / distance, depths.DepthUnit.RELATIVE))
 
 
 def test_contact_sheet(nodes: dict[str, Any]) -> None:

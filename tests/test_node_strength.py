@@ -70,6 +70,21 @@ def test_k_of_a_camera_keeps_its_unit(pack: ModuleType, said: list[str]) -> None
     assert not torch.allclose(typed, right, atol=1e-2)  # a number alone counts in the map's own measure
 
 
+def test_f_numbers_in_lists_of_k(pack: ModuleType) -> None:
+    """Where the K beside the list comes from a camera, an f-number is the K that the camera node gives for it."""
+    camera = pack.nodes.camera.BokehFromCamera.execute
+    k, _, _, listed = camera(4.0, 50.0, 2.0, "Full frame", 1.0, 512, f_numbers="1.4, 8").result
+    depth = {"depth": torch.linspace(1.0, 8.0, 32).expand(1, 24, 32), "depth_kind": "metric (metres)"}
+    by_stops = call(pack, **depth, k=k, k_values="f/1.4, f/8")[0]
+    assert torch.allclose(by_stops, call(pack, **depth, k_values=listed)[0], atol=1e-5)
+    sweep = pack.nodes.sampling._sweep(None, k, "f/1.4, 0, f/8", 0, "positive only", 0)
+    assert list(sweep.target_k) == pytest.approx([k * 4 / 1.4, 0, k * 4 / 8])
+    with pytest.raises(
+        pack.bokeh_ops.errors.BokehError, match="an f-number, and becomes a K only with a camera"
+    ):
+        pack.nodes.sampling._sweep(None, float(k), "f/1.4", 0, "positive only", 0)
+
+
 METRES = torch.linspace(1.0, 8.0, 32).expand(1, 24, 32).contiguous()
 
 

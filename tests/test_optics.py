@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from bokeh_ops.camera import optics
 from bokeh_ops.camera.optics import (
+    Camera,
     blur_radius,
     bokehdiff_gain,
     bokehme_k,
@@ -22,6 +25,7 @@ from bokeh_ops.camera.optics import (
     pixel_ratio,
     sensor_width,
     sensor_width_from_35mm,
+    sharp_circle,
 )
 from bokeh_ops.errors import BokehError
 
@@ -156,3 +160,68 @@ def test_impossible_cameras_are_refused(call, message: str) -> None:
     with pytest.raises(BokehError) as raised:
         call()
     assert message in str(raised.value)
+
+
+CAMERAS = [
+    Camera(0.050, 1.8, 2.0, 0.036),
+    Camera(0.085, 1.4, 2.5, 0.036),
+    Camera(0.024, 8.0, 3.0, 0.036),  # beyond its hyperfocal distance
+    Camera(0.0057, 1.5, 0.6, 0.00766),
+    Camera(0.100, 2.8, 0.25, 0.0235),  # macro
+    Camera(0.035, 4.0, math.inf, 0.036),
+]
+
+
+@pytest.mark.parametrize("camera", CAMERAS, ids=str)
+def test_limits_of_what_looks_sharp_are_where_the_circle_of_confusion_says(camera: Camera) -> None:
+    """By bisection of the traced circle of confusion, which knows nothing of the closed forms."""
+    circle = sharp_circle(camera.sensor_width)
+
+    def traced(distance: float, focus: float = camera.focus_distance) -> float:
+        image = 1 / (1 / camera.focal_length - 1 / distance)
+        sensor = 1 / (1 / camera.focal_length - 1 / focus)
+        return camera.focal_length / camera.f_number * abs(image - sensor) / image
+
+    def root(low: float, high: float, blurred: Callable[[float], float]) -> float:
+        """Where between two distances a blur passes the circle, in disparity."""
+        one, other = 1 / low, 1 / high
+        larger = blurred(low) > circle
+        for _ in range(200):
+            middle = (one + other) / 2
+            one, other = (middle, other) if (blurred(1 / middle) > circle) == larger else (one, middle)
+        return 2 / (one + other)
+
+    near, far = camera.sharp_range(circle)
+    focus = min(camera.focus_distance, 1e9)
+    assert near == pytest.approx(root(camera.focal_length * 1.0001, focus, traced), rel=1e-6)
+    if math.isinf(far):
+        assert traced(1e12) <= circle
+    else:
+        assert far == pytest.approx(root(focus, 1e9, traced), rel=1e-6)
+    hyperfocal = root(camera.focal_length * 1.01, 1e7, lambda distance: traced(1e15, distance))
+    assert camera.hyperfocal(circle) == pytest.approx(hyperfocal, rel=1e-6)
+    at = replace(camera, focus_distance=camera.hyperfocal(circle))
+    assert at.sharp_range(circle)[1] == math.inf
+    assert at.sharp_range(circle)[0] == pytest.approx(camera.hyperfocal(circle) / 2, rel=1e-9)
+
+
+def test_depth_of_field_in_words() -> None:
+    """50 mm f/1.8 at 2 m: near and far 2 S f^2 / (f^2 +- N c (S - f)) as tables have it, hyperfocal f^2 / (N c) + f."""
+    circle = sharp_circle(0.036)
+    assert circle == pytest.approx(28.84e-6, rel=1e-3)
+    assert sharp_circle(0.00766, 4 / 3) == pytest.approx(math.hypot(7.66e-3, 5.745e-3) / 1500)
+    near, far = CAMERAS[0].sharp_range(circle)
+    assert near == pytest.approx(2 * 0.0025 / (0.0025 + 1.8 * circle * 1.95))
+    assert far == pytest.approx(2 * 0.0025 / (0.0025 - 1.8 * circle * 1.95))
+    assert CAMERAS[0].describe_sharp(circle) == (
+        "Sharp from 1.922 m to 2.084 m (16.2 cm deep), at a circle of confusion of 28.8 µm.\n"
+        "Hyperfocal distance 48.2 m.\n"
+        "Infinity is blurred to discs of 712 µm, 1.98 % of the picture's longer side."
+    )
+    assert "to infinity (without end)" in CAMERAS[2].describe_sharp(circle)
+    for bad in (0.0, -1e-5, math.nan):
+        for call in (CAMERAS[0].sharp_range, CAMERAS[0].hyperfocal):
+            with pytest.raises(BokehError, match="circle of confusion is"):
+                call(bad)
+    with pytest.raises(BokehError, match="farther than the focal length"):
+        Camera(0.05, 1.8, 0.04, 0.036).sharp_range(circle)

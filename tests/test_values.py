@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -118,3 +119,22 @@ def test_numbers_may_carry_their_unit() -> None:
     assert not any(isinstance(value, PerDioptre) for value in parse_values("10.5, 4"))
     with pytest.raises(BokehError, match="no value was given"):
         parse_values("px/dioptre")
+
+
+def test_f_numbers_where_the_camera_is_known() -> None:
+    """K goes by 1 / N: of a camera whose K at f/2 is 9, f/1 has 18."""
+    camera = PerDioptre(9.0, 2.0)
+    values = parse_values("f/1, 0, F2.8 f4; 3:5:1", camera=camera)
+    assert values == pytest.approx([18, 0, 9 * 2 / 2.8, 4.5, 3, 4, 5])
+    assert [type(value) for value in values[:2]] == [PerDioptre, float]
+    assert [getattr(value, "f_number", None) for value in values[:3]] == [1.0, None, 2.8]
+    assert parse_values(values[2])[0].f_number == 2.8  # type: ignore[union-attr]
+    kept = copy.deepcopy(camera)
+    assert (kept, kept.f_number) == (9.0, 2.0)
+    for unknown in (None, 9.0, PerDioptre(9.0)):
+        with pytest.raises(BokehError, match="'f/2' is an f-number, and becomes a K only with a camera"):
+            parse_values("0, f/2", camera=unknown)
+    with pytest.raises(BokehError, match="'f/0' is no aperture"):
+        parse_values("f/0", camera=camera)
+    with pytest.raises(BokehError, match="is not a number"):
+        parse_values("f/1.2.3", camera=camera)

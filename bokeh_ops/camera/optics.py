@@ -151,6 +151,58 @@ class Camera:
             )
         )
 
+    def sharp_range(self, circle: float) -> tuple[float, float]:
+        """Near and far limit of what looks sharp, in metres, in closed form.
+
+        Blur is linear in disparity: what lies ``circle / reach`` dioptres from the focus is blurred to a disc of that
+        diameter, where ``reach = f^2 S / (N (S - f))``.
+
+            near = 1 / (1/S + circle / reach)        far = 1 / (1/S - circle / reach), or infinity
+
+        Args:
+            circle: diameter in metres of the largest circle of confusion that looks sharp (:func:`sharp_circle`).
+
+        Raises:
+            BokehError: a circle or a setting that is not above 0, or a focus no farther than the focal length.
+        """
+        _above_zero(circle, "circle of confusion", "metres")
+        dioptres = circle / float(_reach(self.focal_length, self.f_number, self.focus_distance))
+        focus = 1 / self.focus_distance
+        # Below the precision of a number, the difference is one of rounding: the focus is the hyperfocal distance.
+        far = 1 / (focus - dioptres) if focus - dioptres > 1e-12 * focus else math.inf
+        return 1 / (focus + dioptres), far
+
+    def hyperfocal(self, circle: float) -> float:
+        """The nearest focus, in metres, with which infinity looks sharp: ``f^2 / (N circle) + f``.
+
+        From half of it on all looks sharp then. The focus that is set does not matter.
+
+        Args:
+            circle: as for :meth:`sharp_range`.
+
+        Raises:
+            BokehError: a circle or a setting that is not above 0.
+        """
+        _above_zero(circle, "circle of confusion", "metres")
+        _above_zero(self.focal_length, "focal length", "metres")
+        _above_zero(self.f_number, "f-number", "")
+        return self.focal_length**2 / (self.f_number * circle) + self.focal_length
+
+    def describe_sharp(self, circle: float) -> str:
+        """A few lines for people: limits of what looks sharp, hyperfocal distance, and the blur of infinity."""
+        near, far = self.sharp_range(circle)
+        disc = float(coc_diameter(self.focal_length, self.f_number, self.focus_distance, math.inf))
+        depth = f"{metres(far - near)} deep" if far < math.inf else "without end"
+        return "\n".join(
+            [
+                f"Sharp from {metres(near)} to {metres(far)} ({depth}), at a circle of confusion of "
+                f"{circle * 1e6:.3g} µm.",
+                f"Hyperfocal distance {metres(self.hyperfocal(circle))}.",
+                f"Infinity is blurred to discs of {disc * 1e6:.0f} µm, {100 * disc / self.sensor_width:.3g} % of the "
+                "picture's longer side.",
+            ]
+        )
+
     def describe(self, image_width: float = TRAINING_WIDTH) -> str:
         """A line for people: ``50 mm f/1.8 focused at 2 m on a 36 mm sensor, 512 px: K = 10.13 ...``."""
         return (
@@ -158,6 +210,32 @@ class Camera:
             f"{self.sensor_width * 1000:.4g} mm sensor, {image_width:g} px: K = {format_value(self.k(image_width))} "
             "px of blur radius per dioptre"
         )
+
+
+SHARP_SHARE = 1 / 1500
+"""Diameter of the largest circle of confusion that looks sharp in a print, over the diagonal of what it shows."""
+
+
+def sharp_circle(sensor_width: float, aspect: float = 1.5) -> float:
+    """That diameter on the sensor, in metres: its diagonal / 1500, 28.8 um for full frame.
+
+    Args:
+        sensor_width: metres, the longer side.
+        aspect: long side over short side of the picture.
+
+    Raises:
+        BokehError: a width that is not above 0, an aspect below 1.
+    """
+    _above_zero(sensor_width, "sensor width", "metres")
+    _check_aspect(aspect)
+    return SHARP_SHARE * sensor_width * math.hypot(1, 1 / aspect)
+
+
+def metres(distance: float) -> str:
+    """A distance for people: ``1.92 m``, ``24 cm``, ``infinity``."""
+    if math.isinf(distance):
+        return "infinity"
+    return f"{distance * 100:.3g} cm" if distance < 1 else f"{distance:.4g} m"
 
 
 def sensor_width(name: str) -> float:
@@ -194,8 +272,7 @@ def sensor_width_from_35mm(
     """
     _above_zero(focal_length, "focal length", "metres")
     _above_zero(focal_length_35mm, "35 mm equivalent focal length", "metres")
-    if not 1 <= aspect < math.inf:
-        raise BokehError(f"The aspect is {aspect}; it is the long side over the short side, so at least 1.")
+    _check_aspect(aspect)
     crop = focal_length_35mm / focal_length
     if convention == "width":
         return FULL_FRAME_WIDTH / crop
@@ -286,6 +363,11 @@ def _reach(focal_length: Quantity, f_number: Quantity, focus_distance: Quantity)
             "farther than the focal length. Lengths are in metres: 50 mm is 0.05."
         )
     return focal_length * focal_length / (f_number * (1 - focal_length / focus_distance))
+
+
+def _check_aspect(aspect: float) -> None:
+    if not 1 <= aspect < math.inf:
+        raise BokehError(f"The aspect is {aspect}; it is the long side over the short side, so at least 1.")
 
 
 def _difference(focus_distance: Quantity, subject_distance: Quantity) -> Quantity:

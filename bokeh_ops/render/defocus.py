@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..camera.optics import SHARP_SHARE
+
 # Diverging: deep blue, light blue, white, orange, dark red at -1, -1/2, 0, 1/2, 1.
 _STOPS = (
     (0.02, 0.19, 0.45),
@@ -18,7 +20,7 @@ _STOPS = (
 
 _FRONT, _SHARP, _BEHIND = _STOPS[3], (0.25, 0.85, 0.35), _STOPS[1]  # tints of the overlay
 _LUMINANCE = (0.2126, 0.7152, 0.0722)  # Rec. 709
-ACCEPTABLE = 1 / 3000
+ACCEPTABLE = SHARP_SHARE / 2
 """Blur radius over the picture's diagonal up to which a print looks sharp: the circle of confusion d / 1500."""
 
 
@@ -55,7 +57,7 @@ def blur_amount(defocus: Tensor, limit: float | None = None) -> Tensor:
     return _share(defocus, limit).abs().clamp(max=1)[:, 0]
 
 
-def in_focus(defocus: Tensor) -> Tensor:
+def in_focus(defocus: Tensor, acceptable: float | None = None) -> Tensor:
     """What looks sharp: 1 up to the acceptable circle of confusion, fading to 0 at twice that.
 
     That is a radius of 1/3000 of the picture's diagonal (a diameter of d / 1500, as depth-of-field tables have it),
@@ -63,15 +65,18 @@ def in_focus(defocus: Tensor) -> Tensor:
 
     Args:
         defocus: ``[B, 1, H, W]`` signed pixels of blur radius.
+        acceptable: another radius in pixels, > 0, in place of that one.
 
     Returns:
         ``[B, H, W]``, 0..1.
     """
-    least = max(0.5, ACCEPTABLE * math.hypot(*defocus.shape[2:]))
+    least = max(0.5, ACCEPTABLE * math.hypot(*defocus.shape[2:])) if acceptable is None else acceptable
     return (2 - defocus[:, 0].abs() / least).clamp(0, 1)
 
 
-def overlay(image: Tensor, defocus: Tensor, limit: float | None = None) -> Tensor:
+def overlay(
+    image: Tensor, defocus: Tensor, limit: float | None = None, acceptable: float | None = None
+) -> Tensor:
     """The picture in grey, tinted green where it is in focus, orange in front of that and blue behind.
 
     The tint of what is not in focus deepens with its blur.
@@ -80,6 +85,7 @@ def overlay(image: Tensor, defocus: Tensor, limit: float | None = None) -> Tenso
         image: ``[B, C, H, W]`` as displayed, C = 1, 3 or 4 (alpha is not looked at); clamped to 0..1.
         defocus: ``[B, 1, H, W]`` signed pixels of blur radius.
         limit: as for :func:`colour_defocus`.
+        acceptable: as for :func:`in_focus`.
 
     Returns:
         ``[B, 3, H, W]``, 0..1, in the defocus map's type.
@@ -93,7 +99,7 @@ def overlay(image: Tensor, defocus: Tensor, limit: float | None = None) -> Tenso
         torch.tensor(tint, dtype=shown.dtype, device=shown.device).view(1, 3, 1, 1)
         for tint in (_FRONT, _SHARP, _BEHIND)
     )
-    focused = in_focus(defocus)[:, None]
+    focused = in_focus(defocus, acceptable)[:, None]
     strength = torch.lerp(
         0.35 + 0.4 * _share(defocus, limit).abs().clamp(max=1), torch.tensor(0.6).to(shown), focused
     )
