@@ -199,7 +199,7 @@ def fit(evidence: Evidence, k: float | None = None, focus: tuple[float, float] |
         )
     unit = evidence.side / TRAINING_WIDTH  # pixels of the copy per pixel of 512
     ends = [math.log10(radius / (high - low)) for radius in _LARGEST]
-    strengths = torch.logspace(*ends, 88)
+    strengths = torch.logspace(ends[0], ends[1], 88)
     if k is not None:
         strengths = torch.tensor([k * unit])
     reach = _BEYOND * (high - low)

@@ -199,6 +199,7 @@ def measure(
         the main thing as a share of the codec's own; ``lvcorr`` over the sweep of each photograph.
     """
     rows: dict[str, dict[str, dict[str, list[float]]]] = {}
+    table: dict[str, dict[str, dict[str, Interval]]] = {}
     for start in range(0, len(seeds), TOGETHER):
         photographs = Photographs(model, seeds[start : start + TOGETHER])
         for name, way in ways.items():

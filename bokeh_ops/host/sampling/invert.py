@@ -128,7 +128,7 @@ class _Inversion(comfy.samplers.Sampler):
         total, done = (len(sigmas) - 1) * (1 + self.corrections), 0
         for index in reversed(range(len(sigmas) - 1)):
             high, step = sigmas[index], sigmas[index] - sigmas[index + 1]
-            y = x if slope is None else x + step * slope
+            y = before = x if slope is None else x + step * slope
             for _ in range(1 + self.corrections):
                 before = y
                 denoised = model_wrap(y, high * rows, **extra_args)
