@@ -108,9 +108,10 @@ def guide_k(guider: Any, scale: float, base_k: float | None = None) -> Any:
         BokehError: another guider.
     """
     # Here, as the host's extra nodes are loaded with the server and not with its library.
-    from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
-    if type(guider) not in (comfy.samplers.CFGGuider, Guider_Basic):
+    # By name: the server loads that file a second time, as a module of its own.
+    if type(guider).__name__ not in ("CFGGuider", "Guider_Basic"):
         raise BokehError(
             f"bokeh_guidance is {scale:g}, but the guider is a {type(guider).__name__}; expected BasicGuider or "
             "CFGGuider. Set it to 0, or build K's guidance with DualCFGGuider."
