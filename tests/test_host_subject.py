@@ -163,6 +163,7 @@ def test_a_term_is_that_of_the_place(pack: ModuleType, tokens: int) -> None:
 
 def test_k_has_a_guidance_scale_of_its_own(pack: ModuleType, s: Sampling) -> None:
     """As the host's dual guider gives, with Bokeh Condition's -30 for the same prompt."""
+    from comfy.samplers import CFGGuider as CFGGuiders
     from comfy_extras.nodes_custom_sampler import BasicGuider, CFGGuider, DualCFGGuider
 
     condition = pack.nodes.adapter.BokehCondition
@@ -183,6 +184,10 @@ def test_k_has_a_guidance_scale_of_its_own(pack: ModuleType, s: Sampling) -> Non
     by_hand = models.call(DualCFGGuider, s.model, s.positive, middle, s.negative, 2.5, 1.0, "regular")
     assert relative(scaled["samples"], s.advanced(by_hand)[1]["samples"]) < 1e-5
     assert set(basic.original_conds) == {"positive"}  # as it was
+    # The server loads the file of BasicGuider by itself, so that its class is another one there.
+    other = type("Guider_Basic", (CFGGuiders,), {"set_conds": type(basic).set_conds})(s.model)
+    other.set_conds(s.positive)
+    assert torch.equal(s.advanced(other, bokeh_guidance=2.5)[1]["samples"], scaled["samples"])
     with pytest.raises(
         pack.bokeh_ops.errors.BokehError, match="the guider is a Guider_DualCFG; expected BasicGuider"
     ):

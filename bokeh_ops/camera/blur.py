@@ -55,7 +55,6 @@ _GROUPS = 12  # of disparity, which count alike however many patches they have
 _RADII = torch.cat([torch.linspace(0, 1, 5), torch.logspace(math.log10(1.15), math.log10(64), 60)])
 _LARGEST = (0.3, 180.0)  # blur radius that is looked for, over the whole range of disparity, pixels
 _ROUNDS, _STARTS = 3, 4
-_BEYOND = 0.0  # share of the whole range of disparity that the focus may lie beyond it
 _TELLS = 1.0  # log likelihood that blur must explain more than none at all
 _REPEATED = 2.0  # patches of one thing resemble each other: so many tell as much as one
 
@@ -202,8 +201,7 @@ def fit(evidence: Evidence, k: float | None = None, focus: tuple[float, float] |
     strengths = torch.logspace(ends[0], ends[1], 88)
     if k is not None:
         strengths = torch.tensor([k * unit])
-    reach = _BEYOND * (high - low)
-    ends = (low - reach, high + reach) if focus is None else focus
+    ends = evidence.bounds if focus is None else focus
     foci = torch.linspace(*ends, 66 if ends[1] > ends[0] else 1)
     places = _places(evidence, strengths, foci)
     common = _common(evidence, strengths, foci, places)

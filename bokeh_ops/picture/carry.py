@@ -48,10 +48,8 @@ _LEAST = 0.02  # of a change that a place takes over from those around it: less 
 _COLOURS = 4.0  # standard deviation of the blur beyond which the codec's error is one of colours over areas
 # By how many pixels, and by what share of it, a side of the model's size may miss the original's shape.
 _ROUNDING = 8, 0.02
-_OFF, _FARTHEST = (
-    0.4,
-    12.0,
-)  # pixels by which before is off to be laid elsewhere, and from which nothing is believed
+_OFF = 0.4  # pixels by which before is off from which it is laid elsewhere
+_FARTHEST = 12.0  # and from which nothing is believed
 _STRIP = 1 << 20  # pixels made at once
 
 

@@ -23,7 +23,7 @@ from trainer.world.data import scene_sweep
 from trainer.world.mask import inside
 from trainer.world.scene import caption, draw_scene
 from trainer.world.sheet import write_rows
-from trainer.world.sweeps import KS
+from trainer.world.sweeps import KS, prompts
 
 FROM = (0.0, 14.0, 28.0)
 """K of the photographs."""
@@ -119,7 +119,9 @@ def edited(model: Any, patcher: Any, photographs: Photographs, k0: float, way: E
     pictures = len(samples)
     if way.method == "none":
         return photographs.pictures[k0].expand(len(KS), *photographs.pictures[k0].shape)
-    positive, negative = (prompts(model, texts) for texts in (photographs.captions, [""] * pictures))
+    positive, negative = (
+        prompts(model, texts, per_row=False) for texts in (photographs.captions, [""] * pictures)
+    )
     strength = way.strength if way.method != "again" else 1.0
     trajectory = None
     if way.method in ("inverted", "flowedit"):
@@ -164,17 +166,6 @@ def straight(patcher: Any, trajectory: Any) -> Any:
         for sigma in trajectory.sigmas
     ]
     return replace(trajectory, latents=torch.stack(made))
-
-
-def prompts(model: Any, texts: Sequence[str]) -> list[Any]:
-    """CONDITIONING with a prompt for each picture."""
-    found = [model.words.encode(text) for text in texts]
-    settings: dict[str, Any] = {}
-    if model.architecture.pooled:
-        settings["pooled_output"] = torch.stack([pooled for _, pooled in found])
-    if model.architecture.guided:
-        settings["guidance"] = 1.0
-    return [[torch.stack([rows for rows, _ in found]), settings]]
 
 
 def measure(

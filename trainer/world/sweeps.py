@@ -173,11 +173,12 @@ def _read(folder: Path, ks: Sequence[float]) -> tuple[Tensor, Tensor]:
     return pivot.movedim(0, -1), torch.stack(pictures).movedim(1, -1)
 
 
-def _conditioning(model: Any, texts: Sequence[str]) -> list[Any]:
+def prompts(model: Any, texts: Sequence[str], per_row: bool = True) -> list[Any]:
+    """CONDITIONING of texts: one for each row of a sweep, the pivots' first, or one for each picture."""
     from bokeh_ops.host.sampling.conditioning import PER_ROW_KEY
 
     found = [model.words.encode(text) for text in texts]
-    settings: dict[str, Any] = {PER_ROW_KEY: True}
+    settings: dict[str, Any] = {PER_ROW_KEY: True} if per_row else {}
     if model.architecture.pooled:
         settings["pooled_output"] = torch.stack([pooled for _, pooled in found])
     if model.architecture.guided:
@@ -200,8 +201,8 @@ def _sample(
     def sample(sweep: Sweep) -> tuple[Tensor, Tensor]:
         pivot, targets = sample_sweep(
             patcher,
-            _conditioning(model, _texts(seed, variant)),
-            _conditioning(model, [""]),
+            prompts(model, _texts(seed, variant)),
+            prompts(model, [""]),
             {"samples": blank},
             seed,
             variant.steps,

@@ -110,8 +110,9 @@ def guide_k(guider: Any, scale: float, base_k: float | None = None) -> Any:
     # Here, as the host's extra nodes are loaded with the server and not with its library.
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
-    # By name: the server loads that file a second time, as a module of its own.
-    if type(guider).__name__ not in ("CFGGuider", "Guider_Basic"):
+    # By what it computes and not by its class, which is another one where the server has loaded that file by itself.
+    plain = comfy.samplers.CFGGuider.predict_noise
+    if getattr(type(guider), "predict_noise", None) is not plain:
         raise BokehError(
             f"bokeh_guidance is {scale:g}, but the guider is a {type(guider).__name__}; expected BasicGuider or "
             "CFGGuider. Set it to 0, or build K's guidance with DualCFGGuider."

@@ -75,7 +75,7 @@ def sample_sweep(
         base_k, sigmas = None, make_sigmas(model, sampler_name, scheduler, steps, denoise)
     else:
         # Recorded at the levels of plain steps; some samplers would have others.
-        trajectory.check_levels(make_sigmas(model, "euler", scheduler, steps, 1.0))
+        trajectory.levels(make_sigmas(model, "euler", scheduler, steps, 1.0))
         base_k, sigmas = trajectory.k, trajectory.part(denoise)
     return grounded_sample(
         make_guider(model, positive, negative, cfg, bokeh_guidance, base_k),

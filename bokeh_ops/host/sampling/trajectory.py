@@ -125,22 +125,22 @@ class Trajectory:
         kept = round(strength * steps) if strength < 1 else steps
         return self.sigmas[steps - kept :] if kept else self.sigmas[:0]
 
-    def check_levels(self, sigmas: Tensor) -> Tensor:
-        """How far noise levels are from every recorded one, ``[len(sigmas), L]``.
+    def levels(self, sigmas: Tensor) -> Tensor:
+        """Which of the recorded noise levels these are, ``[len(sigmas)]``.
 
         Raises:
             BokehError: some were not recorded.
         """
         asked = sigmas.detach().cpu().float()
-        apart = (self.sigmas[None] - asked[:, None]).abs()
-        unknown = asked[apart.amin(1) > _CLOSE * asked.clamp(min=1e-3)]
+        apart, nearest = (self.sigmas[None] - asked[:, None]).abs().min(1)
+        unknown = asked[apart > _CLOSE * asked.clamp(min=1e-3)]
         if len(unknown):
             raise BokehError(
                 f"{len(unknown)} of the {len(asked)} noise levels of this run, such as {float(unknown[0]):.4g}, are "
                 f"not among the {len(self.sigmas)} that the trajectory was recorded at. Use the same steps and "
                 "scheduler for both, or connect the same sigmas."
             )
-        return apart
+        return nearest
 
     def way(self, guider: Any, samples: Tensor, sigmas: Tensor) -> Tensor:
         """The latents at the noise levels of a run, ``[len(sigmas), P, ...]``.
@@ -167,8 +167,7 @@ class Trajectory:
                 "The latent here holds other pictures than the trajectory was made from. Connect the same latent to "
                 "both."
             )
-        apart = self.check_levels(sigmas)
-        return self.latents[apart.argmin(1)]
+        return self.latents[self.levels(sigmas)]
 
 
 def follow(sampler: Any, rows: SweepRows, way: Tensor, same: Sequence[bool], residual: bool = True) -> Any:
