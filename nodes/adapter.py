@@ -91,6 +91,21 @@ class LoadBokehAdapter(io.ComfyNode):
         return io.NodeOutput(apply_adapter(model, loaded, strength, query_key_strength, adapter, node_id))
 
 
+def k_slider(name: str, display_name: str, default: float, tooltip: str) -> Any:
+    """A K by hand. Its node validates ``name`` itself, or the host refuses what a link brings beyond the slider."""
+    return io.Float.Input(
+        name,
+        display_name=display_name,
+        default=default,
+        min=0.0,
+        max=30.0,
+        step=0.1,
+        round=0.001,
+        display_mode=io.NumberDisplay.slider,
+        tooltip=tooltip,
+    )
+
+
 class BokehCondition(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -105,19 +120,12 @@ class BokehCondition(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt's conditioning."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt's conditioning."),
-                io.Float.Input(
+                k_slider(
                     "bokeh",
-                    display_name="K",
-                    default=15.0,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
-                    round=0.001,
-                    display_mode=io.NumberDisplay.slider,
-                    tooltip=(
-                        "K: 0 all in focus, 30 strongest blur. Values beyond the trained 0 to 30, through a link, "
-                        "are used as they are, with a warning."
-                    ),
+                    "K",
+                    15.0,
+                    "K: 0 all in focus, 30 strongest blur. Values beyond the trained 0 to 30, through a link, "
+                    "are used as they are, with a warning.",
                 ),
                 io.Combo.Input(
                     "negative_bokeh",

@@ -78,16 +78,22 @@ def _camera_inputs() -> list[Any]:
     ]
 
 
-def _photograph_input() -> Any:
+def photograph_input(tooltip: str) -> Any:
+    """The choice of a file that was uploaded as it came from the camera, or of none."""
     return io.Combo.Input(
         "photograph",
         options=[NO_PHOTOGRAPH[0], *input_pictures()],
         default=NO_PHOTOGRAPH[0],
         upload=io.UploadType.image,
-        tooltip="Empty for none, or a photograph as it came from the camera. Whatever its EXIF data "
-        "hold (f-number, focal length, the camera's sensor, crop and digital zoom, rarely the focus "
-        "distance) is used in place of the values above; they count where it is silent.",
+        tooltip=tooltip,
     )
+
+
+_ITS_CAMERA = (
+    "Empty for none, or a photograph as it came from the camera. Whatever its EXIF data hold (f-number, focal length, "
+    "the camera's sensor, crop and digital zoom, rarely the focus distance) is used in place of the values above; they "
+    "count where it is silent."
+)
 
 
 def _camera(
@@ -136,7 +142,7 @@ class BokehFromCamera(io.ComfyNode):
                     tooltip=f"Longer side of the picture, in pixels, on which K counts the blur. {TRAINING_WIDTH} is "
                     "what Bokeh adapters are trained on; Lens Blur from Depth takes it at '512 px' for any size.",
                 ),
-                _photograph_input(),
+                photograph_input(_ITS_CAMERA),
                 io.String.Input(
                     "f_numbers",
                     default="",
@@ -240,7 +246,7 @@ class BokehDepthOfField(io.ComfyNode):
                     "diagonal / 1500, as for a print seen whole; 28.8 for full frame. Twice its pixels' pitch, some 8, "
                     "for a look at single pixels.",
                 ),
-                _photograph_input(),
+                photograph_input(_ITS_CAMERA),
                 DepthType.Input(
                     "depth",
                     optional=True,

@@ -18,11 +18,12 @@ from ..bokeh_ops.camera.strength import Strength
 from ..bokeh_ops.depth import conventions as depths
 from ..bokeh_ops.depth.focus import Focus, FocusMode
 from ..bokeh_ops.errors import BokehError
-from ..bokeh_ops.host.folders.files import check_input_file, input_file, input_file_hash, input_pictures
+from ..bokeh_ops.host.folders.files import input_file
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.numbers import PER_DIOPTRE, PerDioptre
 from ..bokeh_ops.render import overlay
-from .camera import NO_PHOTOGRAPH
+from .camera import NO_PHOTOGRAPH, BokehFromCamera, photograph_input
+from .depth import range_ends, reading_inputs
 from .lens import DepthType, FocusType
 
 
@@ -57,37 +58,10 @@ class BokehFromPhoto(io.ComfyNode):
                     "pixels. EXIF: refuses where they do not. pixels: by the blur that is seen, also of pictures that "
                     "no camera took.",
                 ),
-                io.Combo.Input(
-                    "depth_kind",
-                    options=[kind.value for kind in depths.DepthKind],
-                    default=depths.DepthKind.DISPARITY.value,
-                    tooltip="What bright means in a grey map, as in Lens Blur from Depth. disparity: near is bright. "
-                    "inverted: far is bright. metric: values are distances. canonical: needs focal_pixels.",
-                ),
-                io.Combo.Input(
-                    "depth_range",
-                    options=[scaling.value for scaling in depths.DepthRange],
-                    default=depths.DepthRange.NORMALISE.value,
-                    tooltip="Units of a grey map, as in Lens Blur from Depth, where K and focus fit only with the same "
-                    "choice. normalise: K counts pixels between the farthest and the nearest point.",
-                ),
-                io.Float.Input(
-                    "depth_scale",
-                    default=1.0,
-                    min=0.0001,
-                    max=10000.0,
-                    step=0.01,
-                    round=False,
-                    tooltip="Only with 'multiply by scale': what map value 1.0 stands for, in dioptres (1/m), or in "
-                    "metres if metric.",
-                ),
-                io.Combo.Input(
-                    "photograph",
-                    options=[NO_PHOTOGRAPH[0], *input_pictures()],
-                    default=NO_PHOTOGRAPH[0],
-                    upload=io.UploadType.image,
-                    tooltip="Empty for none, or the same photograph as it came from the camera: its EXIF data tell "
-                    "f-number, focal length and sensor. It must show the same as the picture, not another crop.",
+                *reading_inputs(),
+                photograph_input(
+                    "Empty for none, or the same photograph as it came from the camera: its EXIF data tell "
+                    "f-number, focal length and sensor. It must show the same as the picture, not another crop."
                 ),
                 io.Mask.Input(
                     "mask",
@@ -106,28 +80,7 @@ class BokehFromPhoto(io.ComfyNode):
                     tooltip="Only with the depth kind 'canonical': the picture's focal length in pixels, counted on "
                     "the map's width.",
                 ),
-                io.Float.Input(
-                    "depth_black",
-                    default=0.0,
-                    min=0.0,
-                    max=100000.0,
-                    step=0.1,
-                    round=False,
-                    optional=True,
-                    tooltip="Only with 'between two distances': how far black (0) of the map is, in metres; 0 stands "
-                    "for infinitely far.",
-                ),
-                io.Float.Input(
-                    "depth_white",
-                    default=1.0,
-                    min=0.0,
-                    max=100000.0,
-                    step=0.1,
-                    round=False,
-                    optional=True,
-                    tooltip="Only with 'between two distances': how far white (1) of the map is, in metres; 0 stands "
-                    "for infinitely far.",
-                ),
+                *range_ends(),
             ],
             outputs=[
                 io.Float.Output(
@@ -179,12 +132,11 @@ class BokehFromPhoto(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, photograph: str | None = "") -> bool | str:
-        """Naming ``photograph`` here admits files uploaded after the list was made, and those in sub-folders."""
-        return True if photograph in NO_PHOTOGRAPH else check_input_file(photograph)
+        return BokehFromCamera.validate_inputs(photograph)
 
     @classmethod
     def fingerprint_inputs(cls, photograph: str | None = "", **_: object) -> str | float:
-        return "" if photograph in NO_PHOTOGRAPH else input_file_hash(photograph)
+        return BokehFromCamera.fingerprint_inputs(photograph)
 
     @classmethod
     def execute(

@@ -11,6 +11,7 @@ from ..bokeh_ops.adapter.conditions import K
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.host.sampling.grounded import make_guider, make_sigmas
 from ..bokeh_ops.host.sampling.invert import CORRECTIONS, invert
+from .adapter import k_slider
 
 TRAJECTORY = io.Custom("BOKEH_TRAJECTORY")
 
@@ -38,16 +39,11 @@ class BokehInvert(io.ComfyNode):
                 io.Latent.Input(
                     "latent_image", tooltip="The photograph, from VAE Encode; several are inverted together."
                 ),
-                io.Float.Input(
+                k_slider(
                     "photo_bokeh",
-                    display_name="K of the photograph",
-                    default=0.0,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
-                    round=0.001,
-                    display_mode=io.NumberDisplay.slider,
-                    tooltip="How blurred its background is now: 0 for sharp everywhere, 30 strongest.",
+                    "K of the photograph",
+                    0.0,
+                    "How blurred its background is now: 0 for sharp everywhere, 30 strongest.",
                 ),
                 io.Int.Input(
                     "steps", default=30, min=1, max=10000, tooltip="Steps; the sampler needs the same number."

@@ -24,6 +24,7 @@ from ..bokeh_ops.numbers import parse_values
 from ..bokeh_ops.render import DEFAULT_MODEL, MODELS, Aperture, Lens, render_series
 from ..bokeh_ops.render.contract import USUAL_RECOVERY, largest_radius
 from ..bokeh_ops.render.transfer import TRANSFERS, from_light
+from .depth import range_ends, reading_inputs
 from .lens import ApertureType, DepthType, FocusType
 
 AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"
@@ -58,34 +59,7 @@ class BokehMeRender(io.ComfyNode):
                     "or one each. Another size is resized, another shape stretched. For a 16-bit file use Load Depth "
                     "Map (16 bit).",
                 ),
-                io.Combo.Input(
-                    "depth_kind",
-                    options=[kind.value for kind in depths.DepthKind],
-                    default=depths.DepthKind.DISPARITY.value,
-                    tooltip="What bright means in a grey map. disparity: near is bright, values grow with 1/distance "
-                    "(MiDaS, Depth Anything, phone portraits). inverted: far is bright. metric: values are "
-                    "distances, as most nodes give Depth Pro's. canonical: Depth Pro's inverse depth before it knows "
-                    "the camera; needs focal_pixels. Never guessed.",
-                ),
-                io.Combo.Input(
-                    "depth_range",
-                    options=[scaling.value for scaling in depths.DepthRange],
-                    default=depths.DepthRange.NORMALISE.value,
-                    tooltip="Units of the map. as is: dioptres, or metres if metric. normalise: each map from 0 "
-                    "(farthest) to 1 (nearest), right for relative depth; over the batch: all maps by one measure, so "
-                    "that video does not flicker. multiply by scale: uses depth_scale. between two distances: uses "
-                    "depth_black and depth_white.",
-                ),
-                io.Float.Input(
-                    "depth_scale",
-                    default=1.0,
-                    min=0.0001,
-                    max=10000.0,
-                    step=0.01,
-                    round=False,
-                    tooltip="Only with 'multiply by scale': what map value 1.0 stands for, in dioptres "
-                    "(1/m), or in metres if metric.",
-                ),
+                *reading_inputs(),
                 io.Combo.Input(
                     "edges",
                     options=[edges.value for edges in depths.DepthEdges],
@@ -206,28 +180,7 @@ class BokehMeRender(io.ComfyNode):
                     tooltip="Gives what is blurred the picture's own grain back, as strong as it was at 1, so that a "
                     "grainy subject does not look pasted. 0 is what a lens does. Pictures without grain get none.",
                 ),
-                io.Float.Input(
-                    "depth_black",
-                    default=0.0,
-                    min=0.0,
-                    max=100000.0,
-                    step=0.1,
-                    round=False,
-                    optional=True,
-                    tooltip="Only with 'between two distances': how far black (0) of the map is, in metres; 0 stands "
-                    "for infinitely far. The kind says what grows evenly between the two: disparity, or metres.",
-                ),
-                io.Float.Input(
-                    "depth_white",
-                    default=1.0,
-                    min=0.0,
-                    max=100000.0,
-                    step=0.1,
-                    round=False,
-                    optional=True,
-                    tooltip="Only with 'between two distances': how far white (1) of the map is, in metres; 0 stands "
-                    "for infinitely far.",
-                ),
+                *range_ends(),
                 io.Float.Input(
                     "f_number",
                     display_name="f-number",

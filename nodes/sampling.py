@@ -12,6 +12,7 @@ from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.host.sampling.grounded import BRANCHES, Sweep, grounded_sample, guide_k
 from ..bokeh_ops.host.sampling.sweep import sample_sweep
 from ..bokeh_ops.numbers import parse_values
+from .adapter import k_slider
 from .invert import TRAJECTORY
 
 CATEGORY = "Bokeh"
@@ -24,16 +25,11 @@ _SCENE = (
 
 def _sweep_inputs() -> list[Any]:
     return [
-        io.Float.Input(
+        k_slider(
             "pivot_bokeh",
-            display_name="pivot K",
-            default=14.0,
-            min=0.0,
-            max=30.0,
-            step=0.1,
-            round=0.001,
-            display_mode=io.NumberDisplay.slider,
-            tooltip="K of the pivot, the picture that fixes the scene. 10 to 20 is recommended.",
+            "pivot K",
+            14.0,
+            "K of the pivot, the picture that fixes the scene. 10 to 20 is recommended.",
         ),
         io.String.Input(
             "target_bokeh",
