@@ -230,6 +230,16 @@ def test_what_does_not_belong_together_is_refused(e: Edits, pack: ModuleType, ki
             "NaN or infinite",
         ),
         (lambda e: e.invert(photograph={"samples": e.photograph["samples"][:0]}), "no plain picture latent"),
+        (
+            lambda e: e.invert(photograph={"samples": torch.randn(1, 7, 8, 8)}),
+            r"\[1, 7, 8, 8\] but the model takes",
+        ),
+        (
+            lambda e: e.invert(photograph={"samples": e.photograph["samples"][0]}),
+            "Encode the photograph with the VAE",
+        ),
+        (lambda e: e.invert(corrections=-1), "corrections is -1; give 0"),
+        (lambda e: e.invert(sigmas=torch.zeros(0)), "expected at least two that fall"),
     ],
 )
 def test_what_cannot_be_inverted(e: Edits, change: Callable[[Edits], Any], message: str) -> None:

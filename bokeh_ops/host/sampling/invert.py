@@ -49,11 +49,14 @@ def invert(
         node_id: the node to speak through.
 
     Raises:
-        BokehError: an empty latent, levels that do not fall to 0, a model that predicts what is not known.
+        BokehError: an empty latent or one of another model, levels that do not fall to 0, fewer than 0 corrections, a
+            model that predicts what is not known.
     """
     patcher = guider.model_patcher
     samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
     _check_invertible(patcher, samples, sigmas)
+    if corrections < 0:
+        raise BokehError(f"corrections is {corrections}; give 0 (each step is solved once) or more.")
     pictures, steps = samples.shape[0], len(sigmas) - 1
     rows = SweepRows(pictures, 0)
     identity = Identity.of(guider)
@@ -77,6 +80,12 @@ def invert(
 def _check_invertible(patcher: Any, samples: Tensor, sigmas: Tensor) -> None:
     if samples.is_nested or samples.shape[0] == 0:
         raise BokehError("There is no plain picture latent to invert; encode one or several pictures.")
+    channels = patcher.get_model_object("latent_format").latent_channels
+    if samples.ndim < 4 or samples.shape[1] != channels:
+        raise BokehError(
+            f"The latent is {list(samples.shape)} but the model takes [pictures, {channels}, height, width]. Encode "
+            "the photograph with the VAE of this model."
+        )
     if not torch.isfinite(samples).all():
         raise BokehError(
             "The latent has NaN or infinite values; encode the photograph again, with a VAE in fp32."
