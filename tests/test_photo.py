@@ -232,6 +232,13 @@ def test_a_photograph_on_its_side_is_the_same(tmp_path: Path) -> None:
     assert exif_lacks(read_exif(tmp_path / "b.png"), *SIZE) == "the file holds no EXIF"
 
 
+def test_a_picture_that_is_not_finite_is_refused() -> None:
+    picture, depth = as_map(scene(12.0, 0.5))
+    picture[0, 0, 3, 3] = float("nan")
+    with pytest.raises(BokehError, match="picture has values that are NaN"):
+        from_photograph(picture, depth)
+
+
 def test_depth_without_a_unit(tmp_path: Path) -> None:
     known = read_exif(file(tmp_path / "a.jpg", subject_distance=2.0))
     picture, depth = as_map(scene(8, 0.7), DepthUnit.RELATIVE)

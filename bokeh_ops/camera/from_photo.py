@@ -118,9 +118,11 @@ def from_photograph(
 
     Raises:
         BokehError: EXIF is asked for and does not tell K, or the depth is in no unit; the picture's pixels tell
-            nothing; a mask that is empty; a depth map that lies on its side.
+            nothing or are not finite; a mask that is empty; a depth map that lies on its side.
     """
     source = Source(source)
+    if not picture.isfinite().all():
+        raise BokehError("The picture has values that are NaN or infinite; all must be finite.")
     height, width = picture.shape[-2:]
     size = working_size(height, width)
     disparity = fit_to_image(depth.disparity.float(), 1, *size)
