@@ -15,7 +15,7 @@ from ..errors import BokehError
 from ..numbers import PerDioptre, format_value
 from .blur import BlurFit, Evidence, fit, gather, working_size
 from .exif import CameraExif, fill_in
-from .optics import FULL_FRAME_WIDTH, Camera
+from .optics import FULL_FRAME_WIDTH, Camera, metres
 
 PORTRAIT = (7, 8)
 """CustomRendered of telephones' portrait modes, whose blur no lens made."""
@@ -178,12 +178,12 @@ def _by_exif(
     if not low <= focus <= high:
         confidence *= 0.5
         missing += (
-            f" That lies outside the depth map, which runs from {_metres(high)} to {_metres(low)}: one of the two may "
-            "be wrong."
+            f" That lies outside the depth map, which runs from {metres(_distance(high))} to "
+            f"{metres(_distance(low))}: one of the two may be wrong."
         )
     text = (
         f"K = {format_value(camera.k())} px of blur radius per dioptre at 512 px, by EXIF ({', '.join(taken)}). "
-        f"Focus at {focus:.3g} dioptres ({_metres(focus)}), by {how}. {_sure(confidence)}{missing}"
+        f"Focus at {focus:.3g} dioptres ({metres(distance)}), by {how}. {_sure(confidence)}{missing}"
     )
     return PhotoBlur(
         PerDioptre(camera.k()), focus, distance, confidence, text, confidence < _WORDS[1][0], size
@@ -194,7 +194,9 @@ def _by_pixels(
     found: BlurFit, known: bool, masked: bool, size: tuple[int, int], lack: str | None
 ) -> PhotoBlur:
     unit = "dioptre" if known else "unit of disparity"
-    place = f"{found.focus:.3g}" + (f" dioptres ({_metres(found.focus)})" if known else " of the depth map")
+    place = f"{found.focus:.3g}" + (
+        f" dioptres ({metres(_distance(found.focus))})" if known else " of the depth map"
+    )
     text = (
         f"K = {format_value(found.k)} px of blur radius per {unit} at 512 px, give or take "
         f"{100 * min(found.k_error, 9.99):.0f} %. Focus at {place}{', about the mask' if masked else ''}. By "
@@ -217,7 +219,3 @@ def _sure(confidence: float) -> str:
 
 def _distance(disparity: float) -> float:
     return 1 / disparity if disparity > 1e-6 else math.inf
-
-
-def _metres(disparity: float) -> str:
-    return f"{1 / disparity:.3g} m" if disparity > 1e-3 else "infinity"
