@@ -90,7 +90,8 @@ def show_templates(page: Browser) -> None:
         page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
         page.wait_for(f"!!{OURS}")
     page.evaluate(f"{OURS}.click()")
-    page.wait_for(f"{CARDS}.length === {len(SHIPPED)}")
+    # Front ends up to 1.27 show twelve, and more as somebody comes to their end.
+    page.wait_for(f"({CARDS}.at(-1)?.scrollIntoView(), {CARDS}.length === {len(SHIPPED)})")
 
 
 def open_template(page: Browser, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The main jobs, as `python run.py demo` does them: the shipped photograph blurred, and a generated sweep."""
+"""The main jobs, as `python run.py demo` does them: a photograph blurred, a generated sweep, a photograph edited."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def part(cell: np.ndarray, across: tuple[float, float], down: tuple[float, float
     return cell[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
 
 
-def test_it_writes_two_contact_sheets_and_a_defocus_map(written: dict[str, Path]) -> None:
-    assert sorted(written) == ["generated_sweep.png", "photo_bokeh_defocus.png", "photo_bokeh_sheet.png"]
+def test_it_writes_contact_sheets_and_a_defocus_map(written: dict[str, Path]) -> None:
+    sheets = ["generated_sweep.png", "photo_bokeh_sheet.png", "photo_edit.png", "photo_edit_lens.png"]
+    assert sorted(written) == sorted([*sheets, "photo_bokeh_defocus.png"])
     with (
         Image.open(written["photo_bokeh_defocus.png"]) as image,
         Image.open(demo.ASSETS / "pug.jpg") as photo,
@@ -40,9 +41,9 @@ def test_it_writes_two_contact_sheets_and_a_defocus_map(written: dict[str, Path]
         assert image.size == photo.size
 
 
-def cells_of(path: Path) -> list[np.ndarray]:
+def cells_of(path: Path, across: int = 3, down: int = 2) -> list[np.ndarray]:
     sheet = np.asarray(Image.open(path).convert("L"), dtype=np.float64)
-    rows = [np.array_split(row, 3, axis=1) for row in np.array_split(sheet, 2)]
+    rows = [np.array_split(row, across, axis=1) for row in np.array_split(sheet, down)]
     return [cell for row in rows for cell in row]
 
 
@@ -59,3 +60,16 @@ def test_the_generated_background_blurs_with_k_and_the_ball_stays(written: dict[
     cells = cells_of(written["generated_sweep.png"])
     backgrounds = [detail(part(cell, (0.05, 0.95), (0.05, 0.35))) for cell in cells]
     assert backgrounds[-1] < 0.5 * backgrounds[0], backgrounds
+
+
+@pytest.mark.parametrize("by", ["photo_edit.png", "photo_edit_lens.png"])
+def test_the_photograph_is_edited_both_ways_and_what_is_in_focus_stays(
+    written: dict[str, Path], by: str
+) -> None:
+    """From K 14, third of the five: trees lose detail with K and gain it without; the post keeps its own."""
+    cells = cells_of(written[by], 5, 1)
+    trees = [detail(part(cell, (0.05, 0.95), (0.1, 0.35))) for cell in cells]
+    assert all(sharper > softer for sharper, softer in pairwise(trees)), trees
+    assert trees[0] > 1.3 * trees[2] > 1.3 * 1.1 * trees[4], trees
+    posts = [detail(part(cell, (0.55, 0.65), (0.55, 0.8))) for cell in cells]
+    assert max(posts) < 1.2 * min(posts), posts

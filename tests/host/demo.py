@@ -1,4 +1,4 @@
-"""The main jobs, in a real ComfyUI server: the shipped photograph blurred by its depth, and a generated sweep.
+"""The main jobs, in a real ComfyUI server: a photograph blurred by its depth, a generated sweep, a photograph edited.
 
     python run.py demo
 
@@ -19,7 +19,8 @@ from .setup import ROOT, SetupError, say
 from .workflow import to_api
 
 WORKFLOWS = [
-    ROOT / "workflows" / f"{name}.json" for name in ("photo_rerendered_from_depth", "generated_sweep_demo")
+    ROOT / "workflows" / f"{name}.json"
+    for name in ("photo_rerendered_from_depth", "generated_sweep_demo", "photo_edit_demo")
 ]
 ASSETS = ROOT / "workflows" / "assets"
 OUTPUT = ROOT / "output"
