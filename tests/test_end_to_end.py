@@ -218,6 +218,7 @@ def test_an_sd15_pivot_is_what_it_would_be_alone(server: ComfyServer, shipped: d
     assert relative(target, alone) > 1e-2
 
 
+@pytest.mark.slow  # FLUX below is the same, and faster
 def test_an_sd15_interrupt_leaves_the_model_clean(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
     check_survives_an_interrupt(server, shipped["sharp_background_sd15"], shipped["single_k_sd15"])
 

@@ -173,7 +173,7 @@ def test_hypothesis_finds_nothing() -> None:
         strategies.one_of(strategies.integers(0, 120), strategies.integers(0, 2**32 - 1)),
     )
 
-    @hypothesis.settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
     @hypothesis.given(strategies.lists(entry, max_size=8), strategies.binary(max_size=64))
     def whatever(entries: list[tuple[int, int, int, int]], rest: bytes) -> None:
         body = b"".join(struct.pack("<HHII", *each) for each in entries)

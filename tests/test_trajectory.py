@@ -18,7 +18,7 @@ from tests.sampling import Sampling, adapter, base, kind, model, said, unloaded 
 
 K0 = 6.0
 STEPS = 6
-NEAR = torch.linspace(0.3, 0, 13)
+NEAR = torch.linspace(0.15, 0, 7)
 """Levels so near that a random network is solved for, too."""
 
 
@@ -92,7 +92,7 @@ def test_the_way_back_is_the_samplers_own(e: Edits) -> None:
     """The host's Euler sampler, let loose on the last latent, walks down the way that was recorded."""
     trajectory = e.invert(corrections=20, sigmas=NEAR)
     assert trajectory.missed < 1e-6
-    assert trajectory.latents.shape == (13, *e.photograph["samples"].shape)
+    assert trajectory.latents.shape == (len(NEAR), *e.photograph["samples"].shape)
     process = e.s.model.model.process_latent_in
     assert relative(trajectory.latents[-1], process(e.photograph["samples"])) < 1e-6
     _, free = e.edit(trajectory, K0, residual=False, grounding_steps=0)
@@ -102,21 +102,7 @@ def test_the_way_back_is_the_samplers_own(e: Edits) -> None:
     assert e.invert(corrections=0, sigmas=NEAR).missed > 1e-3
 
 
-SAMPLERS = (
-    "euler",
-    "heun",
-    "dpmpp_2m",
-    "dpm_2",
-    "euler_ancestral",
-    "dpmpp_sde",
-    "ipndm",
-    "uni_pc",
-    "ddim",
-    "lcm",
-)
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_sde", "uni_pc"])
 def test_nothing_asked_is_nothing_changed(e: Edits, sampler: str) -> None:
     """Under another guidance than the inversion's, with any sampler, grounded: K of the photograph returns it."""
     pivot, targets = e.edit(e.invert(corrections=0), K0, 28.0, sampler=sampler, cfg=3.0)
@@ -129,7 +115,7 @@ def test_nothing_asked_is_nothing_changed(e: Edits, sampler: str) -> None:
 def test_every_sampler_of_the_host_gives_it_back_or_is_refused(e: Edits) -> None:
     import comfy.samplers
 
-    trajectory = e.invert(corrections=0, steps=3)
+    trajectory = e.invert(corrections=0, steps=2)
     refused = set()
     for sampler in comfy.samplers.SAMPLER_NAMES:
         try:
