@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..bokeh_ops.adapter.conditions import K
 from ..bokeh_ops.host.notices import say
-from ..bokeh_ops.host.sampling.grounded import BRANCHES, Sweep, grounded_sample, guide_k
+from ..bokeh_ops.host.sampling.grounded import BRANCHES, Sweep, grounded_sample
 from ..bokeh_ops.host.sampling.sweep import sample_sweep
 from ..bokeh_ops.numbers import parse_values
 from .adapter import k_slider
@@ -89,7 +89,8 @@ def _k_guidance() -> Any:
         tooltip=(
             "A guidance scale of K alone. 0, as in the paper: cfg guides prompt and K together. More than cfg makes "
             "the blur differ more between the targets, such as 2 for FLUX at cfg 1. Takes half as long again, or for "
-            "FLUX at cfg 1 twice as long."
+            "FLUX at cfg 1 twice as long. With a trajectory it counts from the photograph's K, and 0 gives each K what "
+            "was found best, 1 to 2."
         ),
     )
 
@@ -286,9 +287,8 @@ class GroundedSamplerAdvanced(io.ComfyNode):
         **sweep: Any,
     ) -> io.NodeOutput:
         node_id = cls.hidden.unique_id
-        base_k = None if trajectory is None else trajectory.k
         pivot, targets = grounded_sample(
-            guide_k(guider, bokeh_guidance, base_k) if bokeh_guidance else guider,
+            guider,
             sampler,
             sigmas,
             latent_image,
@@ -296,6 +296,7 @@ class GroundedSamplerAdvanced(io.ComfyNode):
             noise.seed,
             _sweep(node_id, **sweep),
             node_id,
+            bokeh_guidance or None,
             trajectory,
         )
         return io.NodeOutput(pivot, targets)

@@ -35,8 +35,8 @@ class Edits:
         self.photograph = photograph
         self.host = pack.bokeh_ops.host.sampling
 
-    def guider(self, cfg: float = 1.0, **options: Any) -> Any:
-        return self.host.grounded.make_guider(self.s.model, self.s.positive, self.s.negative, cfg, **options)
+    def guider(self, cfg: float = 1.0) -> Any:
+        return self.host.grounded.make_guider(self.s.model, self.s.positive, self.s.negative, cfg)
 
     def sigmas(self, steps: int = STEPS) -> Tensor:
         return self.host.grounded.make_sigmas(self.s.model, "euler", "simple", steps, 1.0)
@@ -66,6 +66,7 @@ class Edits:
         latent: Any = None,
         guider: Any = None,
         subject: Any = None,
+        bokeh_guidance: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         import comfy.samplers
 
@@ -77,6 +78,7 @@ class Edits:
             self.host.sweep.noise_of(7),
             7,
             self.host.grounded.Sweep(20.0, list(k), grounding_steps, subject=subject),
+            bokeh_guidance=bokeh_guidance,
             trajectory=trajectory,
             residual=residual,
         )
@@ -130,9 +132,9 @@ def test_every_sampler_of_the_host_gives_it_back_or_is_refused(e: Edits) -> None
 
 
 def test_an_edit_by_hand(e: Edits) -> None:
-    """Without grounding, against Euler's steps with the residual written out."""
+    """Without grounding and guidance, against Euler's steps with the residual written out."""
     trajectory = e.invert(corrections=1, sigmas=NEAR)
-    _, targets = e.edit(trajectory, 20.0, grounding_steps=0)
+    _, targets = e.edit(trajectory, 20.0, grounding_steps=0, bokeh_guidance=1.0)
     way, sigmas = trajectory.latents, trajectory.sigmas
     x = way[0].clone()
     for step in range(len(NEAR) - 1):
@@ -147,14 +149,17 @@ def test_an_edit_by_hand(e: Edits) -> None:
     assert relative(targets, e.s.model.model.process_latent_out(x)) < 1e-4
 
 
-def test_outside_a_mask_nothing_changes(e: Edits) -> None:
-    mask = torch.zeros(1, 1, 8, 6)
-    mask[..., 3:] = 1
-    latent = {**e.photograph, "noise_mask": mask}
-    _, targets = e.edit(e.invert(corrections=0), 28.0, latent=latent)
-    same, other = targets[..., :3], targets[..., 3:]
-    assert relative(same, e.photograph["samples"][..., :3]) < 1e-6
-    assert relative(other, e.photograph["samples"][..., 3:]) > 1e-3
+def test_outside_a_mask_and_inside_a_subject_nothing_changes(e: Edits) -> None:
+    right = torch.zeros(1, 1, 8, 6)
+    right[..., 3:] = 1
+    below = torch.zeros(1, 8, 6)
+    below[:, 4:] = 1
+    latent = {**e.photograph, "noise_mask": right}
+    _, targets = e.edit(e.invert(corrections=0), 28.0, 20.0, latent=latent, subject=below)
+    given = e.photograph["samples"].repeat(2, 1, 1, 1)
+    assert relative(targets[..., :3], given[..., :3]) < 1e-6
+    assert relative(targets[..., 4:, :], given[..., 4:, :]) < 1e-6
+    assert relative(targets[..., :4, 3:], given[..., :4, 3:]) > 1e-3
 
 
 def test_fewer_steps_change_less(e: Edits) -> None:
@@ -253,19 +258,34 @@ def test_its_size_in_words(e: Edits) -> None:
 
 
 def test_guidance_of_k_counts_from_the_photographs(e: Edits) -> None:
-    """At cfg 1 a scale of 1 is no guidance, 2 doubles the first step's change, and the pivot is the photograph."""
+    """In one step and at cfg 1 the change is as many times as large; without a number each K has its own."""
     trajectory = e.invert(corrections=0, sigmas=NEAR)
     two_levels = trajectory.sigmas[[0, -1]]
 
     def change(scale: float | None) -> Tensor:
-        guider = e.guider(bokeh_guidance=scale, base_k=K0)
-        pivot, targets = e.edit(trajectory, 20.0, guider=guider, sigmas=two_levels, grounding_steps=0)
+        pivot, targets = e.edit(
+            trajectory, 20.0, 7.0, bokeh_guidance=scale, sigmas=two_levels, grounding_steps=0
+        )
         assert relative(pivot, e.photograph["samples"]) < 1e-6
-        return targets - pivot
+        return targets - pivot.repeat(2, 1, 1, 1)
 
-    once, plain, twice = change(1.0), change(None), change(2.0)
-    assert relative(once, plain) < 1e-4
-    assert relative(twice, 2 * plain) < 1e-4
+    once = change(1.0)
+    assert relative(change(2.0), 2 * once) < 1e-4
+    scales = torch.tensor([e.host.trajectory.k_guidance(K0, k) for k in (20.0, 7.0)]).repeat_interleave(2)
+    assert relative(change(None), scales.reshape(-1, 1, 1, 1) * once) < 1e-4
+
+
+def test_how_much_guidance_an_edit_gets(pack: ModuleType) -> None:
+    """None for no change, more for more, either way, and no more than twice."""
+    scale = pack.bokeh_ops.host.sampling.trajectory.k_guidance
+    for k0 in (0.0, 14.0, 28.0):
+        assert scale(k0, k0) == 1
+        for further in (-1, 1):
+            found = [scale(k0, min(max(k0 + further * step, 0.0), 30.0)) for step in range(0, 31, 5)]
+            assert found == sorted(found)
+            assert found[-1] <= 2
+    assert scale(0, 28) == scale(28, 0) == 2
+    assert 1 < scale(28, 21) < scale(7, 0) < 2
 
 
 def test_through_the_nodes(e: Edits, pack: ModuleType) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +42,8 @@ class Edit:
         strength: share of the steps.
         grounding: share of the steps that are grounded.
         residual: for ``inverted``, see :func:`bokeh_ops.host.sampling.trajectory.follow`.
-        guidance: a scale of K alone, from the photograph's; None is none.
+        guidance: a scale of K alone, from the photograph's; None is that of
+            :func:`bokeh_ops.host.sampling.trajectory.k_guidance`.
         subject: K acts outside the main thing alone, as the world knows it.
         corrections: of the inversion.
         cfg: guidance of the edit; the inversion's is 1.
@@ -53,7 +54,7 @@ class Edit:
     strength: float = 1.0
     grounding: float = 0.6
     residual: bool = True
-    guidance: float | None = None
+    guidance: float | None = 1.0
     subject: bool = False
     corrections: int = 1
     cfg: float = 1.0
@@ -63,22 +64,22 @@ class Edit:
 
 
 def ways() -> dict[str, Edit]:
-    """Everything that is compared, by name; those without an inversion have the evaluations that it would cost."""
+    """Everything that is compared, by name, at the same evaluations of the model for one edit (but for the ways that
+    only noise a part, which have long converged by then)."""
     usual = Edit()
-    alone = 2 * usual.steps + usual.steps * usual.corrections
-    found = {"no edit": Edit("none"), "sampled anew": Edit("again", steps=alone)}
-    for strength in (0.4, 0.6, 0.8):
-        found[f"SDEdit {strength:g}"] = Edit("sdedit", strength, steps=alone)
-    found["FlowEdit"] = Edit("flowedit", grounding=0.0, steps=alone // 2)
+    plain = 2 * usual.steps + usual.steps * (1 + usual.corrections)
+    found = {"no edit": Edit("none"), "sampled anew": Edit("again", steps=plain)}
+    for strength in (0.4, 0.6):
+        found[f"SDEdit, {strength:.0%} of the noise"] = Edit("sdedit", strength, steps=plain)
+    found["FlowEdit"] = Edit("flowedit", grounding=0.0, steps=plain // 2)
     free = replace(usual, grounding=0.0)
     found["inverted"] = replace(free, residual=False)
     found["inverted, grounded"] = replace(usual, residual=False)
-    found["residual"] = free
-    found["residual, grounded"] = usual
-    found["residual, grounded, subject"] = replace(usual, subject=True)
-    for scale in (2.0, 3.0):
-        found[f"residual, K guidance {scale:g}"] = replace(free, guidance=scale)
-        found[f"residual, grounded, K guidance {scale:g}"] = replace(usual, guidance=scale)
+    found["inverted, residual"] = free
+    found["inverted, residual, grounded"] = usual
+    guided = replace(usual, guidance=None, steps=plain // (5 + usual.corrections))
+    found["the same, K guidance"] = guided
+    found["the same, K guidance, subject"] = replace(guided, subject=True)
     return found
 
 

@@ -6,6 +6,7 @@ Source: Fortes et al., "Bokeh Diffusion" (SIGGRAPH Asia 2025), eqs. 11, 12 and 1
 from __future__ import annotations
 
 import copy
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from ..notices import say
 from .conditioning import TOLD_KEY, ToldCondition, released_negative
 from .preview import Progress
 from .rows import Rows, sampler_is_unknown, share_noise
-from .trajectory import Trajectory, follow
+from .trajectory import Trajectory, follow, k_guidance
 
 BRANCHES = ("positive only", "positive and negative")
 """Which branches of classifier-free guidance are grounded; the released code grounds the positive one."""
@@ -72,51 +73,76 @@ class Sweep:
             )
 
 
-def make_guider(
-    model: Any,
-    positive: Any,
-    negative: Any,
-    cfg: float,
-    bokeh_guidance: float | None = None,
-    base_k: float | None = None,
-) -> Any:
+def make_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
     """The host's classifier-free guidance.
 
     Args:
         model: a MODEL.
         positive, negative: CONDITIONING.
         cfg: its scale.
-        bokeh_guidance: None guides K and prompt together, as the paper does. A number is a scale of K alone (ours):
-            ``e(negative) + cfg (e(prompt, -30) - e(negative)) + bokeh_guidance (e(prompt, K) - e(prompt, -30))``.
-        base_k: in place of -30 there, such as the K of a photograph, of which only the difference is wanted.
     """
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    return guider if bokeh_guidance is None else guide_k(guider, bokeh_guidance, base_k)
+    return guider
 
 
-def guide_k(guider: Any, scale: float, base_k: float | None = None) -> Any:
-    """A guider like ``guider`` that has a scale of its own for K (:func:`make_guider`).
+class _GuidedK(comfy.samplers.CFGGuider):
+    """``e(negative) + cfg (e(middle) - e(negative)) + scale (e(positive) - e(middle))``, a scale for every row."""
+
+    scale: Tensor
+
+    def predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
+    ) -> Tensor:
+        options = model_options or {}
+        negative, middle, positive = (self.conds[name] for name in ("negative", "middle", "positive"))
+        # As the host leaves out what a scale of 1 makes nothing of.
+        needed = not math.isclose(self.cfg, 1.0) or options.get("disable_cfg1_optimization", False)
+        of_negative, of_middle, of_positive = comfy.samplers.calc_cond_batch(
+            self.inner_model, [negative if needed else None, middle, positive], x, timestep, options
+        )
+        guided = comfy.samplers.cfg_function(
+            self.inner_model,
+            of_middle,
+            of_negative,
+            self.cfg,
+            x,
+            timestep,
+            model_options=options,
+            cond=middle,
+            uncond=negative,
+        )
+        scale = self.scale.to(x).reshape(-1, *[1] * (x.ndim - 1))
+        return guided + (of_positive - of_middle) * scale
+
+
+def can_guide_k(guider: Any) -> bool:
+    """Whether :func:`guide_k` knows what a guider computes."""
+    # By what it computes and not by its class, which is another one where the server has loaded that file by itself.
+    return getattr(type(guider), "predict_noise", None) is comfy.samplers.CFGGuider.predict_noise
+
+
+def guide_k(guider: Any, scale: Sequence[float], base_k: float | None = None) -> Any:
+    """A guider like ``guider`` that has a scale of its own for K (ours; the paper guides K and prompt together).
+
+    ``e(negative) + cfg (e(prompt, -30) - e(negative)) + scale (e(prompt, K) - e(prompt, -30))``
 
     Args:
         guider: the host's BasicGuider or CFGGuider.
-        scale: of K alone.
-        base_k: see :func:`make_guider`.
+        scale: of K alone, of every row.
+        base_k: in place of -30 there, such as the K of a photograph, of which only the difference is wanted.
 
     Raises:
         BokehError: another guider.
     """
-    # Here, as the host's extra nodes are loaded with the server and not with its library.
-    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-
-    # By what it computes and not by its class, which is another one where the server has loaded that file by itself.
-    plain = comfy.samplers.CFGGuider.predict_noise
-    if getattr(type(guider), "predict_noise", None) is not plain:
+    if not can_guide_k(guider):
         raise BokehError(
-            f"bokeh_guidance is {scale:g}, but the guider is a {type(guider).__name__}; expected BasicGuider or "
+            f"bokeh_guidance is {max(scale):g}, but the guider is a {type(guider).__name__}; expected BasicGuider or "
             "CFGGuider. Set it to 0, or build K's guidance with DualCFGGuider."
         )
+    if guider.cfg == 1 and all(each == 1 for each in scale):
+        return guider  # which says the same in half the time
     positive = guider.original_conds["positive"]
     told = released_negative() if base_k is None else ToldCondition(Conditions.of_k([base_k]), follows=False)
     # The positive prompt told that nothing is blurred, or as blurred as it is, takes the place of a negative one.
@@ -129,10 +155,11 @@ def guide_k(guider: Any, scale: float, base_k: float | None = None) -> Any:
         }
         for cond in positive
     ]
-    made = Guider_DualCFG(guider.model_patcher)
+    made = _GuidedK(guider.model_patcher)
     negative = guider.original_conds.get("negative", positive)
     made.original_conds = {"positive": positive, "middle": middle, "negative": negative}
-    made.set_cfg(scale, guider.cfg)
+    made.set_cfg(guider.cfg)
+    made.scale = torch.tensor(list(scale))
     return made
 
 
@@ -158,6 +185,7 @@ def grounded_sample(
     seed: int,
     sweep: Sweep,
     node_id: str | None = None,
+    bokeh_guidance: float | None = None,
     trajectory: Trajectory | None = None,
     residual: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -173,6 +201,8 @@ def grounded_sample(
         seed: for the noise that samplers add on the way.
         sweep: what to sample.
         node_id: the node to speak through.
+        bokeh_guidance: a guidance scale of K alone (:func:`guide_k`). None: K and prompt are guided together, as in
+            the paper; with a trajectory every K has the scale of :func:`.trajectory.k_guidance`.
         trajectory: the way the pivots are on, in place of noise; its K is theirs.
         residual: as for :func:`.trajectory.follow`.
 
@@ -222,6 +252,12 @@ def grounded_sample(
             "get different noise and drift apart; the ancestral and SDE samplers of KSamplerSelect share it.",
             node_id,
         )
+    if trajectory is not None and bokeh_guidance is None and not can_guide_k(guider):
+        say(
+            f"K has no guidance scale of its own with a {type(guider).__name__}, so that the edit may be weak; connect "
+            "BasicGuider or CFGGuider.",
+            node_id,
+        )
     way = None
     if trajectory is None:
         initial = noise(latent)
@@ -251,6 +287,8 @@ def grounded_sample(
                 grounded_steps,
                 callback,
                 node_id,
+                bokeh_guidance,
+                trajectory,
                 way,
                 residual,
             )
@@ -325,6 +363,8 @@ def _sample_group(
     grounded_steps: int,
     callback: Callable[..., None],
     node_id: str | None,
+    bokeh_guidance: float | None,
+    trajectory: Trajectory | None,
     way: Tensor | None,
     residual: bool,
 ) -> Tensor:
@@ -333,7 +373,11 @@ def _sample_group(
     k = rows.per_row(sweep.pivot_k, group)
     sampler = share_noise(sampler, rows)
     if way is not None:
-        sampler = follow(sampler, rows, way, [each == sweep.pivot_k for each in k], residual)
+        sampler = follow(sampler, rows, way, [each == sweep.pivot_k for each in k], residual, sweep.subject)
+    if bokeh_guidance is not None:
+        guider = guide_k(guider, [bokeh_guidance] * len(k), None if trajectory is None else trajectory.k)
+    elif trajectory is not None and can_guide_k(guider):
+        guider = guide_k(guider, [k_guidance(trajectory.k, each) for each in k], trajectory.k)
     guider = prepare_guider(guider, rows, k, sigmas, grounded_steps, sweep, node_id)
     out = guider.sample(
         rows.tile(initial),

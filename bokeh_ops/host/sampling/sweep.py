@@ -63,7 +63,7 @@ def sample_sweep(
         steps, cfg, sampler_name, scheduler: as for the host's KSampler.
         sweep: the K, and how it is grounded.
         denoise: as for the host's KSampler; with a trajectory the strength of the edit, the share of its steps.
-        bokeh_guidance: a guidance scale of K alone (:func:`.grounded.make_guider`).
+        bokeh_guidance: a guidance scale of K alone (:func:`.grounded.grounded_sample`).
         node_id: the node to speak through.
         trajectory: of the photographs that ``latent`` holds, in place of the noise.
         residual: as for :func:`.trajectory.follow`.
@@ -72,13 +72,13 @@ def sample_sweep(
         The pivots' and the targets' LATENT (:func:`.grounded.grounded_sample`).
     """
     if trajectory is None:
-        base_k, sigmas = None, make_sigmas(model, sampler_name, scheduler, steps, denoise)
+        sigmas = make_sigmas(model, sampler_name, scheduler, steps, denoise)
     else:
         # Recorded at the levels of plain steps; some samplers would have others.
         trajectory.levels(make_sigmas(model, "euler", scheduler, steps, 1.0))
-        base_k, sigmas = trajectory.k, trajectory.part(denoise)
+        sigmas = trajectory.part(denoise)
     return grounded_sample(
-        make_guider(model, positive, negative, cfg, bokeh_guidance, base_k),
+        make_guider(model, positive, negative, cfg),
         comfy.samplers.sampler_object(sampler_name),
         sigmas,
         latent,
@@ -86,6 +86,7 @@ def sample_sweep(
         seed,
         sweep,
         node_id,
+        bokeh_guidance,
         trajectory,
         residual,
     )

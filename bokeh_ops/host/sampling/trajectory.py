@@ -12,6 +12,7 @@ adding back what the inversion misses.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,19 @@ from ..adapter.patch import patch_of
 
 _CLOSE = 1e-4
 """Noise levels that differ by this share are the same."""
+
+
+_VISIBLE = 7.0
+"""K from which on blur is plain to see; changes of K count relative to what is there."""
+
+
+def k_guidance(photo_k: float, k: float) -> float:
+    """The guidance scale of K by which a photograph is edited: from 1 for no change to 2 for a large one.
+
+    Without any, edits are too weak, and the more so the farther they go; more than 2 overshoots. Found on scenes of
+    the small world (docs/world.md).
+    """
+    return 1 + min(abs(math.log((max(k, 0.0) + _VISIBLE) / (max(photo_k, 0.0) + _VISIBLE))), 1.0)
 
 
 @dataclass(frozen=True)
@@ -170,7 +184,14 @@ class Trajectory:
         return self.latents[self.levels(sigmas)]
 
 
-def follow(sampler: Any, rows: SweepRows, way: Tensor, same: Sequence[bool], residual: bool = True) -> Any:
+def follow(
+    sampler: Any,
+    rows: SweepRows,
+    way: Tensor,
+    same: Sequence[bool],
+    residual: bool = True,
+    subject: Tensor | None = None,
+) -> Any:
     """``sampler`` with the pivots on a recorded way, and the targets beside them.
 
     What the sampler holds counts as the difference of each row from its pivot: the model sees it added to the recorded
@@ -185,6 +206,7 @@ def follow(sampler: Any, rows: SweepRows, way: Tensor, same: Sequence[bool], res
             but for rounding, which half precision and many steps would make large; so it is left out of that.
         residual: whether the targets are given what the recorded step differs by from the pivot's own; else they are
             what the model makes of them.
+        subject: ``[1 or P, h, w]``, 0..1: what stays as it was recorded.
 
     Raises:
         BokehError: a sampler that is not one of the host's functions.
@@ -202,6 +224,9 @@ def follow(sampler: Any, rows: SweepRows, way: Tensor, same: Sequence[bool], res
         if residual and any(same):
             moving = x.new_tensor([not each for each in same]).reshape(-1, *[1] * (x.ndim - 1))
             mask = moving if mask is None else mask * moving
+        if subject is not None:
+            free = (1 - subject.to(x))[:, None].expand(rows.pictures, -1, -1, -1)
+            mask = rows.tile(free) if mask is None else mask * rows.tile(free)
         following = _Following(model, rows, way, sigmas, mask, residual)
         start = rows.tile(way[0].to(x))
         # A copy of the levels, as uni_pc changes the last in place.
