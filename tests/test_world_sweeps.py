@@ -180,7 +180,9 @@ def test_the_mask_of_the_main_thing_can_be_learnt(pack: Any, tmp_path: Path) -> 
     )
 
 
-def test_edits_are_measured_against_true_renders(base: Any, tmp_path: Path) -> None:
+def test_edits_are_measured_against_true_renders(
+    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from bokeh_ops.host.adapter.apply import apply_adapter
     from trainer.world import edit
 
@@ -201,3 +203,14 @@ def test_edits_are_measured_against_true_renders(base: Any, tmp_path: Path) -> N
                 assert found[cell]["focus"].mean == pytest.approx(1, abs=1e-3), (name, cell)
     assert "| flowedit |" in (tmp_path / "edit.md").read_text()
     assert len(list((tmp_path / "sheets").glob("*.png"))) == len(chosen) * len(edit.FROM)
+    # Given again it has all it needs; with one scene more it makes that one's.
+    made: list[int] = []
+    right = edit.edited
+    monkeypatch.setattr(edit, "TOGETHER", 2)
+    monkeypatch.setattr(edit, "edited", lambda *args: made.append(len(args[0].seeds)) or right(*args))
+    assert str(edit.measure(base, patcher, held_out(2), chosen, None, tmp_path)) == str(table)
+    assert not made
+    edit.measure(base, patcher, held_out(3), {"no edit": chosen["no edit"]}, None, tmp_path)
+    assert made == [1] * len(edit.FROM)
+    with pytest.raises(BokehError, match=r"values\.json is of another base or adapter"):
+        edit.measure(base, patcher, held_out(2), chosen, None, tmp_path, "another")

@@ -13,8 +13,8 @@
     python -m trainer world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
     python -m trainer world edit FOLDER BASE --adapter FILE              # photographs at another K, every way
 
-``train`` and ``sweep`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the result of ``train``,
-the average of the weights; the trainer's ``base.checkpoint`` reads it.
+``train``, ``sweep`` and ``edit`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the
+result of ``train``, the average of the weights; the trainer's ``base.checkpoint`` reads it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from bokeh_ops.digest import content_key
 from bokeh_ops.errors import BokehError
 from trainer.comfyui import start
 
@@ -210,10 +211,11 @@ def _edit(chosen: argparse.Namespace) -> int:
     from bokeh_ops.host.small.model import read_small
 
     compared = _only(ways(), chosen.only)
+    made_of = content_key(chosen.base.read_bytes(), chosen.adapter.read_bytes())
     model = read_small(chosen.base)
     patcher = apply_adapter(model.patcher, read_adapter(chosen.adapter))
     seeds = held_out(chosen.first + chosen.scenes)[chosen.first :]
-    print(markdown(measure(model, patcher, seeds, compared, load_lpips(), chosen.folder)))
+    print(markdown(measure(model, patcher, seeds, compared, load_lpips(), chosen.folder, made_of)))
     return 0
 
 

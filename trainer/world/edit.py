@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from bokeh_ops.errors import BokehError
 from bokeh_ops.numbers import format_value
 from trainer.files import replace_text
 from trainer.measure.metrics import Interval, Lpips, bootstrap, psnr
@@ -71,7 +72,9 @@ def ways() -> dict[str, Edit]:
     found = {"no edit": Edit("none"), "sampled anew": Edit("again", steps=plain)}
     for strength in (0.4, 0.6):
         found[f"SDEdit, {strength:.0%} of the noise"] = Edit("sdedit", strength, steps=plain)
-    found["FlowEdit"] = Edit("flowedit", grounding=0.0, steps=plain // 2)
+    flow = Edit("flowedit", grounding=0.0, steps=plain // 2)
+    found["FlowEdit"] = flow
+    found["FlowEdit, K guidance"] = replace(flow, guidance=None, steps=plain // 4)
     free = replace(usual, grounding=0.0)
     found["inverted"] = replace(free, residual=False)
     found["inverted, grounded"] = replace(usual, residual=False)
@@ -88,18 +91,19 @@ class Photographs:
 
     Args:
         model: a :class:`~bokeh_ops.host.small.model.SmallModel`.
+        patcher: its MODEL with an adapter.
         seeds: of the scenes.
 
     Attributes:
         latents: by K, LATENT samples ``[P, C, h, w]``.
         pictures: by K, after the codec's round trip, ``[P, S, S, 3]``.
         masks: of the main thing, ``[P, S, S]``.
+        positive, negative: CONDITIONING.
     """
 
-    def __init__(self, model: Any, seeds: Sequence[int]) -> None:
+    def __init__(self, model: Any, patcher: Any, seeds: Sequence[int]) -> None:
         made = [scene_sweep(seed, KS) for seed in seeds]
-        self.seeds = seeds
-        self.captions = [caption(draw_scene(seed)) for seed in seeds]
+        self.model, self.patcher, self.seeds = model, patcher, seeds
         self.masks = torch.stack([torch.from_numpy(mask) for _, mask in made]).float()
         self.true = {
             k: torch.stack([torch.from_numpy(pictures[i]) for pictures, _ in made]).float() / 255
@@ -107,30 +111,50 @@ class Photographs:
         }
         self.latents = {k: model.encode_images(pictures) for k, pictures in self.true.items()}
         self.pictures = {k: model.decode(latents) for k, latents in self.latents.items()}
+        captions = [caption(draw_scene(seed)) for seed in seeds]
+        self.positive = prompts(model, captions, per_row=False)
+        self.negative = prompts(model, [""] * len(seeds), per_row=False)
+        self._inverted: dict[Any, Any] = {}
+
+    def trajectory(self, k0: float, way: Edit) -> Any:
+        """Of the photographs at ``k0``: inverted, or from noise straight to them, another noise at every level."""
+        key = (k0, way.method, way.steps, way.scheduler, way.corrections)
+        if key not in self._inverted:
+            self._inverted[key] = self._follow(k0, way)
+        return self._inverted[key]
+
+    def _follow(self, k0: float, way: Edit) -> Any:
+        from bokeh_ops.host.sampling.grounded import make_guider, make_sigmas
+        from bokeh_ops.host.sampling.invert import invert
+        from bokeh_ops.host.sampling.trajectory import Identity, Trajectory
+
+        sigmas = make_sigmas(self.patcher, "euler", way.scheduler, way.steps, 1.0)
+        guider = make_guider(self.patcher, self.positive, self.negative, 1.0)
+        latents = {"samples": self.latents[k0]}
+        if way.method == "inverted":
+            return invert(guider, sigmas, latents, k0, way.corrections)
+        scaling = self.patcher.get_model_object("model_sampling").noise_scaling
+        photographs = self.patcher.model.process_latent_in(self.latents[k0])
+        source = torch.Generator().manual_seed(7)
+        made = [
+            scaling(sigma, torch.randn(photographs.shape, generator=source), photographs, max_denoise=False)
+            for sigma in sigmas
+        ]
+        return Trajectory(torch.stack(made), sigmas.cpu().float(), k0, Identity.of(guider))
 
 
 @torch.no_grad()
-def edited(model: Any, patcher: Any, photographs: Photographs, k0: float, way: Edit) -> Tensor:
+def edited(photographs: Photographs, k0: float, way: Edit) -> Tensor:
     """Pictures ``[len(KS), P, S, S, 3]`` of photographs at ``k0``, edited to every K."""
-    from bokeh_ops.host.sampling.grounded import Sweep, make_guider, make_sigmas
-    from bokeh_ops.host.sampling.invert import invert
+    from bokeh_ops.host.sampling.grounded import Sweep
     from bokeh_ops.host.sampling.sweep import sample_sweep
 
     samples = photographs.latents[k0]
     pictures = len(samples)
     if way.method == "none":
         return photographs.pictures[k0].expand(len(KS), *photographs.pictures[k0].shape)
-    positive, negative = (
-        prompts(model, texts, per_row=False) for texts in (photographs.captions, [""] * pictures)
-    )
     strength = way.strength if way.method != "again" else 1.0
-    trajectory = None
-    if way.method in ("inverted", "flowedit"):
-        sigmas = make_sigmas(patcher, "euler", way.scheduler, way.steps, 1.0)
-        guider = make_guider(patcher, positive, negative, 1.0)
-        trajectory = invert(guider, sigmas, {"samples": samples}, k0, way.corrections)
-        if way.method == "flowedit":
-            trajectory = straight(patcher, trajectory)
+    trajectory = photographs.trajectory(k0, way) if way.method in ("inverted", "flowedit") else None
     steps = round(way.steps * strength)
     sweep = Sweep(
         k0,
@@ -139,9 +163,9 @@ def edited(model: Any, patcher: Any, photographs: Photographs, k0: float, way: E
         subject=photographs.masks if way.subject else None,
     )
     _, targets = sample_sweep(
-        patcher,
-        positive,
-        negative,
+        photographs.patcher,
+        photographs.positive,
+        photographs.negative,
         {"samples": samples if way.method != "again" else torch.zeros_like(samples)},
         photographs.seeds[0],
         way.steps,
@@ -154,19 +178,11 @@ def edited(model: Any, patcher: Any, photographs: Photographs, k0: float, way: E
         trajectory=trajectory,
         residual=way.residual,
     )
-    return model.decode(targets["samples"]).unflatten(0, (len(KS), pictures))
+    return photographs.model.decode(targets["samples"]).unflatten(0, (len(KS), pictures))
 
 
-def straight(patcher: Any, trajectory: Any) -> Any:
-    """A trajectory from noise straight to the photographs, another noise at every level: FlowEdit's."""
-    scaling = patcher.get_model_object("model_sampling").noise_scaling
-    photographs = trajectory.latents[-1]
-    source = torch.Generator().manual_seed(7)
-    made = [
-        scaling(sigma, torch.randn(photographs.shape, generator=source), photographs, max_denoise=False)
-        for sigma in trajectory.sigmas
-    ]
-    return replace(trajectory, latents=torch.stack(made))
+Values = dict[str, dict[str, float]]
+"""By cell, ``K0 -> K1``, and figure."""
 
 
 def measure(
@@ -176,8 +192,10 @@ def measure(
     ways: Mapping[str, Edit],
     lpips: Lpips | None,
     folder: Path,
+    made_of: str = "",
 ) -> dict[str, dict[str, dict[str, Interval]]]:
-    """Edit and measure; ``edit.json`` and ``edit.md`` hold the result, and sheets the first scenes.
+    """Edit and measure; ``values.json`` and ``edit.md`` hold the result, and sheets the first scenes. Goes on where it
+    stopped.
 
     Args:
         model, patcher: a small model, and its MODEL with an adapter.
@@ -185,72 +203,97 @@ def measure(
         ways: by name.
         lpips: None leaves it out.
         folder: for the result.
+        made_of: names model and adapter.
 
     Returns:
         By way and cell (``K0 -> K1``) the figures: ``psnr`` and ``lpips`` to the true render; ``focus``, the error in
         the main thing as a share of the codec's own; ``lvcorr`` over the sweep of each photograph.
+
+    Raises:
+        BokehError: the folder holds what was measured of another model or adapter.
     """
-    rows: dict[str, dict[str, dict[str, list[float]]]] = {}
-    table: dict[str, dict[str, dict[str, Interval]]] = {}
+    path = folder / "values.json"
+    done = _measured(path, made_of)
     for start in range(0, len(seeds), TOGETHER):
-        photographs = Photographs(model, seeds[start : start + TOGETHER])
+        together = seeds[start : start + TOGETHER]
+        photographs: Photographs | None = None
         for name, way in ways.items():
-            for k0 in FROM:
-                made = edited(model, patcher, photographs, k0, way)
-                _add(rows.setdefault(name, {}), photographs, k0, made, lpips)
-                if start == 0:
-                    _sheet(
-                        folder / "sheets" / f"{name.replace(' ', '-')}-from-{k0:g}.png", photographs, k0, made
-                    )
-        table = {
-            name: {
-                cell: {figure: bootstrap(values) for figure, values in figures.items()}
-                for cell, figures in cells.items()
+            if done.setdefault(name, {"way": asdict(way), "scenes": {}})["way"] != asdict(way):
+                done[name] = {"way": asdict(way), "scenes": {}}
+            scenes = done[name]["scenes"]
+            if all(str(seed) in scenes for seed in together):
+                continue
+            photographs = photographs or Photographs(model, patcher, together)
+            made = {k0: edited(photographs, k0, way) for k0 in FROM}
+            for place, seed in enumerate(together):
+                scenes[str(seed)] = _values(photographs, place, made, lpips)
+            if start == 0:
+                for k0, pictures in made.items():
+                    _sheet(folder / "sheets" / f"{_file(name)}-from-{k0:g}.png", photographs, k0, pictures)
+            replace_text(path, json.dumps({"made_of": made_of, "ways": done}))
+            replace_text(folder / "edit.md", markdown(_table(done, ways, seeds)))
+    return _table(done, ways, seeds)
+
+
+def _measured(path: Path, made_of: str) -> dict[str, dict[str, Any]]:
+    """What was measured before, by way."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found, other = content["ways"], content["made_of"] != made_of
+    except (ValueError, TypeError, KeyError) as error:
+        raise BokehError(f"{path} is not what this command wrote there ({error}). Delete it.") from error
+    if other:
+        raise BokehError(f"{path} is of another base or adapter. Delete it, or give another folder.")
+    return found
+
+
+def _file(name: str) -> str:
+    return name.replace(" ", "-").replace(",", "").replace("%", "")
+
+
+def _table(
+    done: Mapping[str, Mapping[str, Any]], ways: Mapping[str, Edit], seeds: Sequence[int]
+) -> dict[str, dict[str, dict[str, Interval]]]:
+    table: dict[str, dict[str, dict[str, Interval]]] = {}
+    for name in ways:
+        scenes = (
+            [done[name]["scenes"][str(seed)] for seed in seeds if str(seed) in done[name]["scenes"]]
+            if name in done
+            else []
+        )
+        if scenes:
+            table[name] = {
+                cell: {figure: bootstrap([scene[cell].get(figure) for scene in scenes]) for figure in figures}
+                for cell, figures in scenes[0].items()
             }
-            for name, cells in rows.items()
-        }
-        content = {
-            "scenes": start + len(photographs.seeds),
-            "ways": {name: asdict(way) for name, way in ways.items()},
-            "figures": {
-                name: {cell: {f: list(v) for f, v in figures.items()} for cell, figures in cells.items()}
-                for name, cells in table.items()
-            },
-        }
-        replace_text(folder / "edit.json", json.dumps(content, indent=1))
-        replace_text(folder / "edit.md", markdown(table))
     return table
 
 
-def _add(
-    cells: dict[str, dict[str, list[float]]],
-    photographs: Photographs,
-    k0: float,
-    made: Tensor,
-    lpips: Lpips | None,
-) -> None:
-    trends: list[list[float]] = [[] for _ in photographs.seeds]
-    truths: list[list[float]] = [[] for _ in photographs.seeds]
-    for k, pictures in zip(KS, made, strict=True):
-        figures = cells.setdefault(f"{k0:g} -> {k:g}", {"psnr": [], "lpips": [], "focus": []})
-        for place, picture in enumerate(pictures):
-            truth, mask = photographs.pictures[k][place], inside(photographs.masks[place] > 0.5)
-            found, wanted = picture.movedim(-1, 0), truth.movedim(-1, 0)
-            figures["psnr"].append(min(psnr(found, wanted), 99.0))
+def _values(
+    photographs: Photographs, place: int, made: Mapping[float, Tensor], lpips: Lpips | None
+) -> Values:
+    """The figures of one scene."""
+    found: Values = {}
+    mask = inside(photographs.masks[place] > 0.5)
+    for k0, edits in made.items():
+        trend, truths = [], []
+        for k, picture in zip(KS, edits[:, place].movedim(-1, 1), strict=True):
+            true = photographs.pictures[k][place].movedim(-1, 0)
+            cell = found[f"{k0:g} -> {k:g}"] = {"psnr": min(psnr(picture, true), 99.0)}
             if lpips is not None:
-                figures["lpips"].append(float(lpips(found[None], wanted[None])))
+                cell["lpips"] = float(lpips(picture[None], true[None]))
             if mask is not None and mask.any():
-                original = photographs.true[k][place]
-                figures["focus"].append(
-                    float(
-                        (picture - original)[mask].square().mean().sqrt()
-                        / (truth - original)[mask].square().mean().sqrt()
-                    )
+                original = photographs.true[k][place].movedim(-1, 0)
+                cell["focus"] = float(
+                    (picture - original)[:, mask].square().mean().sqrt()
+                    / (true - original)[:, mask].square().mean().sqrt()
                 )
-            trends[place].append(laplacian_variance(found))
-            truths[place].append(laplacian_variance(wanted))
-    sweep = cells.setdefault(f"{k0:g} -> all", {"lvcorr": []})
-    sweep["lvcorr"] += [lvcorr(a, b).levels for a, b in zip(trends, truths, strict=True)]
+            trend.append(laplacian_variance(picture))
+            truths.append(laplacian_variance(true))
+        found[f"{k0:g} -> all"] = {"lvcorr": lvcorr(trend, truths).levels}
+    return found
 
 
 def _sheet(path: Path, photographs: Photographs, k0: float, made: Tensor) -> None:
