@@ -71,5 +71,5 @@ def test_the_photograph_is_edited_both_ways_and_what_is_in_focus_stays(
     trees = [detail(part(cell, (0.05, 0.95), (0.1, 0.35))) for cell in cells]
     assert all(sharper > softer for sharper, softer in pairwise(trees)), trees
     assert trees[0] > 1.3 * trees[2] > 1.3 * 1.1 * trees[4], trees
-    posts = [detail(part(cell, (0.55, 0.65), (0.55, 0.8))) for cell in cells]
-    assert max(posts) < 1.2 * min(posts), posts
+    posts = [detail(part(cell, (0.37, 0.47), (0.38, 0.7))) for cell in cells]
+    assert max(posts) < 1.35 * min(posts), posts  # their borders fall otherwise in every cell

@@ -35,12 +35,14 @@ _VISIBLE = 7.0
 
 
 def k_guidance(photo_k: float, k: float) -> float:
-    """The guidance scale of K by which a photograph is edited: from 1 for no change to 2 for a large one.
+    """The guidance scale of K by which a photograph is edited: from 1 for no change to 2 for much more blur, and to 1.5
+    for much less.
 
-    Without any, edits are too weak, and the more so the farther they go; more than 2 overshoots. Found on scenes of
-    the small world (docs/world.md).
+    Without any, edits are too weak, and the more so the farther they go; with more, detail that has to be invented
+    comes out too hard. Found on scenes of the small world (docs/world.md).
     """
-    return 1 + min(abs(math.log((max(k, 0.0) + _VISIBLE) / (max(photo_k, 0.0) + _VISIBLE))), 1.0)
+    apart = math.log((max(k, 0.0) + _VISIBLE) / (max(photo_k, 0.0) + _VISIBLE))
+    return 1 + min(apart, 1.0) if apart > 0 else 1 + min(-apart, 1.0) / 2
 
 
 @dataclass(frozen=True)
