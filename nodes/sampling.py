@@ -70,7 +70,8 @@ def _sweep_inputs() -> list[Any]:
             optional=True,
             tooltip=(
                 "A mask inside which every target keeps the pivot's K, such as the subject's: K then acts on the rest "
-                "alone. Sample once, make the mask from the pivot's picture, and sample again with the same seed."
+                "alone. Sample once, make the mask from the pivot's picture, and sample again with the same seed. "
+                "With a trajectory the photograph stays there, exactly."
             ),
         ),
     ]

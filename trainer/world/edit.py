@@ -71,9 +71,7 @@ def ways() -> dict[str, Edit]:
     plain = 2 * usual.steps + usual.steps * (1 + usual.corrections)
     found = {"no edit": Edit("none"), "sampled anew": Edit("again", steps=plain)}
     found["SDEdit"] = Edit("sdedit", 0.4, steps=plain)  # the best of 0.4, 0.6 and 0.8 on other scenes
-    flow = Edit("flowedit", grounding=0.0, steps=plain // 2)
-    found["FlowEdit"] = flow
-    found["FlowEdit, K guidance"] = replace(flow, guidance=None, steps=plain // 4)
+    found["FlowEdit"] = Edit("flowedit", grounding=0.0, steps=plain // 2)
     free = replace(usual, grounding=0.0)
     found["inverted"] = replace(free, residual=False)
     found["inverted, grounded"] = replace(usual, residual=False)
