@@ -21,6 +21,7 @@ class BokehExtension(ComfyExtension):
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
         from .sheet import BokehContactSheet
         from .views import BokehDefocusViews
+        from .which_way import BokehLensOrModel
 
         return [
             LoadBokehAdapter,
@@ -39,6 +40,7 @@ class BokehExtension(ComfyExtension):
             BokehFromCamera,
             BokehFromPhoto,
             BokehDepthOfField,
+            BokehLensOrModel,
             BokehCarryEdit,
             BokehContactSheet,
             LoadBokehDemoModel,

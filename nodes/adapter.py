@@ -91,7 +91,7 @@ class LoadBokehAdapter(io.ComfyNode):
         return io.NodeOutput(apply_adapter(model, loaded, strength, query_key_strength, adapter, node_id))
 
 
-def k_slider(name: str, display_name: str, default: float, tooltip: str) -> Any:
+def k_slider(name: str, display_name: str, default: float, tooltip: str, optional: bool = False) -> Any:
     """A K by hand. Its node validates ``name`` itself, or the host refuses what a link brings beyond the slider."""
     return io.Float.Input(
         name,
@@ -102,6 +102,7 @@ def k_slider(name: str, display_name: str, default: float, tooltip: str) -> Any:
         step=0.1,
         round=0.001,
         display_mode=io.NumberDisplay.slider,
+        optional=optional,
         tooltip=tooltip,
     )
 

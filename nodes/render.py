@@ -24,6 +24,7 @@ from ..bokeh_ops.numbers import parse_values
 from ..bokeh_ops.render import DEFAULT_MODEL, MODELS, Aperture, Lens, render_series
 from ..bokeh_ops.render.contract import USUAL_RECOVERY, largest_radius
 from ..bokeh_ops.render.transfer import TRANSFERS, from_light
+from .adapter import k_slider
 from .depth import range_ends, reading_inputs
 from .lens import ApertureType, DepthType, FocusType
 
@@ -194,6 +195,14 @@ class BokehMeRender(io.ComfyNode):
                     "what the picture shows, focused where it is sharp. Needs depth in metres and the focal length, as "
                     "Depth Pro tells both to Estimate Depth. 0: K.",
                 ),
+                k_slider(
+                    "photo_bokeh",
+                    "K of the photograph",
+                    0.0,
+                    "Blur that the picture has already, focused at the same distance: only what K lacks is added, and "
+                    "K below it changes nothing. 0 for a picture that is sharp everywhere.",
+                    optional=True,
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -210,9 +219,12 @@ class BokehMeRender(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, k: float | None = None) -> bool | str:
-        """Naming ``k`` here lifts its limit of 30, which is the slider's, not the lens's."""
-        return True if k is None or k >= 0 else f"K is {k}; it must be 0 (all in focus) or larger."
+    def validate_inputs(cls, k: float | None = None, photo_bokeh: float | None = None) -> bool | str:
+        """Naming them here lifts their limit of 30, which is the slider's, not the lens's."""
+        for name, value in (("K", k), ("K of the photograph", photo_bokeh)):
+            if value is not None and not value >= 0:
+                return f"{name} is {value}; it must be 0 (all in focus) or larger."
+        return True
 
     @classmethod
     def execute(
@@ -239,6 +251,7 @@ class BokehMeRender(io.ComfyNode):
         depth_black: float = 0.0,
         depth_white: float = 1.0,
         f_number: float = 0.0,
+        photo_bokeh: float = 0.0,
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
 
@@ -250,11 +263,12 @@ class BokehMeRender(io.ComfyNode):
         batch, height, width, _ = image.shape
         pictures, gamma = image.movedim(-1, 1), TRANSFERS[transfer]
         strength = (
-            Strength([f_number], stops=True)
+            Strength([f_number], stops=True, present=photo_bokeh)
             if f_number
             else Strength(
                 parse_values(k_values, camera=k) if k_values.strip() else [k],
                 width=TRAINING_WIDTH if k_reference == AT_REFERENCE else max(height, width),
+                present=photo_bokeh,
             )
         )
         renderer = within_memory(load_renderer() if model == BOKEHME else model, notice)
@@ -328,6 +342,11 @@ class BokehMeRender(io.ComfyNode):
 
 def _remark(strength: Strength, largest: float, height: int, width: int, notice: depths.Notice) -> None:
     """Say when the numbers asked for are unusual, or did nothing."""
+    if not strength.stops and strength.present and min(strength.values) < strength.present:
+        notice(
+            f"A lens adds blur and takes none away: at a K below the photograph's {strength.present:g} the picture is "
+            "unchanged. For less blur, Bokeh Invert and Grounded Sampler."
+        )
     if not any(strength.values):
         notice("K is 0: everything is in focus and the picture is unchanged.")
     elif largest < 0.5:

@@ -29,6 +29,7 @@ FOLDERS = {
 WANTED = {
     "generated_sweep_demo": {"LoadBokehDemoModel", "GroundedSampler", "LabColorMatch", "BokehContactSheet"},
     "photo_edit_demo": {"LoadBokehDemoModel", "BokehInvert", "GroundedSampler", "BokehMeRender"},
+    "any_aperture_demo": {"BokehInvert", "GroundedSampler", "BokehMeRender", "BokehLensOrModel"},
     "photo_edit_sd15": {"BokehInvert", "GroundedSampler"},
     "photo_edit_sdxl": {"BokehInvert", "GroundedSampler"},
     "photo_edit_flux": {"BokehInvert", "GroundedSamplerAdvanced"},

@@ -126,6 +126,12 @@ def edited(found: Results) -> Image.Image:
     return quarters({name: square(frames[index], 0.5) for name, index in names.items()})
 
 
+def any_aperture(found: Results) -> Image.Image:
+    frames = found["Large enough to be seen"]
+    names = {"from K = 14 to 0": 0, "14": 2, "21": 3, "28": 4}
+    return quarters({name: square(frames[index], 0.5) for name, index in names.items()})
+
+
 MADE: dict[str, Callable[[Results], Image.Image]] = {
     "first_lens_blur": first,
     "photo_rerendered_from_depth": photo,
@@ -136,6 +142,7 @@ MADE: dict[str, Callable[[Results], Image.Image]] = {
     "video_focus_pull": video,
     "generated_sweep_demo": generated,
     "photo_edit_demo": edited,
+    "any_aperture_demo": any_aperture,
 }
 
 

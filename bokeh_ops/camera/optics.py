@@ -291,6 +291,16 @@ def k_at_width(k: Quantity, image_width: Quantity, reference_width: Quantity = T
     return k * image_width / reference_width
 
 
+def k_lacking(k: Quantity, present: Quantity) -> Quantity:
+    """K by which a picture that has ``present`` already must be blurred to have ``k`` in all; 0 where it has more.
+
+    Blurring twice adds up the variances of the two discs, each a quarter of its radius squared; the shape comes out a
+    little softer at its rim than one disc.
+    """
+    more = k * k - present * present
+    return more.clamp(min=0).sqrt() if isinstance(more, Tensor) else math.sqrt(max(more, 0.0))
+
+
 def bokehme_k(k: Quantity, disparity_range: Quantity, image_width: Quantity) -> Quantity:
     """BokehMe's K from Bokeh Diffusion's.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..depth.conventions import IN_METRES, NORMALISED, DepthKind, DepthMap, DepthRange, DepthUnit, Notice
 from ..errors import BokehError
 from ..numbers import PerDioptre
-from .optics import FULL_FRAME_WIDTH, TRAINING_WIDTH, k_at_width, k_from_camera
+from .optics import FULL_FRAME_WIDTH, TRAINING_WIDTH, k_at_width, k_from_camera, k_lacking
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Strength:
             is known); or f-numbers.
         stops: whether they are f-numbers, of a full-frame camera with the picture's own field of view.
         width: longer side in pixels of the picture on which K's pixels are counted.
+        present: K that the picture has already, of which only the rest is added (:func:`.optics.k_lacking`).
 
     Raises:
         BokehError: an f-number that is not above 0.
@@ -32,6 +33,7 @@ class Strength:
     values: Sequence[float]
     stops: bool = False
     width: float = TRAINING_WIDTH
+    present: float = 0.0
 
     def __post_init__(self) -> None:
         for value in self.values if self.stops else ():
@@ -107,13 +109,16 @@ class Strength:
             BokehError: f-numbers without a focal length; a focus nearer than the focal length.
         """
         side = max(height, width)
+        present = float(k_at_width(self.present, side, self.width))
         if not self.stops:
-            return [float(k_at_width(value, side, self.width)) for value in self.values]
+            return [float(k_lacking(k_at_width(value, side, self.width), present)) for value in self.values]
         self.check_focal(focal)
         length = focal * width / side * FULL_FRAME_WIDTH
         distance = torch.where(focus_disparity > 0, 1 / focus_disparity.clamp(min=1e-12), torch.inf)
         return [
-            torch.as_tensor(k_from_camera(length, value, distance, FULL_FRAME_WIDTH, side))
+            k_lacking(
+                torch.as_tensor(k_from_camera(length, value, distance, FULL_FRAME_WIDTH, side)), present
+            )
             for value in self.values
         ]
 

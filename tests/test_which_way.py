@@ -1,0 +1,106 @@
+"""More blur for a picture that has some, and the choice between a lens and a model."""
+# ruff: noqa: F811
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from bokeh_ops.camera.optics import k_lacking
+from bokeh_ops.render import Aperture, Lens, render
+from tests.test_node_render import call, said  # noqa: F401
+
+
+def spread(picture: torch.Tensor) -> float:
+    """Mean square distance of a spot's light from its middle, in pixels."""
+    y, x = torch.meshgrid(*(torch.arange(side) - side // 2 for side in picture.shape[-2:]), indexing="ij")
+    weight = picture[0, 0] / picture[0, 0].sum()
+    return float((weight * (x * x + y * y)).sum())
+
+
+def test_blur_that_is_lacking_adds_up_by_squares() -> None:
+    """A disc of radius r has a mean square distance of r^2 / 2; two after one another that of both."""
+    spot = torch.zeros(1, 3, 65, 65)
+    spot[..., 32, 32] = 1
+    far = torch.zeros(1, 1, 65, 65)
+
+    def blurred(picture: torch.Tensor, k: float) -> torch.Tensor:
+        return render(picture, far, Lens(k, 1.0, 1.0, Aperture()), "classical").image
+
+    once, twice = blurred(spot, 13.0), blurred(blurred(spot, 5.0), k_lacking(13.0, 5.0))
+    assert k_lacking(13.0, 5.0) == 12
+    assert spread(once) == pytest.approx(13**2 / 2, rel=0.02)
+    assert spread(twice) == pytest.approx(spread(once), rel=0.02)
+    assert k_lacking(5.0, 13.0) == 0
+    assert torch.equal(k_lacking(torch.tensor([13.0, 3.0]), 5.0), torch.tensor([12.0, 0.0]))
+
+
+@pytest.mark.host
+def test_a_lens_adds_what_is_lacking(pack: ModuleType, said: list[str]) -> None:
+    both = {"k": 0.0, "k_reference": "image px"}
+    wanted = call(pack, **{**both, "k": 4.0})
+    assert torch.equal(call(pack, **{**both, "k": 5.0}, photo_bokeh=3.0)[0], wanted[0])
+    at_512 = {"k": 80.0, "k_reference": "512 px"}
+    assert torch.equal(call(pack, **at_512, photo_bokeh=48.0)[0], call(pack, k=64.0, k_reference="512 px")[0])
+    said.clear()
+    unchanged, *_, signed = call(pack, **{**both, "k": 2.0}, photo_bokeh=3.0)
+    assert not signed.any()
+    assert torch.equal(unchanged, call(pack, **both)[0])
+    assert "takes none away: at a K below the photograph's 3" in said[0]
+    node = pack.nodes.render.BokehMeRender
+    assert node.validate_inputs(photo_bokeh=-1.0).startswith("K of the photograph is -1.0")
+    assert node.validate_inputs(k=1.0, photo_bokeh=float("nan")) is not True
+    assert node.validate_inputs(k=40.0, photo_bokeh=40.0) is True
+
+
+LENS, MODEL = torch.zeros(6, 4, 4, 3), torch.ones(6, 4, 4, 3)
+"""Two photographs at three K each."""
+
+
+def chosen(pack: ModuleType, **changes: Any) -> tuple[torch.Tensor, str]:
+    given = {"photo_bokeh": 14.0, "target_bokeh": "0, 14, 28", "way": "by direction"}
+    images = {"by_lens": LENS, "by_model": MODEL}
+    return pack.nodes.which_way.BokehLensOrModel.execute(**{**given, **images, **changes}).result
+
+
+@pytest.mark.host
+def test_less_blur_is_the_models_and_more_the_lens(pack: ModuleType) -> None:
+    pictures, text = chosen(pack)
+    assert pictures.flatten(1).mean(1).tolist() == [1, 1, 0, 0, 0, 0]
+    assert text == "K 0: model\nK 14: lens\nK 28: lens"
+    assert torch.equal(chosen(pack, way="lens alone", by_model=None)[0], LENS)
+    assert torch.equal(chosen(pack, way="model alone", by_lens=None)[0], MODEL)
+    assert torch.equal(chosen(pack, target_bokeh="14, 20, 28", by_model=None)[0], LENS)
+
+
+@pytest.mark.host
+def test_what_is_not_needed_is_not_asked_for(pack: ModuleType) -> None:
+    asked = pack.nodes.which_way.BokehLensOrModel.check_lazy_status
+    assert asked(14.0, "0, 28", "by direction") == ["by_lens", "by_model"]
+    assert asked(14.0, "0, 28", "by direction", by_lens=LENS) == ["by_model"]
+    assert asked(14.0, "14, 28", "by direction") == ["by_lens"]
+    assert asked(14.0, "0, 7", "by direction") == ["by_model"]
+    assert asked(14.0, "0, 28", "lens alone") == ["by_lens"]
+    assert asked(14.0, "0, 28", "model alone") == ["by_model"]
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"by_model": None}, "by_model is not connected, and K 0 is to come from it"),
+        ({"by_lens": None}, "by_lens is not connected, and K 14, 28 is to come from it"),
+        ({"by_lens": LENS[:5]}, "by_lens brings 5 pictures for 3 K; expected as many for each"),
+        (
+            {"by_model": torch.ones(6, 8, 4, 3)},
+            r"differ \(by_model: 2 of 4 x 8, 3 channels; by_lens: 2 of 4 x 4",
+        ),
+        ({"target_bokeh": ""}, "no value was given"),
+    ],
+)
+def test_what_does_not_fit_is_told(pack: ModuleType, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(pack.bokeh_ops.errors.BokehError, match=message):
+        chosen(pack, **changes)
