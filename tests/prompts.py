@@ -30,6 +30,8 @@ def small(prompt: Prompt) -> Prompt:
         if node["class_type"] == "DualCLIPLoader":
             node["class_type"] = "ShallowDualCLIPLoader"  # see tests/host/shallow_t5.py
         lower = {"width": SIDE, "height": SIDE, "steps": STEPS}
+        if node["class_type"] == "ImageScale":  # of a photograph, whose mask has its shape
+            lower["height"] = round(SIDE * inputs["height"] / inputs["width"])
         inputs.update({name: value for name, value in lower.items() if name in inputs})
         if inputs.get("grounding_steps", 0) > STEPS:
             inputs["grounding_steps"] = 1

@@ -75,7 +75,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def shoot(page: Browser, name: str) -> None:
-    page.evaluate("new Promise(done => setTimeout(done, 700))")  # animations end
+    page.evaluate("new Promise(done => setTimeout(done, 300))")  # animations end
     page.screenshot(SHOTS / f"{name}.png")
 
 

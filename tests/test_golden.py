@@ -51,7 +51,7 @@ def test_outputs_of_others_in_half_precision(shared: Path, pack: ModuleType, nam
     assert parity.main([str(shared / "golden" / name), "--dtype", dtype]) == 0
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["bf16"])  # whose bound is the widest
 @pytest.mark.parametrize("part", ["to_v_bokeh", "to_q_adp", "to_k_adp", "embedding_layer"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_wrong_adapter_does_not_pass(
