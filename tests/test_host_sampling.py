@@ -27,7 +27,6 @@ from tests.sampling import (  # noqa: F401
     unloaded,
 )
 
-
 # ---- the pivot, and targets of its own K ----
 
 
