@@ -86,13 +86,12 @@ def comfy_server(installed: Path) -> Iterator[ComfyServer]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One process of tests more than there are cores, as one of them waits for a server or a browser; up to four, as
-    each holds a host. One alone shares an accelerator's memory."""
+    """One process of tests to each core, up to four: each holds a host. One alone shares an accelerator's memory."""
     from tests import devices
 
     cores = os.cpu_count() or 1
-    workers = min(cores + 1, 4) if devices.available() == [devices.CPU] else 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // workers, 1)))
+    workers = min(cores, 4) if devices.available() == [devices.CPU] else 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // workers))
     return workers
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.host.server import ComfyServer, Run
 
-SIDE, STEPS = 64, 2
+SIDE, STEPS, FRAMES = 64, 2, 3
 SAMPLERS = {"KSampler", "GroundedSampler", "GroundedSamplerAdvanced"}
 OUTPUTS = {"SaveImage", "PreviewImage", "SaveAnimatedWEBP"}
 Prompt = dict[str, Any]
@@ -27,6 +27,10 @@ def small(prompt: Prompt) -> Prompt:
         inputs = node["inputs"]
         if node["class_type"] == "PrimitiveString":  # K, f-numbers or focus values, parted by commas
             inputs["value"] = ", ".join(inputs["value"].split(", ")[:2])
+        if node["class_type"] == "BokehFocus" and isinstance(
+            inputs["values"], str
+        ):  # a value for every frame, where there are several
+            inputs["values"] = ", ".join(inputs["values"].split(", ")[:FRAMES])
         if node["class_type"] == "DualCLIPLoader":
             node["class_type"] = "ShallowDualCLIPLoader"  # see tests/host/shallow_t5.py
         lower = {"width": SIDE, "height": SIDE, "steps": STEPS}

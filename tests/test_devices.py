@@ -99,3 +99,9 @@ def test_nothing_mixes_devices(repo: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert all(f"| {part} |" in done.stdout for part in parts.split(","))
+    node = [line.split("|")[2] for line in done.stdout.splitlines() if line.startswith("| render node |")]
+    assert [case.rpartition(": ")[2].strip() for case in node] == [
+        "the edges alone",
+        "K 5 after that",
+        "K 5 at once",
+    ]

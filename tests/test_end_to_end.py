@@ -8,6 +8,7 @@ by bit.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -29,6 +31,7 @@ from tests.host import demo
 from tests.host.server import ComfyServer, PromptError, Run
 from tests.host.workflow import has_nodes, to_api
 from tests.prompts import (
+    FRAMES,
     OUTPUTS,
     SAMPLERS,
     Prompt,
@@ -70,11 +73,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
             patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
             with ComfyServer(base=base, custom_nodes=(stand_in,)) as running:
                 for path in sorted((ROOT / "workflows" / "assets").iterdir()):
-                    if path.suffix in {".jpg", ".png", ".mp4"}:
+                    if path.suffix in {".jpg", ".png"}:
                         running.upload_image(path)
+                    elif path.suffix == ".mp4":
+                        running.upload_image(first_frames(path, base / path.name))
                 yield running
     finally:
         shutil.rmtree(base, ignore_errors=True)
+
+
+def first_frames(path: Path, short: Path) -> Path:
+    """The beginning of a video, as a video."""
+    with av.open(path) as whole, av.open(short, "w") as target:
+        source = whole.streams.video[0]
+        stream = target.add_stream("mpeg4", rate=source.average_rate)
+        stream.width, stream.height, stream.pix_fmt = source.width, source.height, "yuv420p"
+        for frame in itertools.islice(whole.decode(source), FRAMES):
+            target.mux(stream.encode(frame.reformat(format="yuv420p")))
+        target.mux(stream.encode())
+    return short
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def spoil_gradient(number: int, value: float, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Loop, "_update", spoilt)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("value", [math.nan, 1e30])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:

@@ -98,15 +98,6 @@ def test_lens_models(pack: ModuleType) -> None:
     assert re.fullmatch(r"\d+ kernels found again, \d+ made", found["24 x 16: layered, cat's eye"].note)
 
 
-def test_world_and_node(pack: ModuleType) -> None:
-    found = rows_of("world")
-    assert [row.outcome for row in found] == ["", board.OK] * 2, [row.note for row in found]
-    assert all(row.seconds and row.launches for row in found)
-    assert [row.case.rpartition(": ")[2] for row in rows_of("render node")] == [
-        "the edges alone", "K 5 after that", "K 5 at once",
-    ]  # fmt: skip
-
-
 def test_a_model_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch, pack: ModuleType) -> None:
     monkeypatch.setattr(parts, "free_bytes", lambda _device: 1000)
     found = rows_of("step")

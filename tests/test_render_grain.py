@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 from typing import Any
@@ -98,8 +99,7 @@ CLEAN = {
 }
 
 
-@pytest.mark.parametrize("name", CLEAN)
-@pytest.mark.parametrize("eight_bits", [False, True])
+@pytest.mark.parametrize(("name", "eight_bits"), zip(CLEAN, itertools.cycle((True, False)), strict=False))
 def test_a_clean_picture_gets_none(name: str, eight_bits: bool) -> None:
     image, disparity = CLEAN[name]()[None], wall()[1]
     if eight_bits:

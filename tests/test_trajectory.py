@@ -251,6 +251,25 @@ def test_a_model_of_unknown_prediction_is_refused(e: Edits) -> None:
         e.host.invert.invert(guider, e.sigmas(), e.photograph, K0)
 
 
+def test_more_photographs_than_fit_in_memory(e: Edits, base: Any) -> None:
+    import comfy.model_management
+
+    def short_of_memory(_module: Any, args: tuple[Any, ...]) -> None:
+        if args[0].shape[0] > 1:
+            raise comfy.model_management.OOM_EXCEPTION("not enough memory")
+
+    handle = base.model.diffusion_model.register_forward_pre_hook(short_of_memory)
+    try:
+        with pytest.raises(
+            Exception, match=r"2 photographs at once do not fit in memory .* Latent From Batch"
+        ):
+            e.invert(corrections=0)
+        one = {"samples": e.photograph["samples"][:1]}
+        assert e.invert(corrections=0, photograph=one).pictures == 1
+    finally:
+        handle.remove()
+
+
 def test_its_size_in_words(e: Edits) -> None:
     said = e.invert(corrections=0).describe()
     assert said.startswith("2 pictures, 6 x 8 latents, 6 steps from noise level ")

@@ -35,6 +35,7 @@ def test_blur_that_is_lacking_adds_up_by_squares() -> None:
     assert spread(once) == pytest.approx(13**2 / 2, rel=0.02)
     assert spread(twice) == pytest.approx(spread(once), rel=0.02)
     assert k_lacking(5.0, 13.0) == 0
+    assert k_lacking(-1.0, 13.0) == k_lacking(-1.0, 0.0) == -1  # for the lens to refuse
     assert torch.equal(k_lacking(torch.tensor([13.0, 3.0]), 5.0), torch.tensor([12.0, 0.0]))
 
 

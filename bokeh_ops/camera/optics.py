@@ -297,8 +297,10 @@ def k_lacking(k: Quantity, present: Quantity) -> Quantity:
     Blurring twice adds up the variances of the two discs, each a quarter of its radius squared; the shape comes out a
     little softer at its rim than one disc.
     """
-    more = k * k - present * present
-    return more.clamp(min=0).sqrt() if isinstance(more, Tensor) else math.sqrt(max(more, 0.0))
+    more = k * abs(k) - present * present  # a K below 0 is no K, and stays so
+    if isinstance(more, Tensor):
+        return more.clamp(min=0).sqrt()
+    return k if k < 0 else math.sqrt(max(more, 0.0))
 
 
 def bokehme_k(k: Quantity, disparity_range: Quantity, image_width: Quantity) -> Quantity:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...adapter.rows import SweepRows
 from ...errors import BokehError
+from ..differences import out_of_memory
 from .grounded import Sweep, prepare_guider
 from .preview import Progress
 from .trajectory import Identity, Trajectory
@@ -50,7 +51,7 @@ def invert(
 
     Raises:
         BokehError: an empty latent or one of another model, levels that do not fall to 0, fewer than 0 corrections, a
-            model that predicts what is not known.
+            model that predicts what is not known, several photographs that do not fit in memory together.
     """
     patcher = guider.model_patcher
     samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
@@ -63,15 +64,23 @@ def invert(
     guider = prepare_guider(guider, rows, [k] * pictures, sigmas, 0, Sweep(k, [k]), node_id)
     progress = Progress(patcher, steps * (1 + corrections), 1, node_id).of_group(0, 1)
     sampler = _Inversion(corrections)
-    guider.sample(
-        torch.zeros_like(samples),
-        samples,
-        sampler,
-        sigmas,
-        callback=progress,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=0,
-    )
+    try:
+        guider.sample(
+            torch.zeros_like(samples),
+            samples,
+            sampler,
+            sigmas,
+            callback=progress,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=0,
+        )
+    except Exception as error:
+        if not out_of_memory(error) or pictures == 1:
+            raise
+        raise BokehError(
+            f"{pictures} photographs at once do not fit in memory ({error}). Invert fewer at a time: Latent From Batch "
+            "takes some of them."
+        ) from None
     return Trajectory(
         torch.stack(sampler.latents[::-1]), sigmas.detach().cpu().float(), k, identity, sampler.missed
     )
