@@ -5,6 +5,7 @@ Screenshots of every step are left in ``output/browser``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -137,8 +138,16 @@ def test_the_template_browser_lists_the_workflows_with_thumbnails(page: Browser)
     assert sorted(name.removeprefix("template-workflow-") for name in listed) == SHIPPED
     for name in SHIPPED:
         card = f"document.querySelector({json.dumps(CARD.format(name))})"
-        page.evaluate(f"{card}.scrollIntoView({{block: 'center'}})")
-        page.wait_for(f"{card}.querySelector('img')?.naturalWidth === 512")
+        there = f"{card}.querySelector('img')?.naturalWidth === 512"
+        for patience in (20, 20, 120):
+            page.evaluate(f"{card}.scrollIntoView({{block: 'center'}})")
+            with contextlib.suppress(BrowserError):
+                page.wait_for(there, patience)
+                break
+            # Now and then the page misses that a card has come into view: away, and back to it.
+            page.evaluate(f"{CARDS}.at({card} === {CARDS}[0] ? -1 : 0).scrollIntoView()")
+            page.evaluate("new Promise(done => setTimeout(done, 500))")
+        assert page.evaluate(there), f"the picture of {name} does not come"
     first = f"{CARDS}[0]"
     page.evaluate(f"{first}.scrollIntoView({{block: 'end'}})")
     shoot(page, "templates")
