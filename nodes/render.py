@@ -342,11 +342,13 @@ class BokehMeRender(io.ComfyNode):
 
 def _remark(strength: Strength, largest: float, height: int, width: int, notice: depths.Notice) -> None:
     """Say when the numbers asked for are unusual, or did nothing."""
-    if not strength.stops and strength.present and min(strength.values) < strength.present:
+    if not strength.stops and strength.present and min(strength.values) <= strength.present:
         notice(
-            f"A lens adds blur and takes none away: at a K below the photograph's {strength.present:g} the picture is "
+            f"A lens adds blur and takes none away: up to the photograph's K of {strength.present:g} the picture is "
             "unchanged. For less blur, Bokeh Invert and Grounded Sampler."
         )
+        if not largest:
+            return
     if not any(strength.values):
         notice("K is 0: everything is in focus and the picture is unchanged.")
     elif largest < 0.5:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from comfy_api.latest import io
 
@@ -78,12 +80,11 @@ class BokehLensOrModel(io.ComfyNode):
         photo_bokeh: float,
         target_bokeh: str,
         way: str,
-        by_lens: torch.Tensor | None = None,
-        by_model: torch.Tensor | None = None,
+        **images: torch.Tensor | None,
     ) -> list[str]:
-        given = {"by_lens": by_lens, "by_model": by_model}
-        needed = set(_sources(photo_bokeh, parse_values(target_bokeh, camera=photo_bokeh), way))
-        return [name for name in given if name in needed and given[name] is None]
+        needed = _sources(photo_bokeh, parse_values(target_bokeh, camera=photo_bokeh), way)
+        # The host names only what is connected; for the rest its own error would say less than that of execute.
+        return [name for name, pictures in images.items() if name in needed and pictures is None]
 
     @classmethod
     def execute(
@@ -107,7 +108,7 @@ class BokehLensOrModel(io.ComfyNode):
                 raise BokehError(
                     f"{name} is not connected, and K {listed} is to come from it. Connect it, or choose another way."
                 )
-            if pictures.shape[0] % len(targets):
+            if pictures.shape[0] % len(targets) or not len(pictures):
                 raise BokehError(
                     f"{name} brings {pictures.shape[0]} pictures for {len(targets)} K; expected as many for each K. "
                     "Give the same list of K to all three nodes."
@@ -132,6 +133,8 @@ class BokehLensOrModel(io.ComfyNode):
 
 def _sources(photo_bokeh: float, targets: list[float], way: str) -> list[str]:
     """The input that each K comes from."""
+    if not 0 <= photo_bokeh < math.inf:
+        raise BokehError(f"K of the photograph is {photo_bokeh}; it must be 0 (all in focus) or larger.")
     if way != BY_DIRECTION:
         return ["by_lens" if way == LENS else "by_model"] * len(targets)
     return ["by_lens" if k >= photo_bokeh else "by_model" for k in targets]

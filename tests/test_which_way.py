@@ -11,6 +11,7 @@ import torch
 
 from bokeh_ops.camera.optics import k_lacking
 from bokeh_ops.render import Aperture, Lens, render
+from tests.host.server import ComfyServer
 from tests.test_node_render import call, said  # noqa: F401
 
 
@@ -49,8 +50,14 @@ def test_a_lens_adds_what_is_lacking(pack: ModuleType, said: list[str]) -> None:
     said.clear()
     unchanged, *_, signed = call(pack, **{**both, "k": 2.0}, photo_bokeh=3.0)
     assert not signed.any()
+    assert len(said) == 1
     assert torch.equal(unchanged, call(pack, **both)[0])
-    assert "takes none away: at a K below the photograph's 3" in said[0]
+    assert "takes none away: up to the photograph's K of 3 the picture is unchanged" in said[0]
+    for wrong in (-1.0, float("nan"), float("inf")):  # as a link may bring them
+        with pytest.raises(
+            pack.bokeh_ops.errors.BokehError, match=f"K of the photograph is {wrong}; it must be 0"
+        ):
+            call(pack, photo_bokeh=wrong)
     node = pack.nodes.render.BokehMeRender
     assert node.validate_inputs(photo_bokeh=-1.0).startswith("K of the photograph is -1.0")
     assert node.validate_inputs(k=1.0, photo_bokeh=float("nan")) is not True
@@ -80,12 +87,40 @@ def test_less_blur_is_the_models_and_more_the_lens(pack: ModuleType) -> None:
 @pytest.mark.host
 def test_what_is_not_needed_is_not_asked_for(pack: ModuleType) -> None:
     asked = pack.nodes.which_way.BokehLensOrModel.check_lazy_status
-    assert asked(14.0, "0, 28", "by direction") == ["by_lens", "by_model"]
-    assert asked(14.0, "0, 28", "by direction", by_lens=LENS) == ["by_model"]
-    assert asked(14.0, "14, 28", "by direction") == ["by_lens"]
-    assert asked(14.0, "0, 7", "by direction") == ["by_model"]
-    assert asked(14.0, "0, 28", "lens alone") == ["by_lens"]
-    assert asked(14.0, "0, 28", "model alone") == ["by_model"]
+    waiting = {"by_lens": None, "by_model": None}
+    assert asked(14.0, "0, 28", "by direction", **waiting) == ["by_lens", "by_model"]
+    assert asked(14.0, "0, 28", "by direction", by_lens=LENS, by_model=None) == ["by_model"]
+    assert asked(14.0, "14, 28", "by direction", **waiting) == ["by_lens"]
+    assert asked(14.0, "0, 7", "by direction", **waiting) == ["by_model"]
+    assert asked(14.0, "0, 28", "lens alone", **waiting) == ["by_lens"]
+    assert asked(14.0, "0, 28", "model alone", **waiting) == ["by_model"]
+
+
+def test_in_a_running_server(comfy_server: ComfyServer) -> None:
+    """What is not needed does not run; what is needed and not connected is named."""
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 2, "color": 0}},
+        "2": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 2, "color": 1}},
+        "3": {
+            "class_type": "BokehLensOrModel",
+            "inputs": {
+                "photo_bokeh": 14.0,
+                "target_bokeh": "14, 28",
+                "way": "by direction",
+                "by_lens": ["1", 0],
+                "by_model": ["2", 0],
+            },
+        },
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+    }
+    run = comfy_server.run(prompt)
+    assert "1" in run.executed
+    assert "2" not in run.executed
+    del prompt["3"]["inputs"]["by_model"]
+    prompt["3"]["inputs"]["target_bokeh"] = "0, 28"
+    run = comfy_server.run(prompt, check=False)
+    assert run.error is not None
+    assert "by_model is not connected, and K 0 is to come from it" in run.error["exception_message"]
 
 
 @pytest.mark.host
@@ -100,6 +135,9 @@ def test_what_is_not_needed_is_not_asked_for(pack: ModuleType) -> None:
             r"differ \(by_model: 2 of 4 x 8, 3 channels; by_lens: 2 of 4 x 4",
         ),
         ({"target_bokeh": ""}, "no value was given"),
+        ({"photo_bokeh": float("nan")}, "K of the photograph is nan; it must be 0"),
+        ({"photo_bokeh": -1.0}, "K of the photograph is -1.0; it must be 0"),
+        ({"by_model": torch.ones(0, 4, 4, 3)}, "by_model brings 0 pictures for 3 K"),
     ],
 )
 def test_what_does_not_fit_is_told(pack: ModuleType, changes: dict[str, Any], message: str) -> None:

@@ -27,7 +27,7 @@ class Strength:
         present: K that the picture has already, of which only the rest is added (:func:`.optics.k_lacking`).
 
     Raises:
-        BokehError: an f-number that is not above 0.
+        BokehError: an f-number that is not above 0; a K below 0 that is there already.
     """
 
     values: Sequence[float]
@@ -36,6 +36,10 @@ class Strength:
     present: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.present < math.inf:
+            raise BokehError(
+                f"K of the photograph is {self.present}; it must be 0 (all in focus) or larger, and finite."
+            )
         for value in self.values if self.stops else ():
             if not (math.isfinite(value) and value > 0):
                 raise BokehError(f"The f-number is {value}; it must be above 0 and finite, or 0 to go by K.")
