@@ -24,7 +24,7 @@ from trainer.world.data import scene_sweep
 from trainer.world.mask import inside
 from trainer.world.scene import caption, draw_scene
 from trainer.world.sheet import write_rows
-from trainer.world.sweeps import KS, prompts
+from trainer.world.sweeps import KS, file_name, prompts
 
 FROM = (0.0, 14.0, 28.0)
 """K of the photographs."""
@@ -65,12 +65,12 @@ class Edit:
 
 
 def ways() -> dict[str, Edit]:
-    """Everything that is compared, by name, at the same evaluations of the model for one edit (but for the ways that
-    only noise a part, which have long converged by then)."""
+    """Everything that is compared, by name, at about the same evaluations of the model for one edit (fewer for
+    SDEdit, which noises a part)."""
     usual = Edit()
     plain = 2 * usual.steps + usual.steps * (1 + usual.corrections)
     found = {"no edit": Edit("none"), "sampled anew": Edit("again", steps=plain)}
-    found["SDEdit"] = Edit("sdedit", 0.4, steps=plain)  # the best of 0.4, 0.6 and 0.8 on other scenes
+    found["SDEdit"] = Edit("sdedit", 0.4, steps=plain)  # the better of 0.4 and 0.6 on other scenes
     found["FlowEdit"] = Edit("flowedit", grounding=0.0, steps=plain // 2)
     free = replace(usual, grounding=0.0)
     found["inverted"] = replace(free, residual=False)
@@ -226,7 +226,9 @@ def measure(
                 scenes[str(seed)] = _values(photographs, place, made, lpips)
             if start == 0:
                 for k0, pictures in made.items():
-                    _sheet(folder / "sheets" / f"{_file(name)}-from-{k0:g}.png", photographs, k0, pictures)
+                    _sheet(
+                        folder / "sheets" / f"{file_name(name)}-from-{k0:g}.png", photographs, k0, pictures
+                    )
             replace_text(path, json.dumps({"made_of": made_of, "ways": done}))
             replace_text(folder / "edit.md", markdown(_table(done, ways, seeds)))
     return _table(done, ways, seeds)
@@ -246,24 +248,20 @@ def _measured(path: Path, made_of: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _file(name: str) -> str:
-    return name.replace(" ", "-").replace(",", "").replace("%", "")
-
-
 def _table(
     done: Mapping[str, Mapping[str, Any]], ways: Mapping[str, Edit], seeds: Sequence[int]
 ) -> dict[str, dict[str, dict[str, Interval]]]:
     table: dict[str, dict[str, dict[str, Interval]]] = {}
     for name in ways:
-        scenes = (
-            [done[name]["scenes"][str(seed)] for seed in seeds if str(seed) in done[name]["scenes"]]
-            if name in done
-            else []
-        )
+        known = done.get(name, {}).get("scenes", {})
+        scenes = [known[str(seed)] for seed in seeds if str(seed) in known]
         if scenes:
             table[name] = {
-                cell: {figure: bootstrap([scene[cell].get(figure) for scene in scenes]) for figure in figures}
-                for cell, figures in scenes[0].items()
+                cell: {
+                    figure: bootstrap([scene[cell].get(figure) for scene in scenes])
+                    for figure in dict.fromkeys(figure for scene in scenes for figure in scene[cell])
+                }
+                for cell in scenes[0]
             }
     return table
 

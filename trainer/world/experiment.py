@@ -18,7 +18,7 @@ from trainer.measure.sweep_measures import measure_sweep
 from trainer.measure.sweeps import find_sweeps, match_reference
 from trainer.world.mask import MainThing
 from trainer.world.sheet import write_rows
-from trainer.world.sweeps import Variant, held_out, scene_name, write_reference, write_sweeps
+from trainer.world.sweeps import Variant, file_name, held_out, scene_name, write_reference, write_sweeps
 
 STEPS = 20
 SHOWN = 8
@@ -111,11 +111,11 @@ def run(
     table = _figures(folder / "figures.json", scenes)
     every = variants(list(adapters))
     for name, (adapter, variant) in (chosen or every).items():
-        own = folder / _folder(name)
+        own = folder / file_name(name)
         plain = None
         if variant.colours:
             same = (adapter, replace(variant, colours=False))
-            found = (folder / _folder(other) for other, each in every.items() if each == same)
+            found = (folder / file_name(other) for other, each in every.items() if each == same)
             plain = next(
                 (each for each in found if all((each / scene_name(s)).is_dir() for s in seeds)), None
             )
@@ -131,10 +131,6 @@ def run(
         replace_text(folder / "figures.json", json.dumps({"scenes": scenes, "variants": figures}, indent=1))
         replace_text(folder / "table.md", markdown(table))
     return table
-
-
-def _folder(name: str) -> str:
-    return name.replace(" ", "-").replace(",", "").replace(":", "").replace("%", "")
 
 
 def _figures(path: Path, scenes: int) -> dict[str, dict[str, Interval]]:

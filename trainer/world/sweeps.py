@@ -173,6 +173,11 @@ def _read(folder: Path, ks: Sequence[float]) -> tuple[Tensor, Tensor]:
     return pivot.movedim(0, -1), torch.stack(pictures).movedim(1, -1)
 
 
+def file_name(name: str) -> str:
+    """That of a comparison."""
+    return name.replace(" ", "-").replace(",", "").replace(":", "").replace("%", "")
+
+
 def prompts(model: Any, texts: Sequence[str], per_row: bool = True) -> list[Any]:
     """CONDITIONING of texts: one for each row of a sweep, the pivots' first, or one for each picture."""
     from bokeh_ops.host.sampling.conditioning import PER_ROW_KEY
