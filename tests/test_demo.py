@@ -15,7 +15,12 @@ from tests.host.server import ComfyServer
 
 @pytest.fixture(scope="module")
 def written(comfy_server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    paths = demo.run(comfy_server, tmp_path_factory.mktemp("output"))
+    folder = tmp_path_factory.mktemp("workflows")
+    fewer = [folder / path.name for path in demo.WORKFLOWS]
+    for path, short in zip(demo.WORKFLOWS, fewer, strict=True):
+        text = path.read_text(encoding="utf-8")
+        short.write_text(text.replace("0, 4, 8, 12, 18, 28", "0, 8, 28"), encoding="utf-8")  # half the time
+    paths = demo.run(comfy_server, tmp_path_factory.mktemp("output"), fewer)
     return {path.name: path for path in paths}
 
 
@@ -41,7 +46,7 @@ def test_it_writes_contact_sheets_and_a_defocus_map(written: dict[str, Path]) ->
         assert image.size == photo.size
 
 
-def cells_of(path: Path, across: int = 3, down: int = 2) -> list[np.ndarray]:
+def cells_of(path: Path, across: int = 3, down: int = 1) -> list[np.ndarray]:
     sheet = np.asarray(Image.open(path).convert("L"), dtype=np.float64)
     rows = [np.array_split(row, across, axis=1) for row in np.array_split(sheet, down)]
     return [cell for row in rows for cell in row]

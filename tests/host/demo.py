@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,16 @@ def main() -> int:
     return 1
 
 
-def run(server: ComfyServer, output: Path) -> dict[Path, str]:
+def run(server: ComfyServer, output: Path, workflows: Sequence[Path] = WORKFLOWS) -> dict[Path, str]:
     """Run the workflows on a running server; the pictures they wrote, each with its node's title."""
     for path in sorted(ASSETS.iterdir()):
         if path.suffix in {".jpg", ".png"}:
             say(f"Uploading {server.upload_image(path)}")
     output.mkdir(exist_ok=True)
     written = {}
-    for workflow in WORKFLOWS:
+    for workflow in workflows:
         prompt = to_api(json.loads(workflow.read_text(encoding="utf-8")), server.object_info())
-        say(f"Running {workflow.relative_to(ROOT)}")
+        say(f"Running {workflow.name}")
         done = server.wait(server.queue(prompt), timeout=3600, on_event=_Progress(prompt))
         say(f"Done in {done.seconds:.1f} s")
         for node in sorted(done.outputs):
