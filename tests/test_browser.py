@@ -116,7 +116,8 @@ def open_template(page: Browser, name: str) -> None:
 def load_template(page: Browser, name: str) -> None:
     """Open a shipped workflow as that click does, without the list where it is closed: in a third of the time."""
     if page.evaluate(f"!!{OURS}"):
-        return open_template(page, name)
+        open_template(page, name)
+        return
     page.evaluate(
         f"fetch('/api/workflow_templates/{EXTENSION}/{name}.json').then(answer => answer.json())"
         f".then(graph => app.loadGraphData(graph, true, true, {name!r})).then(() => 0)"
