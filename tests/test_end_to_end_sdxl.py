@@ -56,7 +56,9 @@ def test_the_checkpoint_has_as_many_parameters_as_the_published_one(server: Comf
     assert counted == published
 
 
-@pytest.mark.parametrize("name", ["single_k_sdxl", "bokeh_sweep_sdxl", "sharp_background_sdxl"])
+@pytest.mark.parametrize(
+    "name", ["single_k_sdxl", "bokeh_sweep_sdxl", "sharp_background_sdxl", "photo_edit_sdxl"]
+)
 def test_a_workflow_runs(server: ComfyServer, name: str) -> None:
     check_samples(server, small(to_api(json.loads(read(name)), server.object_info())))
 

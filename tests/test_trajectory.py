@@ -278,33 +278,41 @@ def test_its_size_in_words(e: Edits) -> None:
 
 def test_guidance_of_k_counts_from_the_photographs(e: Edits) -> None:
     """In one step and at cfg 1 the change is as many times as large; without a number each K has its own."""
-    trajectory = e.invert(corrections=0, sigmas=NEAR)
+    trajectory = e.invert(corrections=0, sigmas=torch.linspace(0.5, 0, 7))
     two_levels = trajectory.sigmas[[0, -1]]
 
     def change(scale: float | None) -> Tensor:
         pivot, targets = e.edit(
-            trajectory, 20.0, 7.0, bokeh_guidance=scale, sigmas=two_levels, grounding_steps=0
+            trajectory, 20.0, 3.0, bokeh_guidance=scale, sigmas=two_levels, grounding_steps=0
         )
         assert relative(pivot, e.photograph["samples"]) < 1e-6
         return targets - pivot.repeat(2, 1, 1, 1)
 
     once = change(1.0)
     assert relative(change(2.0), 2 * once) < 1e-4
-    scales = torch.tensor([e.host.trajectory.k_guidance(K0, k) for k in (20.0, 7.0)]).repeat_interleave(2)
+    noise = {4: 0.5, 16: 0.5 / (1 - 0.5)}[
+        e.photograph["samples"].shape[1]
+    ]  # over picture; FLUX fades from one to it
+    scales = torch.tensor(
+        [e.host.trajectory.k_guidance(K0, k, noise) for k in (20.0, 3.0)]
+    ).repeat_interleave(2)
+    assert scales.min() > 1.2
     assert relative(change(None), scales.reshape(-1, 1, 1, 1) * once) < 1e-4
 
 
 def test_how_much_guidance_an_edit_gets(pack: ModuleType) -> None:
-    """None for no change, more for more, either way, and no more than twice."""
+    """None for no change, more for more, either way, and no more than twice; blur early, detail late."""
     scale = pack.bokeh_ops.host.sampling.trajectory.k_guidance
     for k0 in (0.0, 14.0, 28.0):
-        assert scale(k0, k0) == 1
+        assert scale(k0, k0, 1) == 1
         for further in (-1, 1):
-            found = [scale(k0, min(max(k0 + further * step, 0.0), 30.0)) for step in range(0, 31, 5)]
+            found = [scale(k0, min(max(k0 + further * step, 0.0), 30.0), 1) for step in range(0, 31, 5)]
             assert found == sorted(found)
             assert found[-1] <= 2
-    assert (scale(0, 28), scale(28, 0)) == (2, 1.5)
-    assert 1 < scale(28, 21) < scale(7, 0) < 1.5
+    assert (scale(0, 28, 1), scale(28, 0, 1)) == (2, 2)
+    assert 1 < scale(28, 21, 1) < scale(7, 0, 1) < 2
+    assert (scale(0, 28, 14), scale(28, 0, 14)) == (2, 1)
+    assert (scale(0, 28, 0.1), scale(28, 0, 0.1)) == (1, 2)
 
 
 def test_through_the_nodes(e: Edits, pack: ModuleType) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_management
+import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -87,15 +88,22 @@ def make_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
     return guider
 
 
+Scales = Callable[[float], Sequence[float]]
+"""Guidance scales of the rows of a batch, where the noise is so many times stronger than the picture."""
+
+
 class _GuidedK(comfy.samplers.CFGGuider):
     """``e(negative) + cfg (e(middle) - e(negative)) + scale (e(positive) - e(middle))``, a scale for every row."""
 
-    scale: Tensor
+    scales: Scales
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
     ) -> Tensor:
         options = model_options or {}
+        scales = self.scales(_noise_over_picture(self.inner_model, float(timestep.flatten()[0])))
+        if self.cfg == 1 and all(scale == 1 for scale in scales):
+            return super().predict_noise(x, timestep, options, seed)  # the same in half the time
         negative, middle, positive = (self.conds[name] for name in ("negative", "middle", "positive"))
         # As the host leaves out what a scale of 1 makes nothing of.
         needed = not math.isclose(self.cfg, 1.0) or options.get("disable_cfg1_optimization", False)
@@ -113,8 +121,13 @@ class _GuidedK(comfy.samplers.CFGGuider):
             cond=middle,
             uncond=negative,
         )
-        scale = self.scale.to(x).reshape(-1, *[1] * (x.ndim - 1))
-        return guided + (of_positive - of_middle) * scale
+        return guided + (of_positive - of_middle) * x.new_tensor(scales).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _noise_over_picture(model: Any, level: float) -> float:
+    """What a host's noise level says, in one scale for all models."""
+    straight = isinstance(model.model_sampling, comfy.model_sampling.CONST)
+    return level / max(1 - level, 1e-6) if straight else level
 
 
 def can_guide_k(guider: Any) -> bool:
@@ -123,14 +136,14 @@ def can_guide_k(guider: Any) -> bool:
     return getattr(type(guider), "predict_noise", None) is comfy.samplers.CFGGuider.predict_noise
 
 
-def guide_k(guider: Any, scale: Sequence[float], base_k: float | None = None) -> Any:
+def guide_k(guider: Any, scales: Scales, base_k: float | None = None) -> Any:
     """A guider like ``guider`` that has a scale of its own for K (ours; the paper guides K and prompt together).
 
     ``e(negative) + cfg (e(prompt, -30) - e(negative)) + scale (e(prompt, K) - e(prompt, -30))``
 
     Args:
         guider: the host's BasicGuider or CFGGuider.
-        scale: of K alone, of every row.
+        scales: of K alone.
         base_k: in place of -30 there, such as the K of a photograph, of which only the difference is wanted.
 
     Raises:
@@ -138,11 +151,9 @@ def guide_k(guider: Any, scale: Sequence[float], base_k: float | None = None) ->
     """
     if not can_guide_k(guider):
         raise BokehError(
-            f"bokeh_guidance is {max(scale):g}, but the guider is a {type(guider).__name__}; expected BasicGuider or "
-            "CFGGuider. Set it to 0, or build K's guidance with DualCFGGuider."
+            f"bokeh_guidance is not 0, but the guider is a {type(guider).__name__}; expected BasicGuider or CFGGuider. "
+            "Set it to 0, or build K's guidance with DualCFGGuider."
         )
-    if guider.cfg == 1 and all(each == 1 for each in scale):
-        return guider  # which says the same in half the time
     positive = guider.original_conds["positive"]
     told = released_negative() if base_k is None else ToldCondition(Conditions.of_k([base_k]), follows=False)
     # The positive prompt told that nothing is blurred, or as blurred as it is, takes the place of a negative one.
@@ -159,7 +170,7 @@ def guide_k(guider: Any, scale: Sequence[float], base_k: float | None = None) ->
     negative = guider.original_conds.get("negative", positive)
     made.original_conds = {"positive": positive, "middle": middle, "negative": negative}
     made.set_cfg(guider.cfg)
-    made.scale = torch.tensor(list(scale))
+    made.scales = scales
     return made
 
 
@@ -375,9 +386,11 @@ def _sample_group(
     if way is not None:
         sampler = follow(sampler, rows, way, [each == sweep.pivot_k for each in k], residual, sweep.subject)
     if bokeh_guidance is not None:
-        guider = guide_k(guider, [bokeh_guidance] * len(k), None if trajectory is None else trajectory.k)
+        fixed = [bokeh_guidance] * len(k)
+        guider = guide_k(guider, lambda noise: fixed, None if trajectory is None else trajectory.k)
     elif trajectory is not None and can_guide_k(guider):
-        guider = guide_k(guider, [k_guidance(trajectory.k, each) for each in k], trajectory.k)
+        photo_k = trajectory.k
+        guider = guide_k(guider, lambda noise: [k_guidance(photo_k, each, noise) for each in k], photo_k)
     guider = prepare_guider(guider, rows, k, sigmas, grounded_steps, sweep, node_id)
     out = guider.sample(
         rows.tile(initial),

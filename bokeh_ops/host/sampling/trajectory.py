@@ -34,15 +34,25 @@ _VISIBLE = 7.0
 """K from which on blur is plain to see; changes of K count relative to what is there."""
 
 
-def k_guidance(photo_k: float, k: float) -> float:
-    """The guidance scale of K by which a photograph is edited: from 1 for no change to 2 for much more blur, and to 1.5
-    for much less.
+_SETTLED, _INVENTED = 0.4, 1.5
+"""Noise over picture: below the first, what blur takes away is settled; below the second, detail comes."""
 
-    Without any, edits are too weak, and the more so the farther they go; with more, detail that has to be invented
-    comes out too hard. Found on scenes of the small world (docs/world.md).
+
+def k_guidance(photo_k: float, k: float, noise: float) -> float:
+    """The guidance scale of K by which a photograph is edited: from 1 for no change to 2 for a large one.
+
+    Without any, edits are too weak, and the more so the farther they go. Blur is guided until its forms are settled,
+    detail from where it comes: guided before, it comes out too hard. Found on scenes of the small world
+    (docs/world.md); guidance in an interval is Kynkaanniemi et al.'s (NeurIPS 2024).
+
+    Args:
+        photo_k: K of the photograph.
+        k: to give it.
+        noise: how many times stronger than the picture.
     """
     apart = math.log((max(k, 0.0) + _VISIBLE) / (max(photo_k, 0.0) + _VISIBLE))
-    return 1 + min(apart, 1.0) if apart > 0 else 1 + min(-apart, 1.0) / 2
+    acts = noise >= _SETTLED if apart > 0 else noise <= _INVENTED
+    return 1 + min(abs(apart), 1.0) if acts else 1.0
 
 
 @dataclass(frozen=True)
