@@ -186,9 +186,10 @@ def test_edits_are_measured_against_true_renders(
     from bokeh_ops.host.adapter.apply import apply_adapter
     from trainer.world import edit
 
-    assert {way.method for way in edit.ways().values()} == {"none", "again", "sdedit", "flowedit", "inverted"}
+    methods = ("again", "sdedit", "flowedit", "inverted", "retextured", "true")
+    assert {way.method for way in edit.ways().values()} == {"none", *methods}
     chosen = {"no edit": edit.Edit("none")}
-    for method in ("again", "sdedit", "flowedit", "inverted"):
+    for method in methods:
         chosen[method] = edit.Edit(method, strength=0.5, steps=2, corrections=0, subject=method == "inverted")
     patcher = apply_adapter(base.patcher, adapter(base))
     table = edit.measure(base, patcher, held_out(2), chosen, None, tmp_path)
@@ -197,7 +198,12 @@ def test_edits_are_measured_against_true_renders(
         assert set(found) == {*cells, *(f"{k0:g} -> all" for k0 in edit.FROM)}
         for cell in cells:
             same = cell in ("0 -> 0", "14 -> 14", "28 -> 28")
-            exact = name in ("no edit", "flowedit", "inverted")  # K of the photograph changes nothing there
+            exact = name in (
+                "no edit",
+                "flowedit",
+                "inverted",
+                "retextured",
+            )  # K of the photograph changes nothing there
             assert (found[cell]["psnr"].mean > 60) == (same and exact), (name, cell)
             if same and exact:
                 assert found[cell]["focus"].mean == pytest.approx(1, abs=1e-3), (name, cell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from trainer.data.pairs import render_set
 from trainer.data.sample import Sample
 from trainer.world.paint import SIDE, paint
 from trainer.world.scene import Scene, caption, draw_scene
+
+_TEXTURES = 5_000_000
+"""Seeds from one texture of a scene to the next, more than there are scenes."""
 
 
 def scene_sample(scene: Scene) -> Sample:
@@ -69,11 +73,17 @@ def write_dataset(folder: Path, photographs: int, sharp: int, first: int = 0) ->
     return folder
 
 
-def scene_sweep(seed: int, ks: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def scene_sweep(seed: int, ks: Sequence[float], texture: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """One scene at several K (counted at 512 pixels): the reference of a sweep.
+
+    Args:
+        seed: of the scene.
+        ks: to render it at.
+        texture: another number, and the same scene has other grass, leaves and bricks.
 
     Returns:
         uint8 ``[len(ks), S, S, 3]``, and the mask of what is in focus, 0..1, ``[S, S]``.
     """
-    sample = scene_sample(draw_scene(seed, sharp=True))
+    scene = draw_scene(seed, sharp=True)
+    sample = scene_sample(replace(scene, seed=seed + texture * _TEXTURES))
     return render_set(sample, [float(k_at_width(k, SIDE)) for k in ks]), sample.mask

@@ -7,8 +7,9 @@ after the codec's round trip, since no edit can be better than that.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ class Edit:
         steps, sampler, scheduler: of both.
     """
 
-    method: Literal["none", "again", "sdedit", "flowedit", "inverted"] = "inverted"
+    method: Literal["none", "retextured", "true", "again", "sdedit", "flowedit", "inverted"] = "inverted"
     strength: float = 1.0
     grounding: float = 0.6
     residual: bool = True
@@ -84,6 +85,8 @@ def ways() -> dict[str, Edit]:
     guided = replace(usual, guidance=None)
     found["the same, K guidance"] = guided
     found["the same, K guidance, subject"] = replace(guided, subject=True)
+    found["another texture"] = Edit("retextured")
+    found["SDEdit of the true picture"] = Edit("true", 0.45)  # from where detail comes
     return found
 
 
@@ -115,14 +118,27 @@ class Photographs:
         captions = [caption(draw_scene(seed)) for seed in seeds]
         self.positive = prompts(model, captions, per_row=False)
         self.negative = prompts(model, [""] * len(seeds), per_row=False)
-        self._inverted: dict[Any, Any] = {}
+        self._kept: dict[Any, Any] = {}
+
+    @cached_property
+    def others(self) -> dict[float, Tensor]:
+        """The same scenes with another texture, by K, ``[P, S, S, 3]``."""
+        made = [scene_sweep(seed, KS, texture=1)[0] for seed in self.seeds]
+        return {
+            k: torch.stack([torch.from_numpy(each[i]) for each in made]).float() / 255
+            for i, k in enumerate(KS)
+        }
 
     def trajectory(self, k0: float, way: Edit) -> Any:
         """Of the photographs at ``k0``: inverted, or from noise straight to them, another noise at every level."""
         key = (k0, way.method, way.steps, way.scheduler, way.corrections)
-        if key not in self._inverted:
-            self._inverted[key] = self._follow(k0, way)
-        return self._inverted[key]
+        return self.kept(key, lambda: self._follow(k0, way))
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What ``make`` makes, made once."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def _follow(self, k0: float, way: Edit) -> Any:
         from bokeh_ops.host.sampling.grounded import make_guider, make_sigmas
@@ -147,19 +163,33 @@ class Photographs:
 @torch.no_grad()
 def edited(photographs: Photographs, k0: float, way: Edit) -> Tensor:
     """Pictures ``[len(KS), P, S, S, 3]`` of photographs at ``k0``, edited to every K."""
+    model = photographs.model
+    if way.method == "none":
+        return photographs.pictures[k0].expand(len(KS), *photographs.pictures[k0].shape)
+    if way.method == "retextured":
+        unseen = photographs.true[k0] - photographs.others[k0]
+        made = [(photographs.others[k] + unseen).clamp(0, 1) for k in KS]
+        return torch.stack([model.decode(model.encode_images(pictures)) for pictures in made])
+    if way.method == "true":
+        return photographs.kept(
+            way, lambda: torch.cat([_sampled(photographs, photographs.latents[k], k, (k,), way) for k in KS])
+        )
+    return _sampled(photographs, photographs.latents[k0], k0, KS, way)
+
+
+def _sampled(
+    photographs: Photographs, samples: Tensor, k0: float, ks: tuple[float, ...], way: Edit
+) -> Tensor:
+    """Pictures ``[len(ks), P, S, S, 3]`` that the model makes of latents at ``k0``."""
     from bokeh_ops.host.sampling.grounded import Sweep
     from bokeh_ops.host.sampling.sweep import sample_sweep
 
-    samples = photographs.latents[k0]
-    pictures = len(samples)
-    if way.method == "none":
-        return photographs.pictures[k0].expand(len(KS), *photographs.pictures[k0].shape)
     strength = way.strength if way.method != "again" else 1.0
     trajectory = photographs.trajectory(k0, way) if way.method in ("inverted", "flowedit") else None
     steps = round(way.steps * strength)
     sweep = Sweep(
         k0,
-        KS,
+        ks,
         grounding_steps=round(way.grounding * steps) if trajectory is not None else 0,
         subject=photographs.masks if way.subject else None,
     )
@@ -179,7 +209,7 @@ def edited(photographs: Photographs, k0: float, way: Edit) -> Tensor:
         trajectory=trajectory,
         residual=way.residual,
     )
-    return photographs.model.decode(targets["samples"]).unflatten(0, (len(KS), pictures))
+    return photographs.model.decode(targets["samples"]).unflatten(0, (len(ks), len(samples)))
 
 
 Values = dict[str, dict[str, float]]
