@@ -275,6 +275,21 @@ def grounded_sample(
     else:
         way, initial = trajectory.way(guider, samples, sigmas), torch.zeros_like(samples)
         sweep = replace(sweep, pivot_k=trajectory.k)
+    run = _Run(
+        guider,
+        sampler,
+        sigmas,
+        latent,
+        initial,
+        seed,
+        sweep,
+        grounded_steps,
+        node_id,
+        bokeh_guidance,
+        trajectory,
+        way,
+        residual,
+    )
     rows_per_batch = sweep.rows_per_batch
     pivot: Tensor | None = None
     done: list[Tensor] = []
@@ -286,23 +301,7 @@ def grounded_sample(
         short: str | None = None
         out: Tensor | None = None
         try:
-            out = _sample_group(
-                guider,
-                sampler,
-                sigmas,
-                latent,
-                initial,
-                seed,
-                sweep,
-                group,
-                grounded_steps,
-                callback,
-                node_id,
-                bokeh_guidance,
-                trajectory,
-                way,
-                residual,
-            )
+            out = run.sample(group, callback)
         except Exception as error:
             if not out_of_memory(error) or len(group) == 1:
                 raise
@@ -362,47 +361,57 @@ def _result(latent: dict[str, Any], samples: Tensor, sweep: Sweep) -> dict[str, 
     return result
 
 
-def _sample_group(
-    guider: Any,
-    sampler: Any,
-    sigmas: Tensor,
-    latent: dict[str, Any],
-    initial: Tensor,
-    seed: int,
-    sweep: Sweep,
-    group: Sequence[float],
-    grounded_steps: int,
-    callback: Callable[..., None],
-    node_id: str | None,
-    bokeh_guidance: float | None,
-    trajectory: Trajectory | None,
-    way: Tensor | None,
-    residual: bool,
-) -> Tensor:
-    samples = latent["samples"]
-    rows = SweepRows(samples.shape[0], len(group))
-    k = rows.per_row(sweep.pivot_k, group)
-    sampler = share_noise(sampler, rows)
-    if way is not None:
-        sampler = follow(sampler, rows, way, [each == sweep.pivot_k for each in k], residual, sweep.subject)
-    if bokeh_guidance is not None:
-        fixed = [bokeh_guidance] * len(k)
-        guider = guide_k(guider, lambda noise: fixed, None if trajectory is None else trajectory.k)
-    elif trajectory is not None and can_guide_k(guider):
-        photo_k = trajectory.k
-        guider = guide_k(guider, lambda noise: [k_guidance(photo_k, each, noise) for each in k], photo_k)
-    guider = prepare_guider(guider, rows, k, sigmas, grounded_steps, sweep, node_id)
-    out = guider.sample(
-        rows.tile(initial),
-        rows.tile(samples),
-        sampler,
-        sigmas,
-        denoise_mask=latent.get("noise_mask"),
-        callback=callback,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
-    return out.to(comfy.model_management.intermediate_device())
+@dataclass(frozen=True)
+class _Run:
+    """What all groups of targets of one run share, as :func:`grounded_sample` takes it."""
+
+    guider: Any
+    sampler: Any
+    sigmas: Tensor
+    latent: dict[str, Any]
+    initial: Tensor
+    seed: int
+    sweep: Sweep
+    grounded_steps: int
+    node_id: str | None
+    bokeh_guidance: float | None
+    trajectory: Trajectory | None
+    way: Tensor | None
+    residual: bool
+
+    def sample(self, group: Sequence[float], callback: Callable[..., None]) -> Tensor:
+        """The pivots and the targets of some K."""
+        samples, pivot_k = self.latent["samples"], self.sweep.pivot_k
+        rows = SweepRows(samples.shape[0], len(group))
+        k = rows.per_row(pivot_k, group)
+        sampler = share_noise(self.sampler, rows)
+        if self.way is not None:
+            same = [each == pivot_k for each in k]
+            sampler = follow(sampler, rows, self.way, same, self.residual, self.sweep.subject)
+        guider = prepare_guider(
+            self._guided(k), rows, k, self.sigmas, self.grounded_steps, self.sweep, self.node_id
+        )
+        out = guider.sample(
+            rows.tile(self.initial),
+            rows.tile(samples),
+            sampler,
+            self.sigmas,
+            denoise_mask=self.latent.get("noise_mask"),
+            callback=callback,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=self.seed,
+        )
+        return out.to(comfy.model_management.intermediate_device())
+
+    def _guided(self, k: Sequence[float]) -> Any:
+        """The guider, with a scale for the K of every row where there is one."""
+        photo_k = None if self.trajectory is None else self.trajectory.k
+        fixed = self.bokeh_guidance
+        if fixed is not None:
+            return guide_k(self.guider, lambda noise: [fixed] * len(k), photo_k)
+        if photo_k is None or not can_guide_k(self.guider):
+            return self.guider
+        return guide_k(self.guider, lambda noise: [k_guidance(photo_k, each, noise) for each in k], photo_k)
 
 
 def prepare_guider(
