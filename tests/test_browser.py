@@ -214,7 +214,7 @@ def check_sizes(page: Browser) -> None:
     assert tight == []
 
 
-@pytest.mark.parametrize("name", ["colour_match", "first_lens_blur", "portrait_whole_subject"])
+@pytest.mark.parametrize("name", ["first_lens_blur", "portrait_whole_subject"])
 def test_run_makes_pictures_and_shows_them(page: Browser, name: str) -> None:
     open_template(page, name)
     page.click("[data-testid=queue-button] button, button[data-testid=queue-button]")
