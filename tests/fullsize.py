@@ -288,7 +288,7 @@ def _write(
     metadata: dict[str, str] | None = None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(random_weights(shapes, dtype)), path, metadata=metadata)
+    save_file(dict(_weights(shapes, dtype)), path, metadata=metadata)
 
 
 _POOL = 4_000_037  # a prime, so that the rows of a matrix do not repeat
@@ -300,7 +300,7 @@ def _pool(mean: float, deviation: float, dtype: torch.dtype) -> Tensor:
     return (mean + deviation * values).to(dtype)
 
 
-def random_weights(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _weights(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Weights that keep features near 1 in size through any number of layers, the same on every machine.
 
     A pool of normal numbers is read over and over, from another place for each tensor: a thousand million
