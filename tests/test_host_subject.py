@@ -188,10 +188,11 @@ def test_k_has_a_guidance_scale_of_its_own(pack: ModuleType, s: Sampling) -> Non
     other = type("Guider_Basic", (CFGGuiders,), {"set_conds": type(basic).set_conds})(s.model)
     other.set_conds(s.positive)
     assert torch.equal(s.advanced(other, bokeh_guidance=2.5)[1]["samples"], scaled["samples"])
-    with pytest.raises(
-        pack.bokeh_ops.errors.BokehError, match="the guider is a Guider_DualCFG; expected BasicGuider"
-    ):
+    refused = pack.bokeh_ops.errors.BokehError
+    with pytest.raises(refused, match=r"is 2\.5, but the guider is a Guider_DualCFG; expected BasicGuider"):
         s.advanced(guider, bokeh_guidance=2.5)
+    with pytest.raises(refused, match="bokeh_guidance is nan; give a finite scale"):  # as a link may bring it
+        s.grounded(bokeh_guidance=float("nan"))
 
 
 def test_much_cfg_of_flux_is_said(s: Sampling, said: Any, kind: str) -> None:

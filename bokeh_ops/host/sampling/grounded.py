@@ -151,8 +151,8 @@ def guide_k(guider: Any, scales: Scales, base_k: float | None = None) -> Any:
     """
     if not can_guide_k(guider):
         raise BokehError(
-            f"bokeh_guidance is not 0, but the guider is a {type(guider).__name__}; expected BasicGuider or CFGGuider. "
-            "Set it to 0, or build K's guidance with DualCFGGuider."
+            f"bokeh_guidance is {max(scales(1.0)):g}, but the guider is a {type(guider).__name__}; expected "
+            "BasicGuider or CFGGuider. Set it to 0, or build K's guidance with DualCFGGuider."
         )
     positive = guider.original_conds["positive"]
     told = released_negative() if base_k is None else ToldCondition(Conditions.of_k([base_k]), follows=False)
@@ -221,7 +221,8 @@ def grounded_sample(
         The pivots' LATENT ``[P, ...]`` and the targets' ``[N * P, ...]``, all pictures of the first K first.
 
     Raises:
-        BokehError: an empty latent, more grounding steps than steps, a model or sampler that cannot be grounded.
+        BokehError: an empty latent, more grounding steps than steps, a scale that is not finite, a model or sampler
+            that cannot be grounded.
     """
     patcher = guider.model_patcher
     samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
@@ -232,6 +233,10 @@ def grounded_sample(
         raise BokehError("The latent batch is empty; give at least one picture.")
     steps = max(sigmas.shape[-1] - 1, 0)
     grounded_steps = resolve_grounding_steps(sweep.grounding_steps, steps)
+    if bokeh_guidance is not None and not math.isfinite(bokeh_guidance):
+        raise BokehError(
+            f"bokeh_guidance is {bokeh_guidance}; give a finite scale, such as 2, or 0 for none of its own."
+        )
     if grounded_steps and float(sigmas[0]) <= float(sigmas[-1]):
         raise BokehError(
             f"The sigmas rise from {float(sigmas[0]):.4g} to {float(sigmas[-1]):.4g}, which adds noise; only "
@@ -276,19 +281,19 @@ def grounded_sample(
         way, initial = trajectory.way(guider, samples, sigmas), torch.zeros_like(samples)
         sweep = replace(sweep, pivot_k=trajectory.k)
     run = _Run(
-        guider,
-        sampler,
-        sigmas,
-        latent,
-        initial,
-        seed,
-        sweep,
-        grounded_steps,
-        node_id,
-        bokeh_guidance,
-        trajectory,
-        way,
-        residual,
+        guider=guider,
+        sampler=sampler,
+        sigmas=sigmas,
+        latent=latent,
+        initial=initial,
+        seed=seed,
+        sweep=sweep,
+        grounded_steps=grounded_steps,
+        node_id=node_id,
+        bokeh_guidance=bokeh_guidance,
+        trajectory=trajectory,
+        way=way,
+        residual=residual,
     )
     rows_per_batch = sweep.rows_per_batch
     pivot: Tensor | None = None
