@@ -19,9 +19,8 @@ def written(comfy_server: ComfyServer, tmp_path_factory: pytest.TempPathFactory)
     fewer = [folder / path.name for path in demo.WORKFLOWS]
     for path, short in zip(demo.WORKFLOWS, fewer, strict=True):
         text = path.read_text(encoding="utf-8").replace("0, 4, 8, 12, 18, 28", "0, 8, 28")  # half the time
-        short.write_text(
-            text.replace("[14.0, 30, 1.0", "[14.0, 15, 1.0").replace('"fixed", 30', '"fixed", 15')
-        )
+        text = text.replace("[14.0, 30, 1.0", "[14.0, 15, 1.0").replace('"fixed", 30', '"fixed", 15')
+        short.write_text(text, encoding="utf-8")
     paths = demo.run(comfy_server, tmp_path_factory.mktemp("output"), fewer)
     return {path.name: path for path in paths}
 

@@ -225,7 +225,7 @@ def check_survives_an_interrupt(server: ComfyServer, grounded: Prompt, single: P
     assert same_bits(plain_after, plain)
 
 
-@pytest.mark.slow  # as of the interrupt below
+@pytest.mark.slow  # that of FLUX below is the same, and faster
 def test_sd15_obeys_k(server: ComfyServer, shipped: dict[str, Prompt]) -> None:
     check_obeys_k(server, shipped["single_k_sd15"])
 

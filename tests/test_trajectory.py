@@ -290,12 +290,12 @@ def test_guidance_of_k_counts_from_the_photographs(e: Edits) -> None:
 
     once = change(1.0)
     assert relative(change(2.0), 2 * once) < 1e-4
-    noise = {4: 0.5, 16: 0.5 / (1 - 0.5)}[
-        e.photograph["samples"].shape[1]
-    ]  # over picture; FLUX fades from one to it
-    scales = torch.tensor(
-        [e.host.trajectory.k_guidance(K0, k, noise) for k in (20.0, 3.0)]
-    ).repeat_interleave(2)
+    level = float(two_levels[0])
+    noise = (
+        level / (1 - level) if e.photograph["samples"].shape[1] == 16 else level
+    )  # FLUX mixes it with the picture
+    found = [e.host.trajectory.k_guidance(K0, k, noise) for k in (20.0, 3.0)]
+    scales = torch.tensor(found).repeat_interleave(2)
     assert scales.min() > 1.2
     assert relative(change(None), scales.reshape(-1, 1, 1, 1) * once) < 1e-4
 

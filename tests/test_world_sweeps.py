@@ -198,11 +198,8 @@ def test_edits_are_measured_against_true_renders(
         assert set(found) == {*cells, *(f"{k0:g} -> all" for k0 in edit.FROM)}
         for cell in cells:
             k0, k1 = map(float, cell.split(" -> "))
-            exact = k1 == k0 and name in (
-                "no edit",
-                "flowedit",
-                "inverted",
-            )  # K of the photograph changes nothing
+            # K of the photograph changes nothing.
+            exact = k1 == k0 and name in ("no edit", "flowedit", "inverted")
             exact |= k1 >= k0 and name == "retextured"  # which knows all, and has nothing to invent
             assert (found[cell]["psnr"].mean > 60) == exact, (name, cell)
             if exact:

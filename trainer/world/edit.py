@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,10 +109,7 @@ class Photographs:
         made = [scene_sweep(seed, KS) for seed in seeds]
         self.model, self.patcher, self.seeds = model, patcher, seeds
         self.masks = torch.stack([torch.from_numpy(mask) for _, mask in made]).float()
-        self.true = {
-            k: torch.stack([torch.from_numpy(pictures[i]) for pictures, _ in made]).float() / 255
-            for i, k in enumerate(KS)
-        }
+        self.true = _by_k([pictures for pictures, _ in made])
         self.latents = {k: model.encode_images(pictures) for k, pictures in self.true.items()}
         self.pictures = {k: model.decode(latents) for k, latents in self.latents.items()}
         captions = [caption(draw_scene(seed)) for seed in seeds]
@@ -122,11 +120,7 @@ class Photographs:
     @cached_property
     def others(self) -> dict[float, Tensor]:
         """The same scenes with another texture, by K, ``[P, S, S, 3]``."""
-        made = [scene_sweep(seed, KS, texture=1)[0] for seed in self.seeds]
-        return {
-            k: torch.stack([torch.from_numpy(each[i]) for each in made]).float() / 255
-            for i, k in enumerate(KS)
-        }
+        return _by_k([scene_sweep(seed, KS, texture=1)[0] for seed in self.seeds])
 
     def trajectory(self, k0: float, way: Edit) -> Any:
         """Of the photographs at ``k0``: inverted, or from noise straight to them, another noise at every level."""
@@ -159,6 +153,13 @@ class Photographs:
         return Trajectory(torch.stack(made), sigmas.cpu().float(), k0, Identity.of(guider))
 
 
+def _by_k(made: Sequence[np.ndarray]) -> dict[float, Tensor]:
+    """Sweeps of scenes as pictures by K, ``[P, S, S, 3]``."""
+    return {
+        k: torch.stack([torch.from_numpy(each[i]) for each in made]).float() / 255 for i, k in enumerate(KS)
+    }
+
+
 @torch.no_grad()
 def edited(photographs: Photographs, k0: float, way: Edit) -> Tensor:
     """Pictures ``[len(KS), P, S, S, 3]`` of photographs at ``k0``, edited to every K."""
@@ -183,9 +184,8 @@ def _sampled(
     from bokeh_ops.host.sampling.grounded import Sweep
     from bokeh_ops.host.sampling.sweep import sample_sweep
 
-    strength = way.strength if way.method != "again" else 1.0
     trajectory = photographs.trajectory(k0, way) if way.method in ("inverted", "flowedit") else None
-    steps = round(way.steps * strength)
+    steps = round(way.steps * way.strength)
     sweep = Sweep(
         k0,
         ks,
@@ -203,7 +203,7 @@ def _sampled(
         way.sampler,
         way.scheduler,
         sweep,
-        strength,
+        way.strength,
         way.guidance,
         trajectory=trajectory,
         residual=way.residual,
