@@ -13,6 +13,7 @@ class BokehExtension(ComfyExtension):
         from .colour import LabColorMatch
         from .demo import LoadBokehDemoModel, LoadBokehDemoPhotograph
         from .depth import BokehLoadDepth
+        from .diffusion_lens import LoadDiffusionLens
         from .estimate import BokehDepthFromGeometry, BokehEstimateDepth
         from .from_photo import BokehFromPhoto
         from .invert import BokehInvert
@@ -31,6 +32,7 @@ class BokehExtension(ComfyExtension):
             BokehInvert,
             LabColorMatch,
             BokehMeRender,
+            LoadDiffusionLens,
             BokehDefocusViews,
             BokehAperture,
             BokehFocus,

@@ -15,6 +15,7 @@ from ..bokeh_ops.render import Aperture
 ApertureType = io.Custom("BOKEH_APERTURE")
 DepthType = io.Custom("BOKEH_DEPTH")
 FocusType = io.Custom("BOKEH_FOCUS")
+LensType = io.Custom("BOKEH_LENS")
 
 _SHOWN = 96.0  # blur radius in pixels at which the shape is drawn
 

@@ -21,12 +21,12 @@ from ..bokeh_ops.host.folders.renderers import load_renderer
 from ..bokeh_ops.host.memory import within_memory
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.numbers import parse_values
-from ..bokeh_ops.render import DEFAULT_MODEL, MODELS, Aperture, Lens, render_series
+from ..bokeh_ops.render import DEFAULT_MODEL, MODELS, Aperture, Lens, LensModel, render_series
 from ..bokeh_ops.render.contract import USUAL_RECOVERY, largest_radius
 from ..bokeh_ops.render.transfer import TRANSFERS, from_light
 from .adapter import k_slider
 from .depth import range_ends, reading_inputs
-from .lens import ApertureType, DepthType, FocusType
+from .lens import ApertureType, DepthType, FocusType, LensType
 
 AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"
 BOKEHME = "bokehme"
@@ -203,6 +203,11 @@ class BokehMeRender(io.ComfyNode):
                     "K below it changes nothing. 0 for a picture that is sharp everywhere.",
                     optional=True,
                 ),
+                LensType.Input(
+                    "lens",
+                    optional=True,
+                    tooltip="A lens model from elsewhere, such as Load Diffusion Lens. It takes the place of model.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -252,6 +257,7 @@ class BokehMeRender(io.ComfyNode):
         depth_white: float = 1.0,
         f_number: float = 0.0,
         photo_bokeh: float = 0.0,
+        lens: LensModel | None = None,
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
 
@@ -271,7 +277,7 @@ class BokehMeRender(io.ComfyNode):
                 present=photo_bokeh,
             )
         )
-        renderer = within_memory(load_renderer() if model == BOKEHME else model, notice)
+        renderer = within_memory(lens or (load_renderer() if model == BOKEHME else model), notice)
         device = comfy.model_management.get_torch_device()
 
         def stop(*_: int) -> None:
@@ -307,8 +313,10 @@ class BokehMeRender(io.ComfyNode):
             shown_on(comfy.utils.ProgressBar(1)),
             ALIGNED,
         )
-        if model not in RECOVERS and gamma != 1 and highlight_recovery not in (0.0, USUAL_RECOVERY):
-            notice(f"highlight_recovery is not looked at: the lens model {model!r} recovers no highlights.")
+        recovers = lens is None and model in RECOVERS
+        if not recovers and gamma != 1 and highlight_recovery not in (0.0, USUAL_RECOVERY):
+            name = f"{model!r}" if lens is None else "that is linked"
+            notice(f"highlight_recovery is not looked at: the lens model {name} recovers no highlights.")
         if focus is not None and focus.mask is not None and focus_mask is not None:
             notice("focus_mask is not looked at, because the focus that is linked has a mask of its own.")
         if focus is None:

@@ -1,7 +1,8 @@
-"""Golden directories of either format, run through the real nodes on a real host model.
+"""Golden directories of the three formats, run through the real nodes on a real host model.
 
 A directory holds a small random base model, a random adapter and the outputs that somebody else's code computed.
-``unet_config.json`` marks the SD1.5 format, ``flux_config.json`` the FLUX format.
+``flux_config.json`` marks the FLUX format, ``unet_config.json`` the SD1.5 format, ``pytorch_lora_weights.safetensors``
+beside that the one of the diffusion lens (:mod:`tests.golden_lens`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -42,12 +43,26 @@ class Golden:
     io: dict[str, Tensor]
     device: torch.device
 
+    known: ClassVar[tuple[str, ...]] = CASES
+    """Outputs that can be tried."""
+    inputs: ClassVar[tuple[str, ...]] = INPUTS
+
     def cases(self) -> list[str]:
-        return [case for case in CASES if case in self.io]
+        return [case for case in self.known if case in self.io]
 
     def untried(self) -> list[str]:
         """Tensors of ``io.safetensors`` that nothing here reads: outputs of unknown cases, or their inputs."""
-        return sorted(set(self.io) - {*CASES, *INPUTS})
+        return sorted(set(self.io) - {*self.known, *self.inputs})
+
+    def run(self, pack: ModuleType, case: str) -> Tensor:
+        return run(self, pack, case)
+
+
+def format_of(folder: Path) -> type[Golden]:
+    """The format of a directory."""
+    from tests.golden_lens import LORA, LensGolden
+
+    return LensGolden if (Path(folder) / LORA).is_file() else Golden
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Golden:
@@ -59,7 +74,9 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     if (folder / "flux_config.json").is_file():
         kind, model = "flux", flux_model(json.loads((folder / "flux_config.json").read_text()), dtype, where)
     elif (folder / "unet_config.json").is_file():
-        kind, model = "sd15", unet_model(json.loads((folder / "unet_config.json").read_text()), dtype, where)
+        config = json.loads((folder / "unet_config.json").read_text())
+        sdxl = "adm_in_channels" in config
+        kind, model = "sdxl" if sdxl else "sd15", (sdxl_model if sdxl else unet_model)(config, dtype, where)
     else:
         raise FileNotFoundError(f"{folder} has neither flux_config.json nor unet_config.json")
     network = model.model.diffusion_model
@@ -69,7 +86,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") 
     missing, unexpected = network.load_state_dict(weights, strict=False)
     assert not missing, f"base.safetensors lacks {missing[:3]}"
     assert not unexpected, f"base.safetensors has {unexpected[:3]}"
-    return Golden(folder, kind, model, load_file(folder / "io.safetensors"), where)
+    return format_of(folder)(folder, kind, model, load_file(folder / "io.safetensors"), where)
 
 
 def flux_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
@@ -173,21 +190,21 @@ def run(golden: Golden, pack: ModuleType, case: str) -> Tensor:
 
 
 @contextmanager
-def adapter_folder(folder: Path) -> Iterator[None]:
-    """``models/bokeh`` of the host is ``folder`` for a while."""
+def adapter_folder(folder: Path, name: str = "bokeh") -> Iterator[None]:
+    """``models/bokeh`` of the host, or another folder there, is ``folder`` for a while."""
     import folder_paths
 
-    kept = folder_paths.folder_names_and_paths.get("bokeh")
-    folder_paths.folder_names_and_paths["bokeh"] = ([str(folder)], {".safetensors"})
-    folder_paths.filename_list_cache.pop("bokeh", None)
+    kept = folder_paths.folder_names_and_paths.get(name)
+    folder_paths.folder_names_and_paths[name] = ([str(folder)], {".safetensors"})
+    folder_paths.filename_list_cache.pop(name, None)
     try:
         yield
     finally:
-        folder_paths.filename_list_cache.pop("bokeh", None)
+        folder_paths.filename_list_cache.pop(name, None)
         if kept is None:
-            del folder_paths.folder_names_and_paths["bokeh"]
+            del folder_paths.folder_names_and_paths[name]
         else:
-            folder_paths.folder_names_and_paths["bokeh"] = kept
+            folder_paths.folder_names_and_paths[name] = kept
 
 
 @torch.no_grad()

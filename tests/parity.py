@@ -43,19 +43,22 @@ def compare(folder: Path, dtype: str, device: str, pack: ModuleType, bound: floa
 
     number = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     case = golden.load(folder, number, device)
-    errors = {
-        name: golden.relative_error(golden.run(case, pack, name), case.io[name]) for name in case.cases()
-    }
+    errors = {name: golden.relative_error(case.run(pack, name), case.io[name]) for name in case.cases()}
     if bound is None:
         bound = ELSEWHERE if dtype == "fp32" and device != "cpu" else BOUNDS[dtype]
-        bound += 0.0 if dtype == "fp32" else 1.25 * errors.get("out_base", 0.0)
+        bound += (
+            0.0 if dtype == "fp32" else 1.25 * max(errors.get(base, 0.0) for base in ("out_base", "eps_base"))
+        )
     return Parity(errors, bound, case.untried())
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="a golden directory of the SD1.5 or FLUX format"
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="a golden directory of the SD1.5, FLUX or diffusion lens format",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--device", default="cpu")
@@ -74,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             f"worst {found.worst:.3e} bound {found.bound:.2e} ({args.dtype}, {args.device})", file=sys.stderr
         )
     else:
-        print(f"nothing tried: known are {', '.join(golden.CASES)}", file=sys.stderr)
+        print(f"nothing tried: known are {', '.join(golden.format_of(args.folder).known)}", file=sys.stderr)
     if found.untried:
         print(f"not tried: {', '.join(found.untried)}", file=sys.stderr)
     return 0 if found.errors and not found.untried and found.worst <= found.bound else 1

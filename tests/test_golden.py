@@ -186,7 +186,7 @@ def test_the_command(shared: Path, repo: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "tried", "untried"),
-    [("bokehdiff_official", [], ["eps_base", "z0_pisa"]), ("genfocus_official", ["out_base"], ["out_lora"])],
+    [("genfocus_official", ["out_base"], ["out_lora"])],
 )
 def test_what_it_does_not_know_it_names_and_does_not_pass(
     shared: Path,

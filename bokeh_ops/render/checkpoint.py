@@ -14,7 +14,7 @@ import pickle
 import pickletools
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
             checkpoint with one under ``model`` or ``state_dict``, whatever is beside it.
 
     Returns:
-        Tensors on the CPU by name.
+        Tensors on the CPU by name. Where the file has dictionaries of tensors alone, such as one a module, names are
+        joined with dots.
 
     Raises:
         BokehError: no such file, neither of the formats, damaged, too large, or a pickle that names anything
@@ -143,10 +144,22 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
             break
     if not isinstance(found, dict):
         raise BokehError(f"{path} holds no dictionary of weights.")
-    tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)} or dict(
+        _leaves(found)
+    )
     if not tensors:
         raise BokehError(f"{path} holds no tensors, neither at its top nor under 'model' or 'state_dict'.")
     return tensors
+
+
+def _leaves(found: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of dictionaries in a dictionary, by their names joined with dots."""
+    for key, value in found.items():
+        if isinstance(value, dict):
+            for name, tensor in _leaves(value):
+                yield f"{key}.{name}", tensor
+        elif isinstance(value, Tensor):
+            yield str(key), value
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:

@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from tests.golden_lens import LORA
 from tests.host.setup import host_folder
 
 from .parts import golden_folders
@@ -75,7 +76,7 @@ def fill(folder: Path, limit: int = LIMIT) -> dict[str, int]:
     wanted["golden outputs"] = [
         (path, Path("shared") / "golden" / golden.name / path.name)
         for golden in golden_folders()
-        if (golden / "model.safetensors").is_file()
+        if any((golden / name).is_file() for name in ("model.safetensors", LORA))
         for path in sorted(golden.iterdir())
         if path.name != "base_diffusers.safetensors"  # the same weights again
     ]

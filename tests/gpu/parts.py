@@ -71,7 +71,7 @@ def golden_folders() -> list[Path]:
 
 def parity(setting: Setting) -> Cases:
     """Every golden directory in three precisions."""
-    from tests.golden import CASES
+    from tests.golden import format_of
     from tests.parity import DTYPES
     from tests.parity import compare as compared
 
@@ -91,7 +91,7 @@ def parity(setting: Setting) -> Cases:
 
     for folder in folders:
         with safe_open(folder / "io.safetensors", framework="pt") as file:
-            known = set(CASES) & set(file.keys())
+            known = set(format_of(folder).known) & set(file.keys())
         if not known:
             yield folder.name, nothing
         for dtype in DTYPES if known else ():

@@ -11,11 +11,45 @@ from pathlib import Path, PurePath
 from ...errors import BokehError
 from ...render import LensModel
 from ...render.bokehme import load_bokehme
+from .files import content_hash
 from .model_folder import ModelFolder
 
-FOLDER = ModelFolder("bokeh_renderers", {".safetensors", ".pth"})
+FOLDER = ModelFolder("bokeh_renderers", {".safetensors", ".pth", ".ckpt"})
 BOKEHME = ("arnet", "iunet")
 """The stems of the two files that BokehMe's networks come in; they lie in one folder."""
+
+
+NONE = "none"
+"""In place of the name of a file."""
+
+
+def weights_path(name: str) -> Path | None:
+    """The file behind a name; None for :data:`NONE`.
+
+    Raises:
+        BokehError: there is none of that name; the message names the folders searched.
+    """
+    if name == NONE:
+        return None
+    found = FOLDER.find(name)
+    if found is None:
+        raise BokehError(
+            f"No file {name!r}. Searched {', '.join(FOLDER.roots())} and found {', '.join(FOLDER.names()) or 'none'}. "
+            "Put the lens's files there, in a folder of their own, and press R to refresh."
+        )
+    return found
+
+
+def weights_hash(*names: str | None) -> str | float:
+    """Changes when the content of these files does, or of a ``config.json`` beside them.
+
+    Args:
+        names: None where one comes by a link: then the file is not known yet, and NaN makes the host look at it anew.
+    """
+    if None in names:
+        return float("nan")
+    paths = [path for name in names if name is not None and (path := weights_path(name)) is not None]
+    return content_hash(*paths, *(path.parent / "config.json" for path in paths))
 
 
 def bokehme_files() -> tuple[Path, Path]:

@@ -1,0 +1,220 @@
+"""Physics-inspired self-attention (PISA): attention in which light is spread over circles of confusion.
+
+Source: Zhu et al., "BokehDiff: Neural Lens Blur with One-Step Diffusion" (ICCV 2025), eqs. 3 to 9. A key is a source of
+light and a query a place on the sensor. Each key's weights are normalised over the queries, so that its light is
+conserved; queries outside its circle of confusion get none; and what stands in the way takes light out.
+
+Where the paper leaves a choice it is made as the released weights were trained: the soft edge of the circle (eq. 6; the
+sign of eq. S1 is opposite to it), and the disparity that a ray's places are counted from (:func:`visibility`).
+
+Shapes: ``R`` rows, ``H`` heads, ``N = h * w`` tokens, row by row, ``D`` features a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import BokehError
+
+SPAN = 51.2
+"""Units of distance between the first and the last token of the longer side."""
+HARDEST = 1e7
+"""Hardness of a circle's edge when it is not trained."""
+SEGMENTS = 7
+"""Places looked at along a ray."""
+NEAREST = 1e-3
+"""Disparities are kept this far from 0 and 1, where a ray has no direction."""
+
+_FINER = 3
+"""Blockers are looked up in a disparity map so many times finer than the tokens."""
+_AT_ONCE = 1 << 24
+"""Numbers of one piece of the attention matrix: 64 MB in single precision."""
+
+Grid = tuple[int, int]
+"""Rows and columns of tokens."""
+
+
+def units(pixels: Tensor, side: int) -> Tensor:
+    """Pixels of blur radius, or of distance, in PISA's unit: 10 pixels where the longer side has 512.
+
+    Args:
+        pixels: any shape.
+        side: the longer side of what the network sees at once, in pixels.
+    """
+    return pixels * (SPAN / side)
+
+
+@dataclass(frozen=True, eq=False)
+class Light:
+    """What the attention is told of a scene.
+
+    Attributes:
+        disparity: ``[R, 1, H, W]``, 0 farthest to 1 nearest.
+        radius: of the circle of confusion, ``[R, 1, H, W]``, in :func:`units`, at least 0.
+        occlusion: whether what stands in the way takes light out (eqs. 7 to 9).
+        hardness: of the circle's edge, above 1; training raises it.
+        segments: places looked at along a ray.
+
+    Raises:
+        BokehError: maps of other shapes, or values out of range.
+    """
+
+    disparity: Tensor
+    radius: Tensor
+    occlusion: bool = True
+    hardness: float = HARDEST
+    segments: int = SEGMENTS
+    _known: dict[tuple[Grid, torch.device], Tensor | None] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.disparity.shape)
+        if len(shape) != 4 or shape[1] != 1 or tuple(self.radius.shape) != shape:
+            raise BokehError(
+                f"The disparity is {shape} and the blur radius {tuple(self.radius.shape)}; expected both [R, 1, H, W]."
+            )
+        low, high = self.disparity.aminmax()
+        if not (float(low) >= 0 and float(high) <= 1):  # NaN is neither
+            raise BokehError(
+                f"The disparity runs from {float(low):g} to {float(high):g}; expected 0 (farthest) to 1 (nearest)."
+            )
+        if not (bool(torch.isfinite(self.radius).all()) and float(self.radius.min()) >= 0):
+            raise BokehError("The blur radius has values that are below 0, infinite or NaN.")
+        if not self.hardness > 1 or self.segments < 1:
+            raise BokehError(
+                f"The hardness is {self.hardness} and a ray has {self.segments} places; expected above 1, and at "
+                "least 1."
+            )
+
+    def on(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Radius ``[R, N]`` of each token's circle, and who sees whom ``[R, N, N]`` (None: everybody)."""
+        at = grid, device
+        if at not in self._known:
+            self._known[at] = (
+                visibility(self.disparity.to(device), grid, self.segments) if self.occlusion else None
+            )
+        return resized(self.radius.to(device), grid).flatten(1), self._known[at]
+
+
+def resized(maps: Tensor, grid: Grid) -> Tensor:
+    """Maps ``[R, 1, H, W]`` at another size, in single precision or better."""
+    work = torch.promote_types(maps.dtype, torch.float32)
+    return F.interpolate(maps.to(work), grid, mode="bilinear", align_corners=False)
+
+
+def distances(grid: Grid, like: Tensor) -> Tensor:
+    """Between all tokens, ``[N, N]``, in :func:`units`.
+
+    The longer side's first and last token are :data:`SPAN` apart, and the shorter side has the same step, whatever the
+    picture's shape.
+
+    Args:
+        grid: rows and columns.
+        like: whose type and device they get.
+    """
+    step = SPAN / max(max(grid) - 1, 1)
+    rows, columns = (torch.arange(n, device=like.device, dtype=like.dtype) * step for n in grid)
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).view(-1, 2)
+    return torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+@torch.no_grad()
+def visibility(disparity: Tensor, grid: Grid, segments: int = SEGMENTS) -> Tensor:
+    """Which query sees which key's light (eqs. 7 and 8).
+
+    A ray runs from the key, at its disparity ``d``, to the query, at 1, and is blocked where the scene is nearer than
+    it. At ``t`` of its way it is at ``d t + 1 - t``. Its place there follows from the disparity by eq. 7; as the
+    released weights were trained, from that of a ray which ends at the query's disparity. Both agree for keys and
+    queries that are equally far, such as a background's behind a foreground.
+
+    Args:
+        disparity: ``[R, 1, H, W]``, 0 to 1.
+        grid: rows and columns of tokens.
+        segments: places looked at.
+
+    Returns:
+        Boolean ``[R, N, N]``, queries by keys.
+    """
+    height, width = grid
+    own = resized(disparity, grid).flatten(1).clamp(NEAREST, 1 - NEAREST)
+    scene = resized(disparity, (_FINER * height, _FINER * width))
+    # Centres of the tokens, as grid_sample counts: x first.
+    y, x = (torch.linspace(1 / n - 1, 1 - 1 / n, n, device=own.device, dtype=own.dtype) for n in grid)
+    places = torch.stack([each.flatten() for each in torch.meshgrid(x, y, indexing="xy")], -1)
+    rows, count = own.shape
+    free = torch.ones(rows, count, count, dtype=torch.bool, device=own.device)
+    for keys in _pieces(count, 4 * rows * count):
+        towards = places[keys][None] - places[:, None]
+        light = own[:, None, keys]
+        for t in torch.linspace(0.1, 0.9, segments).tolist():
+            there = own[:, :, None] * t + (1 - t)
+            way = (1 - there) * light / ((1 - light) * there)
+            at = places[:, None] + way[..., None] * towards
+            met = F.grid_sample(scene, at, mode="bilinear", padding_mode="zeros", align_corners=False)[:, 0]
+            free[:, :, keys] &= met <= light * t + (1 - t)
+    return free
+
+
+def pisa(q: Tensor, k: Tensor, v: Tensor, light: Light, grid: Grid) -> Tensor:
+    """Attention over circles of confusion (eqs. 5 and 9).
+
+    ``out_q = sum_k M_qk v_k exp(a_qk) C_qk / sum_s exp(a_sk) C_sk``, in single precision or better. Keys are taken some
+    at a time, on the way back once more, so memory beside the inputs is some 64 MB a piece, and one bit in eight of the
+    whole matrix for who sees whom.
+
+    Args:
+        q, k, v: ``[R, H, N, D]``; the light's rows serve the rows of a batch in turn.
+        light: the scene.
+        grid: rows and columns, of which the product is N.
+
+    Returns:
+        ``[R, H, N, D]``, in the type of ``v``.
+
+    Raises:
+        BokehError: rows that the light's do not divide, or tokens that do not make up the grid.
+    """
+    rows, heads, count, _ = q.shape
+    radius, free = light.on(grid, q.device)
+    if rows % radius.shape[0] or count != radius.shape[1]:
+        raise BokehError(
+            f"The attention has {rows} rows of {count} tokens; the lens was told of {radius.shape[0]} pictures of "
+            f"{grid[0]} x {grid[1]} tokens. Another extension merges or splits them; remove it from this model."
+        )
+    turns = rows // radius.shape[0]
+    work = torch.promote_types(q.dtype, torch.float32)
+    radius = radius.to(work).repeat(turns, 1)
+    apart = distances(grid, radius)
+    sharpness = math.log(light.hardness)
+
+    def piece(q: Tensor, k: Tensor, v: Tensor, keys: slice) -> Tensor:
+        logits = (q @ k[:, :, keys].mT).to(work) * q.shape[-1] ** -0.5
+        inside = F.logsigmoid(sharpness * (radius[:, None, keys] - apart[:, keys]))
+        weights = (logits + inside[:, None]).softmax(-2)
+        if free is not None:
+            weights = weights * free[:, :, keys].repeat(turns, 1, 1)[:, None]
+        return weights @ v[:, :, keys].to(work)
+
+    total: Tensor | None = None
+    for keys in _pieces(count, rows * heads * count):
+        part = _again(piece, q, k, v, keys) if torch.is_grad_enabled() else piece(q, k, v, keys)
+        total = part if total is None else total + part
+    assert total is not None
+    return total.to(v.dtype)
+
+
+def _again(piece: Callable[..., Tensor], *given: object) -> Tensor:
+    made = checkpoint(piece, *given, use_reentrant=False, preserve_rng_state=False)
+    assert isinstance(made, Tensor)
+    return made
+
+
+def _pieces(count: int, each: int) -> list[slice]:
+    """Parts of ``count`` keys, of which one needs ``each`` numbers."""
+    size = max(1, min(count, _AT_ONCE // max(each, 1)))
+    return [slice(start, min(count, start + size)) for start in range(0, count, size)]

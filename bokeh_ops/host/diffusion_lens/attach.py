@@ -1,0 +1,75 @@
+"""PISA in the host's UNet, through its replacement slots of self-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...adapter.attention import merge_heads, split_heads
+from ...diffusion_lens.attention import Light, pisa
+from ...errors import BokehError
+from ..architectures import recognise
+from ..attention.unet import previous_in, slots
+
+TIMESTEP = 499
+"""The one timestep that the network is asked at."""
+
+
+def lens_layers(patcher: Any) -> list[str]:
+    """Paths of the self-attentions that PISA takes the place of: all of ``down_blocks.1.attentions.0``.
+
+    There a token is 16 pixels wide.
+
+    Args:
+        patcher: a MODEL.
+
+    Raises:
+        BokehError: it is no SDXL, or has no such layers.
+    """
+    model = recognise(patcher)
+    if model.architecture.name != "sdxl":
+        raise BokehError(f"The model is {model.title}; a diffusion lens is made of SDXL. Connect that.")
+    network = patcher.model.diffusion_model
+    block = f"input_blocks.{2 + network.num_res_blocks[0]}."
+    found = [path for path in model.widths if path.startswith(block) and path.endswith(".attn1")]
+    if not found:
+        raise BokehError(
+            f"The model is {model.title}, but has no attention at half the size of its latents, where the lens has its "
+            "place. Connect SDXL itself."
+        )
+    return found
+
+
+def with_light(patcher: Any, light: Light, layers: Sequence[str] | None = None) -> Any:
+    """A clone of a MODEL that computes PISA under ``light``; ``patcher`` itself is not touched.
+
+    Args:
+        patcher: a MODEL of SDXL.
+        light: the scene; its rows are those of the batch.
+        layers: paths of self-attentions; those of :func:`lens_layers` by default.
+
+    Raises:
+        BokehError: as :func:`lens_layers`, or another extension replaces one of these attentions.
+    """
+    clone = patcher.clone()
+    table = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
+    for path, slot in slots(dict.fromkeys(lens_layers(patcher) if layers is None else layers, 0)).items():
+        if previous_in(table, slot) is not None:
+            raise BokehError(
+                f"Another extension replaces the self-attention {path} (perturbed-attention guidance and IP-Adapter "
+                "do), which is where the lens is. Give the lens a model without it."
+            )
+        block, number, index = slot
+        clone.set_model_attn1_replace(_attention(light), block, number, index)
+    return clone
+
+
+def _attention(light: Light) -> Any:
+    def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+        heads, shape = extra["n_heads"], extra["activations_shape"]
+        q, k, v = (split_heads(each, heads) for each in (q, k, v))
+        return merge_heads(pisa(q, k, v, light, (shape[-2], shape[-1])))
+
+    return attend
