@@ -93,9 +93,9 @@ def _share(tile: Tile, like: Tensor) -> Tensor:
 
 
 def _ramp(start: int, size: int, whole: int, like: Tensor) -> Tensor:
-    """Weights along a side, a squared sine over the half of the tile next to an edge inside the picture."""
+    """Weights along a side, Vorbis' window over the half of the tile next to an edge inside the picture."""
     at = (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) / size
-    rise = torch.sin(math.pi * at).square()
+    rise = torch.sin(math.pi / 2 * torch.sin(math.pi * at).square()).square()
     ones = torch.ones_like(rise)
     before = rise if start > 0 else ones
     after = rise if start + size < whole else ones
