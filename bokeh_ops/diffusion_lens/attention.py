@@ -51,6 +51,12 @@ def units(pixels: Tensor, side: int) -> Tensor:
     return pixels * (SPAN / side)
 
 
+def nearness(disparity: Tensor) -> Tensor:
+    """Disparity ``[R, 1, H, W]`` of any unit, from 0 at the farthest place of each picture to 1 at the nearest."""
+    low, high = (edge(disparity, (2, 3), keepdim=True) for edge in (torch.amin, torch.amax))
+    return ((disparity - low) / (high - low).clamp_min(torch.finfo(disparity.dtype).tiny)).clamp(0, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Light:
     """What the attention is told of a scene.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.host.architectures import named
-from trainer.config import Fit
+from trainer.config import Base as Settings
 from trainer.frozen.model import Base, Fingerprints, HostBase
 from trainer.frozen.small import SmallBase
 
@@ -20,7 +21,17 @@ DTYPES = {
 }
 
 
-def load_base(settings: Fit, beside: Path, prints: Fingerprints) -> Base:
+class Wanted(Protocol):
+    """Settings of a recipe that has a frozen model."""
+
+    @property
+    def base(self) -> Settings: ...
+
+    @property
+    def precision(self) -> str: ...
+
+
+def load_base(settings: Wanted, beside: Path, prints: Fingerprints) -> Base:
     """The base that the (resolved) settings name. ComfyUI has to be started.
 
     Args:
@@ -56,7 +67,7 @@ def load_base(settings: Fit, beside: Path, prints: Fingerprints) -> Base:
     return base
 
 
-def _host_base(settings: Fit, path: Path, beside: Path, prints: Fingerprints) -> HostBase:
+def _host_base(settings: Wanted, path: Path, beside: Path, prints: Fingerprints) -> HostBase:
     from bokeh_ops.host.loading import models as loading
 
     wanted = settings.base

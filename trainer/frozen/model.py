@@ -59,6 +59,10 @@ class Base(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures ``[N, H, W, 3]``, 0..1, of latents as LATENT holds them."""
 
+    @abstractmethod
+    def opened(self, latents: Tensor) -> Tensor:
+        """Pictures ``[N, H, W, 3]``, about 0..1, of latents in the model's own scale, with a gradient to them."""
+
     def release_text(self) -> None:  # noqa: B027 (nothing to do is a good answer)
         """Let go of the text encoder; it comes back when it is needed again."""
 
@@ -104,6 +108,16 @@ class HostBase(Base):
     def decode(self, latents: Tensor) -> Tensor:
         with torch.no_grad():
             return self._autoencoder().decode(latents).float().cpu().clamp(0, 1)
+
+    def opened(self, latents: Tensor) -> Tensor:
+        from bokeh_ops.host.loading.models import on_device
+
+        vae = self._autoencoder()
+        on_device(vae.patcher)
+        held = next(vae.first_stage_model.parameters())
+        own = self.patcher.model.process_latent_out(latents).to(held)
+        pixels = vae.process_output(vae.first_stage_model.decode(own).float())
+        return pixels.movedim(1, -1).to(latents.device)
 
     def _autoencoder(self) -> Any:
         from bokeh_ops.host.loading.models import load_vae

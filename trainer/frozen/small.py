@@ -52,3 +52,6 @@ class SmallBase(Base):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.small.decode(latents)
+
+    def opened(self, latents: Tensor) -> Tensor:
+        return self.small.codec.decode(latents)

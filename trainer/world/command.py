@@ -12,6 +12,7 @@
     python -m trainer evaluate images SWEEPS --reference REFERENCE
     python -m trainer world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
     python -m trainer world edit FOLDER BASE --adapter FILE              # photographs at another K, every way
+    python -m trainer world lens FILE                                    # a diffusion lens that has learnt nothing
 
 ``train``, ``sweep`` and ``edit`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the
 result of ``train``, the average of the weights; the trainer's ``base.checkpoint`` reads it.
@@ -88,6 +89,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     experiment.add_argument(
         "--only", nargs="+", metavar="NAME", help="these comparisons alone, by their names"
     )
+    lens = commands.add_parser(
+        "lens", help="a diffusion lens that has learnt nothing, for `python -m trainer lens`"
+    )
+    lens.add_argument("file", type=Path)
+    lens.add_argument("--seed", type=int, default=0)
     edit = commands.add_parser(
         "edit", help="photographs of held-out scenes at another K, against true renders"
     )
@@ -110,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         "mask": _mask,
         "experiment": _experiment,
         "edit": _edit,
+        "lens": _lens,
     }
     return actions[arguments.action](arguments)
 
@@ -216,6 +223,14 @@ def _edit(chosen: argparse.Namespace) -> int:
     patcher = apply_adapter(model.patcher, read_adapter(chosen.adapter))
     seeds = held_out(chosen.first + chosen.scenes)[chosen.first :]
     print(markdown(measure(model, patcher, seeds, compared, load_lpips(), chosen.folder, made_of)))
+    return 0
+
+
+def _lens(chosen: argparse.Namespace) -> int:
+    start(None, Path.cwd(), cpu=True)
+    from trainer.world.lens import write_lens_base
+
+    write_lens_base(chosen.file, chosen.seed)
     return 0
 
 

@@ -85,6 +85,7 @@ class Architecture(ABC):
         most_cfg: more classifier-free guidance than this burns its pictures, as its guidance is distilled; None: any.
         guided: whether the network is told a distilled guidance.
         pooled: whether the network is told the pooled text.
+        lens: whether a diffusion lens can be made of it.
         text_tokens: tokens of a prompt that training keeps, so that all prompts are equally long; None: all.
         text_encoders: what the host's tokenizer calls the text encoders; the last one's tokens are attended to, the
             first one's sum is the pooled text.
@@ -101,6 +102,7 @@ class Architecture(ABC):
     most_cfg: float | None = None
     guided: bool = False
     pooled: bool = False
+    lens: bool = False
     text_tokens: int | None = None
     text_encoders: tuple[str, ...] = ("l",)
     text_files: str
@@ -143,6 +145,10 @@ class Architecture(ABC):
         Returns:
             Path of the module, and the first of its output's ``width`` features that are meant; None: all are.
         """
+
+    def lens_layers(self, network: Any, widths: Mapping[str, int]) -> list[str]:
+        """The layers of ``widths`` in which a diffusion lens spreads light."""
+        return []
 
     def text_places(self, text: Tensor) -> int:
         """How many tokens of a layer come before those of the picture, for a prompt ``[R, L, C]``."""

@@ -20,6 +20,7 @@ class SDXL(UNet):
     name = "sdxl"
     title = "SDXL"
     pooled = True
+    lens = True
     text_encoders = ("g", "l")
     text_files = "CLIP-L and CLIP-G"
     recomputed = ("ResBlock", "BasicTransformerBlock")  # up to ten of them in a SpatialTransformer
@@ -52,6 +53,11 @@ class SDXL(UNet):
         import comfy.model_base
 
         return comfy.model_base.SDXL
+
+    def lens_layers(self, network: Any, widths: Mapping[str, int]) -> list[str]:
+        # All of diffusers' down_blocks.1.attentions.0, where a token is 16 pixels wide.
+        block = f"input_blocks.{2 + network.num_res_blocks[0]}."
+        return [path for path in widths if path.startswith(block) and path.endswith(".attn1")]
 
     def pooled_width(self, config: Mapping[str, Any]) -> int | None:
         return config["adm_in_channels"] - _SIZES

@@ -10,34 +10,28 @@ from torch import Tensor
 from ...adapter.attention import merge_heads, split_heads
 from ...diffusion_lens.attention import Light, pisa
 from ...errors import BokehError
-from ..architectures import recognise
+from ..architectures import architectures, recognise
 from ..attention.unet import previous_in, slots
-
-TIMESTEP = 499
-"""The one timestep that the network is asked at."""
 
 
 def lens_layers(patcher: Any) -> list[str]:
-    """Paths of the self-attentions that PISA takes the place of: all of ``down_blocks.1.attentions.0``.
-
-    There a token is 16 pixels wide.
+    """Paths of the self-attentions that PISA takes the place of.
 
     Args:
         patcher: a MODEL.
 
     Raises:
-        BokehError: it is no SDXL, or has no such layers.
+        BokehError: no lens can be made of it, or it has no such layers.
     """
     model = recognise(patcher)
-    if model.architecture.name != "sdxl":
-        raise BokehError(f"The model is {model.title}; a diffusion lens is made of SDXL. Connect that.")
-    network = patcher.model.diffusion_model
-    block = f"input_blocks.{2 + network.num_res_blocks[0]}."
-    found = [path for path in model.widths if path.startswith(block) and path.endswith(".attn1")]
+    if not model.architecture.lens:
+        known = " or ".join(each.title for each in architectures().values() if each.lens)
+        raise BokehError(f"The model is {model.title}; a diffusion lens is made of {known}. Connect that.")
+    found = model.architecture.lens_layers(patcher.model.diffusion_model, model.widths)
     if not found:
         raise BokehError(
             f"The model is {model.title}, but has no attention at half the size of its latents, where the lens has its "
-            "place. Connect SDXL itself."
+            f"place. Connect {model.architecture.title} itself."
         )
     return found
 

@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...diffusion_lens.attention import Light, units
+from ...diffusion_lens.attention import Light, nearness, units
 from ...errors import BokehError
 from ...picture.tiles import fitted, from_tiles, tiled
 from ...render.contract import Lens, Progress, Rendered, drawn
-from ..architectures import named
+from ..architectures import recognise
 from ..sampling.grounded import make_guider
-from .attach import TIMESTEP, lens_layers, with_light
+from .attach import lens_layers, with_light
+from .prompt import TIMESTEP
 
-PROMPT = "an excellent photo with a large aperture"
-"""What the released weights were trained with."""
 TILE = 512
 """Pixels along a tile."""
 MULTIPLE = 32
@@ -42,6 +41,7 @@ class DiffusionLens:
         layers: paths of the self-attentions with PISA; None: those of the paper.
         pixels: of the picture along one place of a latent.
         side: pixels along a tile.
+        timestep: that the network is asked at.
         notice: told what the user should know.
 
     Raises:
@@ -55,6 +55,7 @@ class DiffusionLens:
     layers: Sequence[str] | None = None
     pixels: int = 8
     side: int = TILE
+    timestep: int = TIMESTEP
     notice: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
@@ -161,8 +162,6 @@ class DiffusionLens:
                 f"{2 * reach} pixels and draws {reach} at most. Lower K, make the picture smaller, or choose the lens "
                 "model 'layered'."
             )
-        low, high = disparity.aminmax()
-        nearness = (disparity - low) / (high - low).clamp_min(torch.finfo(disparity.dtype).tiny)
         report(0, len(tiles) + 2)
         padded = (0, wide - width, 0, tall - height)
         shown = F.pad(image.float().clamp(0, 1).expand(-1, 3, -1, -1), padded, mode="replicate")
@@ -174,14 +173,16 @@ class DiffusionLens:
                 "SDXL."
             )
         report(1, len(tiles) + 2)
-        maps = [F.pad(each.float(), padded, mode="replicate") for each in (nearness.clamp(0, 1), defocus)]
+        maps = [F.pad(each.float(), padded, mode="replicate") for each in (nearness(disparity), defocus)]
         done = 1
 
         def make(tile: Any) -> Tensor:
             nonlocal done
             near, blur = (tile.of(each, self.pixels) for each in maps)
             light = Light(near, units(blur.abs(), self.pixels * max(tile.height, tile.width)), self.occlusion)
-            made = one_step(self.model, self.positive, tile.of(latents), light, self.layers, self.pixels)
+            made = one_step(
+                self.model, self.positive, tile.of(latents), light, self.layers, self.pixels, self.timestep
+            )
             done += 1
             report(done, len(tiles) + 2)
             return made.to(latents)
@@ -219,7 +220,7 @@ def one_step(
     """
     patcher = model if light is None else with_light(model, light, layers)
     height, width = (pixels * side for side in latents.shape[-2:])
-    sizes = named("sdxl").picture_conditions(width, height)
+    sizes = recognise(patcher).architecture.picture_conditions(width, height)
     told = [[text, {**sizes, **values}] for text, values in positive]
     guider = make_guider(patcher, told, told, 1.0)
     sigma = float(patcher.get_model_object("model_sampling").sigma(torch.tensor(float(timestep))))

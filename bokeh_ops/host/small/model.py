@@ -1,9 +1,9 @@
 """Small models of the host's classes, each in one file, and what the host needs of them: MODEL, CLIP and VAE.
 
 The file is safetensors with a description in its metadata: ``architecture`` (its name), ``config`` of the
-host's network class, ``prediction`` (``epsilon``, ``v``, ``flow``), ``pictures`` (the codec: ``grey``, ``cosines``),
-``tokens`` and ``vocabulary`` of the text encoder (:mod:`.parts`). Weights are under ``network.``, by the names that the
-architecture's weights are published with.
+host's network class, ``prediction`` (``epsilon``, ``v``, ``flow``), ``pictures`` (the codec: ``grey``, ``cosines``,
+``pixels``), ``tokens`` and ``vocabulary`` of the text encoder (:mod:`.parts`). Weights are under ``network.``, by the
+names that the architecture's weights are published with.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ...errors import BokehError
 from ..architectures import named
 from ..differences import published_weights, tell_how_to_load_again, weights_for_host
 from ..loading.models import small_model, use_flux_shift
-from .parts import Codec, Cosines, Grey, Words
+from .parts import Codec, Cosines, Grey, Pixels, Words
 
 METADATA = "bokeh_small"
 NETWORK, TABLE, SIZES = "network.", "text.table", "pictures.sizes"
@@ -63,6 +63,9 @@ class SmallModel:
             assert sizes is not None
             self.codec: Codec = Cosines(sizes)
             own = {"channels": channels, "rgb_factors": Cosines(sizes).rgb_factors()}
+        elif description["pictures"] == "pixels":
+            self.codec = Pixels()
+            own = {"channels": channels}
         else:
             self.codec = Grey(channels)
         v = description["prediction"] == "v"
@@ -91,7 +94,7 @@ class SmallModel:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures ``[N, H, W, 3]``, 0..1, of LATENT samples."""
-        return self.codec.decode(self.patcher.model.process_latent_in(latents.float().cpu()))
+        return self.codec.decode(self.patcher.model.process_latent_in(latents.float().cpu())).clamp(0, 1)
 
     def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the model to a file that :func:`read_small` reads.
@@ -230,7 +233,7 @@ class SmallCodec(nn.Module):
         return self.latent_format.process_out(self.codec.encode(pixels[:, :3].movedim(1, -1)))
 
     def decode(self, latents: Tensor, **_: Any) -> Tensor:
-        return self.codec.decode(self.latent_format.process_in(latents)).movedim(-1, 1)
+        return self.codec.decode(self.latent_format.process_in(latents)).clamp(0, 1).movedim(-1, 1)
 
 
 # The smallest autoencoder of the host's own class.

@@ -37,7 +37,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """``[N, C, h, w]`` to ``[N, h patch, w patch, 3]``, 0..1."""
+        """``[N, C, h, w]`` to ``[N, h patch, w patch, 3]``, about 0..1: what is beyond is for others to cut."""
         ...
 
 
@@ -55,7 +55,20 @@ class Grey:
 
     def decode(self, latents: Tensor) -> Tensor:
         pixels = F.pixel_shuffle(latents.unflatten(1, (-1, 4)).mean(1), 2)
-        return ((pixels.expand(-1, 3, -1, -1) + 1) / 2).clamp(0, 1).movedim(1, -1)
+        return ((pixels.expand(-1, 3, -1, -1) + 1) / 2).movedim(1, -1)
+
+
+class Pixels:
+    """4 x 4 pixels at each place, all three colours of each: nothing is lost."""
+
+    patch = 4
+    channels = 48
+
+    def encode(self, images: Tensor) -> Tensor:
+        return F.pixel_unshuffle(images.float().movedim(-1, 1) * 2 - 1, self.patch)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return (F.pixel_shuffle(latents.float(), self.patch).movedim(1, -1) + 1) / 2
 
 
 class Cosines:
@@ -94,11 +107,11 @@ class Cosines:
             batch, 3, 4 * height, 4 * width
         )
         rgb = torch.einsum("ij,njhw->nhwi", torch.linalg.inv(_YCC), pixels)
-        return ((rgb + 1) / 2).clamp(0, 1)
+        return (rgb + 1) / 2
 
     def rgb_factors(self) -> list[list[float]]:
         """Rough colours of latents, for previews: ``[C][3]``."""
-        flat = self.decode(torch.eye(self.channels)[:, :, None, None]).mean((1, 2)) * 2 - 1
+        flat = self.decode(torch.eye(self.channels)[:, :, None, None]).clamp(0, 1).mean((1, 2)) * 2 - 1
         return flat.tolist()
 
 
