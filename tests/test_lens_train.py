@@ -243,19 +243,21 @@ def test_micro_batches_add_up(workshop: Path, tmp_path: Path) -> None:
     assert told[0] == pytest.approx(told[1], rel=1e-4)
 
 
-def rendered_by(path: Path, model: Any, example: Any, side: int) -> Tensor:
-    """What the lens of the render node makes of an example."""
+def rendered_by(path: Path, model: Any, example: Any) -> Tensor:
+    """What a lens model of the render node makes of an example."""
     from bokeh_ops.host.diffusion_lens.lens import DiffusionLens
+    from bokeh_ops.host.small.lens import read_lens
     from bokeh_ops.host.small.model import read_small, small_vae
     from bokeh_ops.render import Lens, render
 
-    small = read_small(path)
-    context, pooled = small.words.encode("an excellent photo with a large aperture")
-    assert pooled is not None
-    positive = [[context[None], {"pooled_output": pooled[None]}]]
-    lens = DiffusionLens(
-        model or small.patcher, small_vae(small), positive, layers=[LAYER], pixels=4, side=side, timestep=20
-    )
+    if model is None:
+        lens = read_lens(path)
+    else:
+        small = read_small(path)
+        context, pooled = small.words.encode("an excellent photo with a large aperture")
+        assert pooled is not None
+        positive = [[context[None], {"pooled_output": pooled[None]}]]
+        lens = DiffusionLens(model, small_vae(small), positive, True, [LAYER], 4, SIDE, 20)
     return render(example.sharp[None], example.disparity[None], Lens(example.k, example.focus), lens).image
 
 
@@ -274,15 +276,15 @@ def test_what_is_trained_is_what_renders(workshop: Path, tmp_path: Path, rank: i
     base = workshop / "base.safetensors"
     if rank:
         read = read_lora(tmp_path / "pytorch_lora_weights.safetensors")
-        found = rendered_by(base, add_lora(read_small(base).patcher, read), example, SIDE)
+        found = rendered_by(base, add_lora(read_small(base).patcher, read), example)
     else:
         described = small_description(tmp_path / "lens.safetensors")
         assert described is not None
         assert described["lens"]["timestep"] == 20
         assert described["lens"]["layers"] == [LAYER]
-        found = rendered_by(tmp_path / "lens.safetensors", None, example, SIDE)
+        found = rendered_by(tmp_path / "lens.safetensors", None, example)
     assert relative(found, expected) < (1e-4 if rank else 1e-2)  # a small model is kept in half precision
-    assert relative(rendered_by(base, None, example, SIDE), expected) > 2e-2
+    assert relative(rendered_by(base, read_small(base).patcher, example), expected) > 2e-2
 
 
 def test_ordinary_attention_and_validation(workshop: Path, tmp_path: Path) -> None:
@@ -362,3 +364,25 @@ def test_the_adversary_may_look_with_a_convnext(workshop: Path, tmp_path: Path) 
     line = json.loads((tmp_path / "out" / LOSSES).read_text().splitlines()[0])
     assert line["judge/judge"] > 0 and line["lens/adversarial"] > 0  # noqa: PT018
     assert recipe.judge is not None
+
+
+def test_another_small_model_is_no_lens(workshop: Path) -> None:
+    from bokeh_ops.host.small.lens import read_lens
+
+    with pytest.raises(BokehError, match=r"is no small diffusion lens"):
+        read_lens(workshop / "base.safetensors")
+
+
+@pytest.mark.parametrize("name", ["lens-sdxl", "world-lens"])
+def test_the_shipped_profiles_are_valid(repo: Path, name: str) -> None:
+    text = (repo / "trainer" / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+    found = parse_settings(text, LensFit, name).resolved()
+    assert found.optimizer.schedule == "cosine"
+    if "sdxl" in name:  # what it spells out is the default
+        bare = parse_settings(
+            "out: a\nbase: {architecture: sdxl, checkpoint: b}\ndata: {dataset: c, worse_depth: 0.02}",
+            LensFit,
+            "bare",
+        ).resolved()
+        for section in ("losses", "lora", "lens", "optimizer"):
+            assert getattr(found, section) == getattr(bare, section)

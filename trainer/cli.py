@@ -26,7 +26,9 @@ from bokeh_ops.errors import BokehError
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("trainer.data.prepare.command", "make an annotated data set of photographs"),
     "pairs": ("trainer.data.pairs.command", "render contrastive sets of a data set to disk"),
+    "synthesize": ("trainer.synthesis.command", "make scenes of tilted planes, traced through a thin lens"),
     "fit": ("trainer.recipes.bokeh.command", "train a bokeh adapter"),
+    "lens": ("trainer.recipes.one_step.command", "train a diffusion lens"),
     "toy": ("trainer.toy", "make a toy world to try training in"),
     "world": ("trainer.world.command", "make, learn and measure the small world"),
     "export": ("trainer.export.command", "convert an adapter between file layouts and precisions"),

@@ -13,6 +13,7 @@
     python -m trainer world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
     python -m trainer world edit FOLDER BASE --adapter FILE              # photographs at another K, every way
     python -m trainer world lens FILE                                    # a diffusion lens that has learnt nothing
+    python -m trainer world lenses FOLDER DATA --lens NAME=FILE ...      # lens models as depth gets worse
 
 ``train``, ``sweep`` and ``edit`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the
 result of ``train``, the average of the weights; the trainer's ``base.checkpoint`` reads it.
@@ -94,6 +95,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     lens.add_argument("file", type=Path)
     lens.add_argument("--seed", type=int, default=0)
+    lenses = commands.add_parser("lenses", help="lens models on synthesised scenes, as depth gets worse")
+    lenses.add_argument("folder", type=Path)
+    lenses.add_argument(
+        "data", type=Path, help="folder made by `synthesize`, of scenes that are not trained on"
+    )
+    lenses.add_argument(
+        "--lens", nargs="+", default=[], metavar="NAME=FILE", help="made by `python -m trainer lens`"
+    )
+    lenses.add_argument("--scenes", type=int, default=100)
+    lenses.add_argument(
+        "--faults", nargs="+", metavar="FAULT", help="these faults of depth alone, such as 'exact'"
+    )
     edit = commands.add_parser(
         "edit", help="photographs of held-out scenes at another K, against true renders"
     )
@@ -117,6 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
         "experiment": _experiment,
         "edit": _edit,
         "lens": _lens,
+        "lenses": _lenses,
     }
     return actions[arguments.action](arguments)
 
@@ -231,6 +245,25 @@ def _lens(chosen: argparse.Namespace) -> int:
     from trainer.world.lens import write_lens_base
 
     write_lens_base(chosen.file, chosen.seed)
+    return 0
+
+
+def _lenses(chosen: argparse.Namespace) -> int:
+    from bokeh_ops.render import MODELS, LensModel
+    from trainer.measure.metrics.weights import load_lpips
+    from trainer.world.lenses import FAULTS, markdown, measure
+
+    start(None, Path.cwd(), cpu=True)
+    from bokeh_ops.host.small.lens import read_lens
+
+    models: dict[str, str | LensModel] = {name: name for name in ("unchanged", *MODELS)}
+    for each in chosen.lens:
+        name, _, file = each.partition("=")
+        if not name or not file:
+            raise BokehError(f"--lens has {each!r}; expected NAME=FILE.")
+        models[name] = read_lens(Path(file))
+    faults = list(_only(FAULTS, chosen.faults))
+    print(markdown(measure(chosen.folder, chosen.data, models, chosen.scenes, load_lpips(), faults)))
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.cli import UsageError
+from trainer.data.jobs import BEGUN, results, same_as_begun
 from trainer.data.pairs.identity import identity
 from trainer.data.pairs.render import Levels
 
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             "dataset": identity(dataset),
         }
     }
-    _same_as_begun(arguments.out, settings)
+    same_as_begun(arguments.out, settings)
     writer = DatasetWriter(arguments.out, dataset.resolution, settings, arguments.samples_per_shard)
     jobs = [(index, variant) for index in chosen for variant in range(arguments.variants)]
     keys = {job: set_keys(dataset.key(job[0]), job[1], levels.count) for job in jobs}
@@ -89,14 +89,12 @@ def run(arguments: argparse.Namespace) -> int:
     render = partial(
         _render, str(arguments.dataset), levels, lens, arguments.device, arguments.seed, arguments.picture
     )
-    done = tqdm(
-        _results(render, waiting, arguments.workers), total=len(waiting), unit="set", desc="Rendering"
-    )
+    done = tqdm(results(render, waiting, arguments.workers), total=len(waiting), unit="set", desc="Rendering")
     for job, files in zip(waiting, done, strict=True):
         for key, content in zip(keys[job], files, strict=True):
             writer.add(key, content)
     writer.finish()
-    (arguments.out / _BEGUN).unlink(missing_ok=True)
+    (arguments.out / BEGUN).unlink(missing_ok=True)
     print(
         f"{len(jobs)} sets of {levels.count} pictures from {len(chosen)} photographs in {arguments.out}.",
         file=sys.stderr,
@@ -110,30 +108,6 @@ def set_keys(photograph: str, variant: int, count: int) -> list[str]:
     if len(photograph) + len(ending) > 80:
         photograph = hashlib.sha256(photograph.encode()).hexdigest()[:40]
     return [f"{photograph}-{variant}-{level}" for level in range(count)]
-
-
-_BEGUN = "begun.json"
-
-
-def _same_as_begun(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse to go on with what was begun with other settings: half of it would be of the one kind."""
-    from bokeh_ops.errors import BokehError
-    from trainer.files import read_json, write_json
-
-    path = folder / _BEGUN
-    if path.is_file():
-        begun = read_json(path, "the settings that rendering was begun with")
-        if begun != settings:
-            changed = [
-                key for key, value in settings["pairs"].items() if begun.get("pairs", {}).get(key) != value
-            ]
-            raise BokehError(
-                f"{folder} was begun with other settings ({', '.join(changed)}); give those again, or choose another "
-                "folder."
-            )
-        return
-    if not (folder / "dataset.json").exists():
-        write_json(path, settings)
 
 
 def _levels(arguments: argparse.Namespace) -> Levels:
@@ -154,31 +128,6 @@ def _levels(arguments: argparse.Namespace) -> Levels:
         raise UsageError(f"There is no lens model {arguments.lens!r}; there are {', '.join(sorted(MODELS))}.")
     find_device(arguments.device)
     return Levels(arguments.levels, arguments.k_least, arguments.k_most, arguments.sharp)
-
-
-def _results(render: Any, jobs: list[tuple[int, int]], workers: int) -> Iterator[list[dict[str, bytes]]]:
-    """Sets in the order of ``jobs``, a few ahead at a time, so that memory does not grow with their number."""
-    if workers == 1:
-        yield from map(render, jobs)
-        return
-    from concurrent.futures import Future, ProcessPoolExecutor
-
-    from trainer.data.prepare.pool import process_context
-
-    with ProcessPoolExecutor(workers, mp_context=process_context(), initializer=_one_thread) as pool:
-        ahead: list[Future[list[dict[str, bytes]]]] = []
-        for job in jobs:
-            ahead.append(pool.submit(render, job))
-            if len(ahead) > 2 * workers:
-                yield ahead.pop(0).result()
-        for future in ahead:
-            yield future.result()
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 _opened: dict[str, Any] = {}

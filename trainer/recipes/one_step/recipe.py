@@ -276,13 +276,16 @@ class OneStep(Recipe):
                 rank = self.settings.lora.rank
                 replace_text(self.out / "config.json", json.dumps({"lora_rank": rank, "lora_alpha": rank}))
                 return
+            from bokeh_ops.host.small.lens import LENS as LENS_ENTRY
+
             assert isinstance(self.base, SmallBase)
             small, wanted = self.base.small, self.settings.lens
-            small.description["lens"] = {
+            small.description[LENS_ENTRY] = {
                 "timestep": wanted.timestep,
                 "layers": list(self.layers) if wanted.pisa else [],
                 "occlusion": wanted.occlusion,
                 "prompt": self.settings.prompt,
+                "side": max(self.scenes.dataset.resolution),
             }
             replace_file(self.out / LENS, lambda path: small.save(path, torch.float16))
 

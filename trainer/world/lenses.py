@@ -1,0 +1,160 @@
+"""Lens models on synthesised scenes, as depth gets worse: the question BokehDiff was made for.
+
+Scenes that no lens was trained on, every K of each, through each lens model with the exact depth and with depth that is
+eroded, dilated, blurred or shifted; against the traced truth.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bokeh_ops.errors import BokehError
+from bokeh_ops.render import Lens, LensModel, render
+from trainer.data import open_dataset
+from trainer.files import read_json, replace_text
+from trainer.measure.metrics import Interval, Lpips, bootstrap, psnr
+from trainer.measure.metrics.fidelity import BAND_PIXELS, depth_edge_band
+from trainer.recipes.one_step.scenes import WAYS, Example, Scenes, worse
+from trainer.world.sheet import write_rows
+
+SHARES = (0.5, 1.0, 2.0, 3.0)
+"""How wrong depth is, in percent of the picture's width."""
+FAULTS: dict[str, tuple[str, float]] = {
+    "exact": ("eroded", 0.0),
+    **{f"{way} {share:g} %": (way, share) for way in WAYS for share in SHARES},
+}
+"""Name of a fault: how depth is made worse, and by how much."""
+FIGURES = ("psnr", "edge_psnr", "lpips")
+_BAND_WIDTH = 512  # pixels of width that the band about edges is counted at
+_SHEETS = 4
+
+Values = dict[str, dict[str, dict[str, dict[str, float]]]]
+"""By model, fault and picture the figures."""
+
+
+@torch.no_grad()
+def measure(
+    folder: Path,
+    dataset: Path,
+    models: Mapping[str, str | LensModel],
+    scenes: int,
+    lpips: Lpips | None,
+    faults: Sequence[str] = tuple(FAULTS),
+) -> dict[str, dict[str, dict[str, Interval]]]:
+    """Render and compare; ``values.json`` and ``lenses.md`` hold the result, and sheets the first scenes.
+
+    Goes on where it stopped.
+
+    Args:
+        folder: for the result.
+        dataset: made by ``python -m trainer synthesize``.
+        models: by name; "unchanged" is none at all.
+        scenes: the first so many.
+        lpips: None leaves it out.
+        faults: of :data:`FAULTS`.
+
+    Returns:
+        By model and fault PSNR, PSNR about depth edges, and LPIPS of pictures as displayed: means over scenes.
+
+    Raises:
+        BokehError: no scenes, or the folder holds something else.
+    """
+    found = Scenes(open_dataset(dataset))
+    path = folder / "values.json"
+    values: Values = read_json(path, "what was measured before") if path.is_file() else {}
+    for number in range(min(scenes, len(found))):
+        levels = len(found.scenes[number][1])
+        examples = [found.example(number, level) for level in range(levels)]
+        made: dict[tuple[str, str], Tensor] = {}
+        for name, model in models.items():
+            for fault in faults:
+                known = values.setdefault(name, {}).setdefault(fault, {})
+                if all(each.key in known for each in examples):
+                    continue
+                way, share = FAULTS[fault]
+                for each in examples:
+                    picture = rendered(each, model, way, share)
+                    known[each.key] = compared(picture, each, lpips)
+                    made[name, fault] = picture
+        if made:
+            replace_text(path, json.dumps(values))
+            replace_text(folder / "lenses.md", markdown(summary(values)))
+            if number < _SHEETS:
+                _sheet(folder / "sheets" / f"{number:03d}.png", examples[-1], made)
+    return summary({name: values[name] for name in models})
+
+
+def rendered(example: Example, model: str | LensModel, way: str, share: float) -> Tensor:
+    """A picture as a model makes it of depth with a fault, ``[3, H, W]``, 0..1."""
+    if model == "unchanged":
+        return example.sharp
+    disparity = worse(example.disparity, way, share / 100 * example.disparity.shape[-1])
+    lens = Lens(example.k, example.focus, gamma="srgb", highlight_recovery=0.0)
+    return render(example.sharp[None], disparity[None], lens, model).image[0].clamp(0, 1)
+
+
+def compared(picture: Tensor, example: Example, lpips: Lpips | None) -> dict[str, float]:
+    """The figures of one picture."""
+    width = example.disparity.shape[-1]
+    band = depth_edge_band(example.disparity[0], reach=max(1, round(BAND_PIXELS * width / _BAND_WIDTH)))
+    figures = {
+        "psnr": min(psnr(picture, example.truth), 99.0),
+        "edge_psnr": min(psnr(picture, example.truth, band), 99.0),
+    }
+    if lpips is not None:
+        figures["lpips"] = float(lpips(picture[None], example.truth[None]))
+    return figures
+
+
+def summary(values: Values) -> dict[str, dict[str, dict[str, Interval]]]:
+    """Means over scenes, each of which counts once however many K it has."""
+    table: dict[str, dict[str, dict[str, Interval]]] = {}
+    for name, of_model in values.items():
+        for fault, pictures in of_model.items():
+            scenes: dict[str, list[dict[str, float]]] = {}
+            for key, figures in pictures.items():
+                scenes.setdefault(key.rpartition("-")[0], []).append(figures)
+            table.setdefault(name, {})[fault] = {
+                figure: bootstrap(
+                    [_mean([each[figure] for each in group if figure in each]) for group in scenes.values()]
+                )
+                for figure in FIGURES
+            }
+    return table
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    there = [value for value in values if value == value]  # a picture without a depth edge has no band
+    return sum(there) / len(there) if there else None
+
+
+def markdown(table: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> str:
+    """One table for each figure: faults down, models across."""
+    if not table:
+        raise BokehError("Nothing was measured.")
+    parts = []
+    for figure in FIGURES:
+        parts.append(f"{figure}\n\n| depth | " + " | ".join(table) + " |\n|---|" + "---|" * len(table))
+        for fault in next(iter(table.values())):
+            cells = [of_model[fault][figure] if fault in of_model else None for of_model in table.values()]
+            places = 3 if figure == "lpips" else 2
+            told = ["" if each is None else f"{each.mean:.{places}f}" for each in cells]
+            parts.append(f"| {fault} | " + " | ".join(told) + " |")
+        parts.append("")
+    return "\n".join(parts) + "\n"
+
+
+def _sheet(path: Path, example: Example, made: Mapping[tuple[str, str], Tensor]) -> None:
+    """Faults down, models across."""
+    models, faults = (list(dict.fromkeys(key[place] for key in made)) for place in (0, 1))
+    blank = torch.zeros_like(example.sharp)
+    rows = [
+        torch.stack([example.sharp, example.truth, *(made.get((name, fault), blank) for name in models)])
+        for fault in faults
+    ]
+    write_rows(path, torch.stack(rows).movedim(2, -1), ["all in focus", "truth", *models])
