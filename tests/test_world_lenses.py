@@ -1,0 +1,83 @@
+"""Lens models on synthesised scenes as depth gets worse: what is measured, and that it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bokeh_ops.errors import BokehError
+from bokeh_ops.render import Lens, Rendered
+from tests.models import one_thread  # noqa: F401
+from trainer import cli
+from trainer.data import open_dataset
+from trainer.measure.metrics import psnr
+from trainer.recipes.one_step.scenes import Scenes, worse
+from trainer.world import lenses
+
+FAULTS = ["exact", "dilated 3 %"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lenses") / "scenes"
+    words = ["--scenes", "3", "--size", "64", "48", "--levels", "3", "--rays", "16"]
+    assert cli.main(["synthesize", str(folder), *words]) == 0
+    return folder
+
+
+class Watched:
+    """A lens model that gives the picture back and remembers the depth."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(
+        self, image: Tensor, disparity: Tensor, lens: Lens, progress: Any = None, tile: int | None = None
+    ) -> Rendered:
+        self.seen.append(disparity[0])
+        return Rendered(image, lens.defocus(disparity))
+
+
+def test_what_is_measured(scenes: Path, tmp_path: Path) -> None:
+    watched = Watched()
+    models: dict[str, Any] = {"unchanged": "unchanged", "layered": "layered", "watched": watched}
+    table = lenses.measure(tmp_path, scenes, models, 2, None, FAULTS)
+    assert list(table) == list(models)
+    assert all(list(of_model) == FAULTS for of_model in table.values())
+    known = Scenes(open_dataset(scenes))
+    examples = [known.example(scene, level) for scene in range(2) for level in range(2)]
+    expected = sum(psnr(each.sharp, each.truth) for each in examples) / 4
+    assert table["unchanged"]["exact"]["psnr"].mean == pytest.approx(expected, abs=1e-4)
+    assert table["unchanged"]["dilated 3 %"] == table["unchanged"]["exact"]
+    assert table["layered"]["exact"]["psnr"].mean > expected + 1
+    assert table["layered"]["exact"]["psnr"].mean > table["layered"]["dilated 3 %"]["psnr"].mean
+    of_scene = [*examples[:2], *examples[:2]]  # exact, then worse
+    for each, seen, reach in zip(of_scene, watched.seen[:4], (0, 0, 2, 2), strict=True):
+        assert torch.equal(seen, worse(each.disparity, "dilated", reach))
+    text = (tmp_path / "lenses.md").read_text(encoding="utf-8")
+    assert text.count("| depth | unchanged | layered | watched |") == 3
+    assert len(list((tmp_path / "sheets").glob("*.png"))) == 2
+
+
+def test_it_goes_on(scenes: Path, tmp_path: Path) -> None:
+    first = lenses.measure(tmp_path, scenes, {"a": Watched()}, 2, None, FAULTS)
+    again = Watched()
+    assert lenses.measure(tmp_path, scenes, {"a": again}, 2, None, FAULTS) == first
+    assert not again.seen
+    lenses.measure(tmp_path, scenes, {"a": again, "b": Watched()}, 3, None, FAULTS)
+    assert len(again.seen) == 4
+    assert len(json.loads((tmp_path / "values.json").read_text())["b"]["exact"]) == 6
+
+
+def test_what_the_command_refuses(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BokehError, match=r"Nothing was measured"):
+        lenses.markdown({})
+    assert cli.main(["world", "lenses", str(tmp_path), str(scenes), "--faults", "melted"]) != 0
+    assert "There is no comparison 'melted'" in capsys.readouterr().err
+    assert cli.main(["world", "lenses", str(tmp_path), str(scenes), "--lens", "a"]) != 0
+    assert "expected NAME=FILE" in capsys.readouterr().err
