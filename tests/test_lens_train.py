@@ -386,3 +386,80 @@ def test_the_shipped_profiles_are_valid(repo: Path, name: str) -> None:
         ).resolved()
         for section in ("losses", "lora", "lens", "optimizer"):
             assert getattr(found, section) == getattr(bare, section)
+
+
+@pytest.fixture
+def host_base(pack: Any) -> Any:
+    """A frozen SDXL with an autoencoder of the host's class, both tiny: half as many pixels each way as places."""
+    from types import SimpleNamespace
+
+    import comfy.model_patcher
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    from bokeh_ops.host.architectures import named
+    from trainer.frozen.model import Base, Embedding, HostBase
+
+    sizes = {"double_z": True, "z_channels": 4, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32}
+    shape = {"ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
+    stage = AutoencoderKL(ddconfig={**sizes, **shape}, embed_dim=4).eval().requires_grad_(False)
+    source = models.generator(5)
+    for weight in stage.parameters():
+        scale = 0.1 if weight.ndim == 1 else weight[0].numel() ** -0.5
+        weight.copy_(scale * torch.randn(weight.shape, generator=source))
+    cpu = torch.device("cpu")
+    patcher = comfy.model_patcher.ModelPatcher(stage, load_device=cpu, offload_device=cpu)
+
+    class Host(HostBase):
+        def __init__(self) -> None:
+            Base.__init__(self, named("sdxl"), models.host_model("sdxl"), "a")
+            self._vae = SimpleNamespace(
+                first_stage_model=stage,
+                patcher=patcher,
+                process_input=lambda pixels: pixels * 2 - 1,
+                process_output=lambda pixels: (pixels + 1) / 2,
+            )
+
+        def encode_text(self, texts: Any) -> list[Embedding]:
+            (context, told) = models.conditioning("sdxl")[0]
+            return [Embedding(context[0], told["pooled_output"][0])]
+
+    return Host()
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_encoder_trains_too(workshop: Path, tmp_path: Path, host_base: Any, trained: bool) -> None:
+    from comfy.model_management import load_models_gpu
+
+    from bokeh_ops.diffusion_lens.files import read_encoder
+    from bokeh_ops.host.diffusion_lens.weights import with_encoder
+    from trainer.loop import Loop, Schedule
+    from trainer.processes import Alone
+    from trainer.recipes.one_step.recipe import OneStep
+
+    vae = host_base._vae
+    before = {name: value.clone() for name, value in vae.first_stage_model.state_dict().items()}
+    asked = (
+        "lens.layers=[]",
+        f"lora.encoder={trained}",
+        "optimizer.lr=0.01",
+        "steps=2",
+        "losses.adversarial=0",
+    )
+    wanted = settings(workshop, tmp_path, *asked).resolved()
+    Loop(OneStep(wanted, tmp_path, Alone(), host_base), Schedule(2, 2), tmp_path).run()
+    after = vae.first_stage_model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all(not weight.requires_grad for weight in vae.first_stage_model.parameters())
+    if not trained:
+        assert not changed
+        assert not (tmp_path / "vae.safetensors").exists()
+        return
+    assert changed
+    assert all(name.startswith(("encoder.conv_in", "encoder.mid", "encoder.conv_out")) for name in changed)
+    assert any(name.startswith("encoder.mid.attn_1") for name in changed)
+    expected = {name: value.clone() for name, value in after.items()}
+    vae.first_stage_model.load_state_dict(before)
+    laid = with_encoder(vae, read_encoder(tmp_path / "vae.safetensors"))
+    load_models_gpu([laid.patcher])
+    found = vae.first_stage_model.state_dict()
+    assert not [name for name in expected if not torch.allclose(found[name], expected[name], atol=1e-6)]

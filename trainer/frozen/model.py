@@ -59,6 +59,14 @@ class Base(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures ``[N, H, W, 3]``, 0..1, of latents as LATENT holds them."""
 
+    def encoder_layers(self) -> dict[str, torch.nn.Parameter]:
+        """What of the encoder trains with a diffusion lens, by the host's names; nothing where it cannot learn."""
+        return {}
+
+    @abstractmethod
+    def closed(self, images: Tensor) -> Tensor:
+        """Latents in the model's own scale of pictures ``[N, H, W, 3]``, 0..1, with a gradient to the encoder."""
+
     @abstractmethod
     def opened(self, latents: Tensor) -> Tensor:
         """Pictures ``[N, H, W, 3]``, about 0..1, of latents in the model's own scale, with a gradient to them."""
@@ -109,12 +117,26 @@ class HostBase(Base):
         with torch.no_grad():
             return self._autoencoder().decode(latents).float().cpu().clamp(0, 1)
 
-    def opened(self, latents: Tensor) -> Tensor:
+    def encoder_layers(self) -> dict[str, torch.nn.Parameter]:
+        from bokeh_ops.host.diffusion_lens.weights import encoder_layers
+
+        return encoder_layers(self._autoencoder())
+
+    def closed(self, images: Tensor) -> Tensor:
+        vae, held = self._loaded()
+        pixels = vae.process_input(images.movedim(-1, 1)).to(held)
+        return self.patcher.model.process_latent_in(vae.first_stage_model.encode(pixels).float())
+
+    def _loaded(self) -> tuple[Any, Tensor]:
+        """The autoencoder where it computes, and a weight of it."""
         from bokeh_ops.host.loading.models import on_device
 
         vae = self._autoencoder()
         on_device(vae.patcher)
-        held = next(vae.first_stage_model.parameters())
+        return vae, next(vae.first_stage_model.parameters())
+
+    def opened(self, latents: Tensor) -> Tensor:
+        vae, held = self._loaded()
         own = self.patcher.model.process_latent_out(latents).to(held)
         pixels = vae.process_output(vae.first_stage_model.decode(own).float())
         return pixels.movedim(1, -1).to(latents.device)
@@ -130,6 +152,8 @@ class HostBase(Base):
                 self._load_parts()
             else:
                 self._vae = load_vae(files[0])
+            assert self._vae is not None
+            self._vae.first_stage_model.requires_grad_(False)
         return self._vae
 
     def _text_encoder(self) -> Any:

@@ -53,5 +53,8 @@ class SmallBase(Base):
     def decode(self, latents: Tensor) -> Tensor:
         return self.small.decode(latents)
 
+    def closed(self, images: Tensor) -> Tensor:
+        return self.small.codec.encode(images)
+
     def opened(self, latents: Tensor) -> Tensor:
         return self.small.codec.decode(latents)

@@ -9,7 +9,8 @@ from typing import Any
 import comfy.diffusers_convert
 import comfy.lora
 import comfy.utils
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ...errors import BokehError
 
@@ -82,3 +83,41 @@ def with_encoder(vae: Any, weights: Mapping[str, Tensor], name: str = "The encod
     other.patcher = vae.patcher.clone()
     other.patcher.add_patches({key: ("set", (tensor,)) for key, tensor in found.items()})
     return other
+
+
+TRAINED = ("conv_in", "mid", "conv_out")
+"""Of the encoder, what BokehDiff trains."""
+_RELEASED = (
+    ("mid.block_1.", "mid_block.resnets.0."),
+    ("mid.block_2.", "mid_block.resnets.1."),
+    ("mid.attn_1.norm.", "mid_block.attentions.0.group_norm."),
+    ("mid.attn_1.proj_out.", "mid_block.attentions.0.to_out.0."),
+    ("mid.attn_1.", "mid_block.attentions.0.to_"),
+)
+
+
+def encoder_layers(vae: Any) -> dict[str, nn.Parameter]:
+    """What of a VAE's encoder trains with a lens, by the host's names; single precision from here on.
+
+    Args:
+        vae: the host's VAE, of SDXL.
+    """
+    vae.first_stage_model.float()
+    vae.vae_dtype = torch.float32
+    own = vae.first_stage_model.encoder.named_parameters()
+    return {name: value for name, value in own if name.startswith(tuple(f"{part}." for part in TRAINED))}
+
+
+def released_encoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Such layers by diffusers' names, as :func:`bokeh_ops.diffusion_lens.files.read_encoder` reads them."""
+    found = {}
+    for name, value in weights.items():
+        value = value.detach().float().cpu()
+        if name.startswith("mid.attn_1.") and value.ndim == 4:
+            value = value[:, :, 0, 0]
+        for ours, theirs in _RELEASED:
+            if name.startswith(ours):
+                name = theirs + name.removeprefix(ours)
+                break
+        found[f"encoder.{name}"] = value.contiguous()
+    return found

@@ -36,6 +36,9 @@ class Lora:
         8, "of the LoRA, alpha is the same; 0: the whole network, of small models alone", ge=0, le=1024
     )
     layers: Literal["down", "all"] = setting("down", "down: of the downsampling half; all: of the whole UNet")
+    encoder: Flag = setting(
+        True, "first, middle and last layers of the autoencoder's encoder train too, where it can learn"
+    )
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -36,8 +36,8 @@ from trainer.recipes.one_step.scenes import Example, Scenes, estimated
 from trainer.recipes.recipe import Recipe, Rows, Turn
 from trainer.settings import to_plain
 
-LORA, LENS = "pytorch_lora_weights.safetensors", "lens.safetensors"
-"""The result: a LoRA in the layout of the released one, or a small model."""
+LORA, ENCODER, LENS = "pytorch_lora_weights.safetensors", "vae.safetensors", "lens.safetensors"
+"""The result: a LoRA and the encoder's layers, in the layout of the released ones; or a small model."""
 
 Job = tuple[int, int, int]
 """A micro-batch: step, number of its first picture in it, and how many."""
@@ -117,6 +117,8 @@ class OneStep(Recipe):
             trained = dict(self.base.small.network.named_parameters())
         else:
             raise BokehError("lora.rank is 0, which trains the whole network of a small model; set it to 8.")
+        self.encoder = self.base.encoder_layers() if settings.lora.encoder else {}
+        trained |= {f"encoder.{name}": value for name, value in self.encoder.items()}
         self.learner = self._learner(trained, trained, settings.optimizer, settings.ema)
         weights = settings.losses
         named = weights.lpips_weights
@@ -214,6 +216,7 @@ class OneStep(Recipe):
     def rendered(self, examples: list[Example], disparity: list[Tensor]) -> Tensor:
         """What the lens makes of pictures, ``[R, 3, H, W]``, about 0..1."""
         from bokeh_ops.host.diffusion_lens.attach import with_light
+        from bokeh_ops.host.loading import models as loading
         from bokeh_ops.host.training import denoise
 
         base, wanted = self.base, self.settings.lens
@@ -229,8 +232,8 @@ class OneStep(Recipe):
             radius = units((k * (maps - focus)).abs(), max(height, width))
             light = Light(nearness(maps), radius, wanted.occlusion, self.hard)
             patcher = with_light(patcher, light, self.layers)
-        latents = base.encode_images((sharp.movedim(1, -1) * 255).round().to(torch.uint8)).to(self.device)
-        own = patcher.model.process_latent_in(latents)
+        own = base.closed(sharp.movedim(1, -1)).to(self.device)
+        loading.on_device(base.patcher)  # the autoencoder may have needed the room
         sampling = patcher.get_model_object("model_sampling")
         sigma = sampling.sigma(torch.tensor(float(wanted.timestep))).to(self.device)
         context, pooled = self.text
@@ -254,6 +257,8 @@ class OneStep(Recipe):
         network = self.base.patcher.model.diffusion_model
         with ExitStack() as stack:
             stack.enter_context(differentiable(self.base.patcher, None, self.settings.checkpointing))
+            for value in self.encoder.values():
+                stack.callback(value.requires_grad_(True).requires_grad_, False)
             if self.lora is not None:
                 for handle in self.lora.hooks(network):
                     stack.callback(handle.remove)
@@ -269,12 +274,17 @@ class OneStep(Recipe):
         return fixed_part(settings)
 
     def result(self, step: int) -> None:
+        from bokeh_ops.host.diffusion_lens.weights import released_encoder
+
         with self._averaged():
             if self.lora is not None:
                 tensors = self.lora.released()
                 replace_file(self.out / LORA, lambda path: save_file(tensors, path, {"format": "pt"}))
                 rank = self.settings.lora.rank
                 replace_text(self.out / "config.json", json.dumps({"lora_rank": rank, "lora_alpha": rank}))
+                if self.encoder:
+                    layers = released_encoder(self.encoder)
+                    replace_file(self.out / ENCODER, lambda path: save_file(layers, path, {"format": "pt"}))
                 return
             from bokeh_ops.host.small.lens import LENS as LENS_ENTRY
 
