@@ -169,6 +169,38 @@ def sdxl(models: Path) -> None:
     }
     metadata = {"format": "bokeh-adapter", "version": "1", "config": json.dumps({"base": "sdxl"})}
     _write(adapter | _embedding(), models / "bokeh" / "bokeh_sdxl.safetensors", torch.float32, metadata)
+    lens = models / "bokeh_renderers" / "bokehdiff"
+    _write(_lora_shapes(), lens / "pytorch_lora_weights.safetensors", torch.float32)
+    torch.save(dict(_weights(_encoder_shapes(), torch.float32)), lens / "vae.ckpt")
+
+
+def _lora_shapes(rank: int = 8) -> dict[str, tuple[int, ...]]:
+    """A diffusion lens's LoRA in the released layout: of the 162 layers the attention in the place of PISA, and two."""
+    block = "down_blocks.1.attentions.0"
+    attention = [
+        f"{block}.transformer_blocks.{i}.attn1.{name}" for i in range(2) for name in ("to_q", "to_k", "to_v")
+    ]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in (*attention, f"{block}.proj_in"):
+        shapes |= {f"{layer}.lora_A.weight": (rank, 640), f"{layer}.lora_B.weight": (640, rank)}
+    convolution = "down_blocks.0.resnets.0.conv1"
+    return shapes | {
+        f"{convolution}.lora_A.weight": (rank, 320, 3, 3),
+        f"{convolution}.lora_B.weight": (320, rank, 1, 1),
+    }
+
+
+def _encoder_shapes() -> dict[str, tuple[int, ...]]:
+    """What a lens brings of the VAE's encoder, by diffusers' names."""
+    shapes: dict[str, tuple[int, ...]] = {"conv_in.weight": (128, 3, 3, 3), "conv_in.bias": (128,)}
+    for resnet in range(2):
+        for conv in ("conv1", "conv2"):
+            name = f"mid_block.resnets.{resnet}.{conv}"
+            shapes |= {f"{name}.weight": (512, 512, 3, 3), f"{name}.bias": (512,)}
+    for name in ("to_q", "to_k", "to_v", "to_out.0"):
+        name = f"mid_block.attentions.0.{name}"
+        shapes |= {f"{name}.weight": (512, 512), f"{name}.bias": (512,)}
+    return shapes | {"conv_out.weight": (8, 512, 3, 3), "conv_out.bias": (8,)}
 
 
 def flux(models: Path) -> None:

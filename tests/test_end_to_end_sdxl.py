@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from safetensors import safe_open
 
 from tests.host.server import ComfyServer
 from tests.host.workflow import to_api
-from tests.prompts import find, relative, sampled, small, stock, with_inputs
-from tests.test_end_to_end import check_samples, read
+from tests.prompts import find, pictures, relative, sampled, small, stock, texts, with_inputs
+from tests.test_end_to_end import check_run, check_samples, read
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -71,3 +72,23 @@ def test_it_obeys_k(server: ComfyServer) -> None:
     _, (plain,) = sampled(server, stock(prompt))
     assert relative(weak, strong) > 1e-2
     assert relative(strong, plain) > 1e-2
+
+
+def test_the_diffusion_lens(server: ComfyServer) -> None:
+    """LoRA and encoder from their files, a picture of a tile, K and the lens at work."""
+    prompt = to_api(json.loads(read("diffusion_lens")), server.object_info())
+    prompt = with_inputs(prompt, "ImageScale", width=512, height=384)
+    prompt[find(prompt, "PrimitiveString")]["inputs"]["value"] = "12"
+    run = check_run(server, prompt)
+    lens = next(node for node, each in prompt.items() if "lens" in each["inputs"])
+    steps = [(value, of) for node, value, of in run.progress if node == lens]
+    assert steps[-1][0] == steps[-1][1]
+    assert not [text for node, text in run.texts if prompt[node]["class_type"] == "LoadDiffusionLens"]
+    log = server.log.read_text(errors="replace")
+    assert "lora key not loaded" not in log
+    by_lens, layered = pictures(server, run)
+    assert relative(*(torch.from_numpy(each).float() for each in (by_lens, layered))) > 0.1
+    again = check_run(server, with_inputs(prompt, "LoadDiffusionLens", lora="none", encoder="none"))
+    without = pictures(server, again)[0]
+    assert relative(*(torch.from_numpy(each).float() for each in (by_lens, without))) > 1e-2
+    assert "There is no LoRA" in texts(again)

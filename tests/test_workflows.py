@@ -23,6 +23,7 @@ FOLDERS = {
     "DualCLIPLoader": "models/text_encoders",
     "VAELoader": "models/vae",
     "LoadBokehAdapter": "models/bokeh",
+    "LoadDiffusionLens": "models/bokeh_renderers",
     "LoadMoGeModel": "models/geometry_estimation",
     "BokehEstimateDepth": "models/depth",
 }
@@ -33,6 +34,7 @@ WANTED = {
     "photo_edit_sd15": {"BokehInvert", "GroundedSampler"},
     "photo_edit_sdxl": {"BokehInvert", "GroundedSampler"},
     "photo_edit_flux": {"BokehInvert", "GroundedSamplerAdvanced"},
+    "diffusion_lens": {"LoadDiffusionLens", "BokehMeRender", "BokehContactSheet"},
     "bokeh_sweep_sd15": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_flux": {"GroundedSamplerAdvanced", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_sdxl": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},
