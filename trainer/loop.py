@@ -268,6 +268,36 @@ class Loop:
         self.processes.wait()
 
 
+def train(recipe: Recipe, schedule: Schedule, out: Path, processes: Alone, result: str) -> bool:
+    """Train from the last checkpoint in ``out`` where there is one, and say so.
+
+    Args:
+        recipe: what is trained.
+        schedule: how long.
+        out: as for :class:`Loop`.
+        processes: who shares the work.
+        result: name of the file in ``out`` that is to be used.
+
+    Returns:
+        Whether all steps are done (else someone asked to stop, and a checkpoint was written).
+
+    Raises:
+        BokehError: as :meth:`Loop.run`.
+    """
+    loop = Loop(recipe, schedule, out, processes)
+    state = loop.state
+    if loop.done:
+        processes.say(
+            f"{out} has been trained for {state.step} of {schedule.steps} steps: nothing to do. Raise steps to go on."
+        )
+        return True
+    recipe.prepare()
+    processes.say(recipe.describe())
+    done = loop.run()
+    processes.say(f"{state.step} of {schedule.steps} steps done. The result: {out / result}")
+    return done
+
+
 def memory_gb() -> float:
     """The most memory that was in use so far: of the accelerator, else of this process; 0 where nobody tells."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():

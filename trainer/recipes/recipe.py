@@ -56,6 +56,13 @@ class Recipe(ABC):
 
     scaler: Any = None
 
+    def prepare(self) -> None:  # noqa: B027 (nothing to do is a good answer)
+        """What is done once, before the first step of this run."""
+
+    def describe(self) -> str:
+        """One line on what is about to be trained."""
+        return ""
+
     @abstractmethod
     def trainables(self) -> Mapping[str, Learner]:
         """What trains, by name. Checkpoints keep all of it."""

@@ -26,7 +26,7 @@ from trainer.files import WRITE_ERRORS, unwritable
 from trainer.frozen.cache import Store, Texts
 from trainer.frozen.model import Base, Fingerprints
 from trainer.learner import Average, Learner, learning_rate, make_optimizer
-from trainer.loop import Loop, Schedule
+from trainer.loop import Schedule, train
 from trainer.processes import Alone, Processes
 from trainer.recipes.bokeh.encode import fill_cache
 from trainer.recipes.bokeh.feed import Fed, Feeder, feed_ahead, stock
@@ -59,19 +59,7 @@ def fit(settings: Fit, beside: Path, base: Base | None = None) -> bool:
     processes = Processes(cpu=settings.device == "cpu")
     try:
         recipe = Bokeh(settings, beside, processes, base)
-        loop = Loop(recipe, recipe.schedule(), recipe.out, processes)
-        state = loop.state
-        if loop.done:
-            processes.say(
-                f"{recipe.out} has been trained for {state.step} of {settings.steps} steps: nothing to do. Raise "
-                "steps to go on."
-            )
-            return True
-        recipe.fill_cache()
-        processes.say(recipe.describe())
-        done = loop.run()
-        processes.say(f"{state.step} of {settings.steps} steps done. The adapter: {recipe.out / ADAPTER}")
-        return done
+        return train(recipe, recipe.schedule(), recipe.out, processes, ADAPTER)
     finally:
         processes.close()
 
@@ -148,7 +136,7 @@ class Bokeh(Recipe):
         every = wanted.checkpoint
         return Schedule(wanted.steps, every.every, every.keep, wanted.samples.every, wanted.tensorboard)
 
-    def fill_cache(self) -> None:
+    def prepare(self) -> None:
         """Encode what will be needed and is not kept."""
         fill_cache(
             self.settings,
@@ -162,7 +150,6 @@ class Bokeh(Recipe):
         )
 
     def describe(self) -> str:
-        """One line on what is about to be trained."""
         stock, world = self.plan.stock, self.processes.world
         known = len(stock.k) - int(np.isnan(stock.k).sum())
         trained = sum(parameter.numel() for parameter in self.learner.parameters)

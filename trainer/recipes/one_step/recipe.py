@@ -23,7 +23,7 @@ from trainer.files import replace_file, replace_text
 from trainer.frozen.model import Base, Fingerprints
 from trainer.frozen.small import SmallBase
 from trainer.learner import Average, Learner, learning_rate, make_optimizer
-from trainer.loop import Loop, Schedule
+from trainer.loop import Schedule, train
 from trainer.measure.metrics import psnr
 from trainer.measure.metrics.weights import HOW_TO_GET, load_lpips
 from trainer.processes import Alone, Processes
@@ -65,9 +65,7 @@ def train_lens(settings: LensFit, beside: Path, base: Base | None = None) -> boo
         schedule = Schedule(
             settings.steps, every.every, every.keep, settings.samples.every, settings.tensorboard
         )
-        loop = Loop(recipe, schedule, recipe.out, processes)
-        processes.say(recipe.describe())
-        return loop.run()
+        return train(recipe, schedule, recipe.out, processes, LORA if settings.lora.rank else LENS)
     finally:
         processes.close()
 
@@ -155,7 +153,6 @@ class OneStep(Recipe):
         )
 
     def describe(self) -> str:
-        """One line on what is about to be trained."""
         count = sum(parameter.numel() for parameter in self.learner.parameters)
         return (
             f"{count:,} parameters train on {len(self.scenes) - self.kept} scenes, {self.settings.batch.total} "
