@@ -32,6 +32,8 @@ FROM = (0.0, 14.0, 28.0)
 """K of the photographs."""
 TOGETHER = 10
 """Scenes that are sampled at once."""
+ROUNDING = 1 / 255 / 12**0.5
+"""Root mean square of rounding to 8 bits: a codec that loses less has lost nothing, and a ratio to that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,8 @@ def measure(
 
     Returns:
         By way and cell (``K0 -> K1``) the figures: ``psnr`` and ``lpips`` to the true render; ``focus``, the error in
-        the main thing as a share of the codec's own; ``lvcorr`` over the sweep of each photograph.
+        the main thing as a share of the codec's own, or of rounding where that is more; ``lvcorr`` over the sweep of
+        each photograph.
 
     Raises:
         BokehError: the folder holds what was measured of another model or adapter.
@@ -316,7 +319,7 @@ def _values(
                 original = photographs.true[k][place].movedim(-1, 0)
                 cell["focus"] = float(
                     (picture - original)[:, mask].square().mean().sqrt()
-                    / (true - original)[:, mask].square().mean().sqrt()
+                    / (true - original)[:, mask].square().mean().sqrt().clamp(min=ROUNDING)
                 )
             trend.append(laplacian_variance(picture))
             truths.append(laplacian_variance(true))
