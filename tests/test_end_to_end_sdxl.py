@@ -76,7 +76,7 @@ def test_it_obeys_k(server: ComfyServer) -> None:
 
 def test_the_diffusion_lens(server: ComfyServer) -> None:
     """LoRA and encoder from their files, a picture of a tile, K and the lens at work."""
-    prompt = to_api(json.loads(read("diffusion_lens")), server.object_info())
+    prompt = to_api(json.loads(read("diffusion_lens_sdxl")), server.object_info())
     prompt = with_inputs(prompt, "ImageScale", width=512, height=384)
     prompt[find(prompt, "PrimitiveString")]["inputs"]["value"] = "12"
     run = check_run(server, prompt)

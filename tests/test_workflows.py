@@ -34,7 +34,7 @@ WANTED = {
     "photo_edit_sd15": {"BokehInvert", "GroundedSampler"},
     "photo_edit_sdxl": {"BokehInvert", "GroundedSampler"},
     "photo_edit_flux": {"BokehInvert", "GroundedSamplerAdvanced"},
-    "diffusion_lens": {"LoadDiffusionLens", "BokehMeRender", "BokehContactSheet"},
+    "diffusion_lens_sdxl": {"LoadDiffusionLens", "BokehMeRender", "BokehContactSheet"},
     "bokeh_sweep_sd15": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_flux": {"GroundedSamplerAdvanced", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_sdxl": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},

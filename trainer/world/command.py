@@ -253,16 +253,16 @@ def _lenses(chosen: argparse.Namespace) -> int:
     from trainer.measure.metrics.weights import load_lpips
     from trainer.world.lenses import FAULTS, markdown, measure
 
-    start(None, Path.cwd(), cpu=True)
-    from bokeh_ops.host.small.lens import read_lens
-
-    models: dict[str, str | LensModel] = {name: name for name in ("unchanged", *MODELS)}
-    for each in chosen.lens:
-        name, _, file = each.partition("=")
-        if not name or not file:
-            raise BokehError(f"--lens has {each!r}; expected NAME=FILE.")
-        models[name] = read_lens(Path(file))
     faults = list(_only(FAULTS, chosen.faults))
+    files = dict(each.partition("=")[::2] for each in chosen.lens)
+    if not all((*files, *files.values())):
+        raise BokehError(f"--lens has {', '.join(chosen.lens)}; expected NAME=FILE.")
+    models: dict[str, str | LensModel] = {name: name for name in ("unchanged", *MODELS)}
+    if files:
+        start(None, Path.cwd(), cpu=True)
+        from bokeh_ops.host.small.lens import read_lens
+
+        models |= {name: read_lens(Path(file)) for name, file in files.items()}
     print(markdown(measure(chosen.folder, chosen.data, models, chosen.scenes, load_lpips(), faults)))
     return 0
 

@@ -33,7 +33,7 @@ FROM = (0.0, 14.0, 28.0)
 TOGETHER = 10
 """Scenes that are sampled at once."""
 ROUNDING = 1 / 255 / 12**0.5
-"""Root mean square of rounding to 8 bits: a codec that loses less has lost nothing, and a ratio to that says nothing."""
+"""Root mean square of rounding to 8 bits: a codec that loses less has lost nothing that a ratio could be taken to."""
 
 
 @dataclass(frozen=True)
