@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.host.server import ComfyServer
+from tests.host.server import ComfyServer, Run
 from tests.host.workflow import to_api
 from tests.prompts import find, pictures, relative, sampled, small, stock, texts, with_inputs
 from tests.test_end_to_end import check_run, check_samples, read
@@ -86,9 +86,18 @@ def test_the_diffusion_lens(server: ComfyServer) -> None:
     assert not [text for node, text in run.texts if prompt[node]["class_type"] == "LoadDiffusionLens"]
     log = server.log.read_text(errors="replace")
     assert "lora key not loaded" not in log
-    by_lens, layered = pictures(server, run)
-    assert relative(*(torch.from_numpy(each).float() for each in (by_lens, layered))) > 0.1
+    saved = {
+        each["inputs"]["filename_prefix"]: node
+        for node, each in prompt.items()
+        if each["class_type"] == "SaveImage"
+    }
+
+    def sheet(of: Run, name: str) -> torch.Tensor:
+        (found,) = pictures(server, of, saved[name])
+        return torch.from_numpy(found).float()
+
+    by_lens = sheet(run, "diffusion_lens")
+    assert relative(by_lens, sheet(run, "diffusion_lens_layered")) > 0.1
     again = check_run(server, with_inputs(prompt, "LoadDiffusionLens", lora="none", encoder="none"))
-    without = pictures(server, again)[0]
-    assert relative(*(torch.from_numpy(each).float() for each in (by_lens, without))) > 1e-2
+    assert relative(by_lens, sheet(again, "diffusion_lens")) > 1e-2
     assert "There is no LoRA" in texts(again)
