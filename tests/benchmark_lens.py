@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def timed(server: ComfyServer, side: int, output: str) -> tuple[float, float]:
-    """Seconds of one K by the lens that writes ``output``, and the most bytes that a child of this process held: the server."""
+    """Seconds of one K by the lens that writes ``output``, and the most bytes that the server, a child, held."""
     text = (ROOT / "workflows" / "diffusion_lens_sdxl.json").read_text(encoding="utf-8")
     prompt = with_inputs(
         to_api(json.loads(text), server.object_info()), "ImageScale", width=side, height=side
