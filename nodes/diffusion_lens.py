@@ -27,8 +27,8 @@ class LoadDiffusionLens(io.ComfyNode):
             category="Bokeh",
             description=(
                 "A lens model that is one step of SDXL: its self-attention spreads light over circles of confusion, "
-                "and its training copes with hair, fur and leaves where depth is wrong. Link it to Lens Blur from "
-                "Depth. Model and VAE that come in are not changed."
+                "and it is trained for hair, fur and leaves, where depth is wrong. Link it to Lens Blur from Depth. "
+                "Model and VAE that come in are not changed."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="SDXL. LoRAs on it act too; an ordinary checkpoint is best."),

@@ -30,7 +30,7 @@ MULTIPLE = 32
 class DiffusionLens:
     """A lens model (:class:`~bokeh_ops.render.contract.LensModel`) that is one step of SDXL.
 
-    Where depth is right, ``layered`` is exact; this one has learnt what hair, fur and leaves look like where it is not.
+    Where depth is right, ``layered`` computes; this one is trained for hair, fur and leaves, where it is not.
     It draws round openings, and pictures as displayed: light is not added up in linear values but as it was trained.
 
     Attributes:
