@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..bokeh_ops.diffusion_lens import PROMPT
 from ..bokeh_ops.diffusion_lens.files import read_encoder, read_lora
 from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host.diffusion_lens.attach import lens_layers
 from ..bokeh_ops.host.diffusion_lens.lens import DiffusionLens
-from ..bokeh_ops.host.diffusion_lens.prompt import PROMPT
 from ..bokeh_ops.host.diffusion_lens.weights import add_lora, with_encoder
 from ..bokeh_ops.host.folders import renderers as library
 from ..bokeh_ops.host.notices import say

@@ -292,6 +292,12 @@ def test_models_and_prompts_that_do_not_fit(pack: ModuleType, base: Any) -> None
 
     with pytest.raises(error, match=r"no attention at half the size of its latents"):
         make(sdxl_model(bare, torch.float32, torch.device("cpu")), Halves(), models.conditioning("sdxl"))
+    with pytest.raises(
+        error, match=r"has no self-attention 'input_blocks\.9.* it has input_blocks\.3\.1"
+    ):
+        lens(pack, base, layers=["input_blocks.9.1.transformer_blocks.0.attn1"])
+    with pytest.raises(error, match=r"has no self-attention 'a' for the lens"):
+        one(pack, base, models.randn(1, 4, 8, 8), a_light(pack, 1, 64, 64), layers=["a"])
     taken = base.clone()
     taken.set_model_attn1_replace(lambda q, k, v, extra: q, "input", 3, 1)
     with pytest.raises(error, match=r"Another extension replaces the self-attention input_blocks\.3\.1"):
@@ -344,7 +350,14 @@ WRONG_LORAS: dict[str, tuple[dict[str, Tensor], str]] = {
     "more": ({**lora(), "text_encoder.a.lora_A.weight": torch.zeros(1, 1)}, r"1 of its tensors are something else"),
     "nan": ({**lora(), f"{LAYER}.to_q.lora_B.weight": torch.full((64, 3), torch.nan)}, r"NaN or infinite"),
     "other layers": (lora(layer="down_blocks.3.resnets.0"), r"1 of 1 layers that the model does not have"),
-    "other sizes": (lora(width=32), r"is 32 -> 32, but that layer of the model is 64 -> 64"),
+    "other kernels": (
+        {
+            "down_blocks.0.resnets.0.conv1.lora_A.weight": torch.zeros(2, 32, 1, 1),
+            "down_blocks.0.resnets.0.conv1.lora_B.weight": torch.zeros(32, 2, 1, 1),
+        },
+        r"is \(32, 32, 1, 1\), but that layer of the model is \(32, 32, 3, 3\)",
+    ),
+    "other sizes": (lora(width=32), r"is \(32, 32\), but that layer of the model is \(64, 64\)"),
 }  # fmt: skip
 
 

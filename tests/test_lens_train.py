@@ -31,13 +31,13 @@ SIDE = 32
 LAYER = "input_blocks.1.1.transformer_blocks.0.attn1"
 
 
-def write_scenes(folder: Path, scenes: int = 5, all_sharp: bool = False) -> Path:
+def write_scenes(folder: Path, scenes: int = 5, all_sharp: bool = False, side: int = SIDE) -> Path:
     """Stripes in front of a plain: as sharp as they are, and two more pictures that are grey between them."""
-    writer = DatasetWriter(folder, (SIDE, SIDE), {})
+    writer = DatasetWriter(folder, (side, side), {})
     for scene in range(scenes):
-        x = np.arange(SIDE)
-        stripes = ((x // 4 + scene) % 2)[None, :, None] * 200 + np.zeros((SIDE, 1, 3))
-        disparity = np.where((x // 8) % 2, 2.0, 0.5)[None].repeat(SIDE, 0)
+        x = np.arange(side)
+        stripes = ((x // 4 + scene) % 2)[None, :, None] * 200 + np.zeros((side, 1, 3))
+        disparity = np.where((x // 8) % 2, 2.0, 0.5)[None].repeat(side, 0)
         for level, k in enumerate((0.0, 1.0, 3.0)):
             image = (stripes * (1 - k / 6) + 100 * k / 6).astype(np.uint8)
             info = {"captions": ["stripes"], "k": k, "all_in_focus": all_sharp or k == 0, "s1_m": 0.5}
@@ -339,6 +339,11 @@ def test_what_training_lacks(workshop: Path, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "empty").mkdir()
     with pytest.raises(BokehError, match=r"not a folder of a ConvNeXt"):
         train(workshop, tmp_path / "b", f"losses.backbone={tmp_path / 'empty'}")
+    write_scenes(tmp_path / "odd", 2, side=36)
+    with pytest.raises(BokehError, match=r"are 36 x 36; sdxl needs sides that are multiples of 8"):
+        train(workshop, tmp_path / "d", f"data.dataset={tmp_path / 'odd'}")
+    with pytest.raises(BokehError, match=r"has no self-attention 'nowhere' for the lens"):
+        train(workshop, tmp_path / "e", "lens.layers=[nowhere]")
     write_scenes(tmp_path / "single", 1)
     with pytest.raises(BokehError, match=r"has a single scene"):
         train(workshop, tmp_path / "c", f"data.dataset={tmp_path / 'single'}")

@@ -10,6 +10,7 @@ import torch
 from bokeh_ops.errors import BokehError
 from bokeh_ops.host.architectures import named
 from trainer.config import Base as Settings
+from trainer.data import Dataset
 from trainer.frozen.model import Base, Fingerprints, HostBase
 from trainer.frozen.small import SmallBase
 
@@ -29,6 +30,21 @@ class Wanted(Protocol):
 
     @property
     def precision(self) -> str: ...
+
+
+def check_size(dataset: Dataset, wanted: Settings) -> None:
+    """Refuse pictures whose sides the architecture does not take.
+
+    Raises:
+        BokehError: it says which it takes.
+    """
+    multiple = wanted.known.size_multiple
+    width, height = dataset.resolution
+    if width % multiple or height % multiple:
+        raise BokehError(
+            f"The pictures of {dataset.folder} are {width} x {height}; {wanted.architecture} needs sides that are "
+            f"multiples of {multiple}. Make the data set at another size, such as 512 x 512."
+        )
 
 
 def load_base(settings: Wanted, beside: Path, prints: Fingerprints) -> Base:

@@ -14,11 +14,12 @@ from ..architectures import architectures, recognise
 from ..attention.unet import previous_in, slots
 
 
-def lens_layers(patcher: Any) -> list[str]:
+def lens_layers(patcher: Any, named: Sequence[str] | None = None) -> list[str]:
     """Paths of the self-attentions that PISA takes the place of.
 
     Args:
         patcher: a MODEL.
+        named: these, and not those of the paper.
 
     Raises:
         BokehError: no lens can be made of it, or it has no such layers.
@@ -27,6 +28,14 @@ def lens_layers(patcher: Any) -> list[str]:
     if not model.architecture.lens:
         known = " or ".join(each.title for each in architectures().values() if each.lens)
         raise BokehError(f"The model is {model.title}; a diffusion lens is made of {known}. Connect that.")
+    if named is not None:
+        there = [path for path in model.widths if path.endswith(".attn1")]
+        absent = sorted(set(named) - set(there))
+        if absent:
+            raise BokehError(
+                f"{model.title} has no self-attention {absent[0]!r} for the lens; it has {', '.join(there)}."
+            )
+        return list(named)
     found = model.architecture.lens_layers(patcher.model.diffusion_model, model.widths)
     if not found:
         raise BokehError(
@@ -49,7 +58,7 @@ def with_light(patcher: Any, light: Light, layers: Sequence[str] | None = None) 
     """
     clone = patcher.clone()
     table = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-    for path, slot in slots(dict.fromkeys(lens_layers(patcher) if layers is None else layers, 0)).items():
+    for path, slot in slots(dict.fromkeys(lens_layers(patcher, layers), 0)).items():
         if previous_in(table, slot) is not None:
             raise BokehError(
                 f"Another extension replaces the self-attention {path} (perturbed-attention guidance and IP-Adapter "

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...diffusion_lens import TIMESTEP
 from ...diffusion_lens.attention import Light, nearness, units
 from ...errors import BokehError
 from ...picture.tiles import fitted, from_tiles, tiled
@@ -18,7 +19,6 @@ from ...render.contract import Lens, Progress, Rendered, drawn
 from ..architectures import recognise
 from ..sampling.grounded import make_guider
 from .attach import lens_layers, with_light
-from .prompt import TIMESTEP
 
 TILE = 512
 """Pixels along a tile."""
@@ -45,7 +45,7 @@ class DiffusionLens:
         notice: told what the user should know.
 
     Raises:
-        BokehError: the model is no SDXL, or the prompt is not one for it.
+        BokehError: the model is no SDXL or lacks a layer, or the prompt is not one for it.
     """
 
     model: Any
@@ -59,8 +59,7 @@ class DiffusionLens:
     notice: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
-        if self.layers is None:
-            lens_layers(self.model)
+        lens_layers(self.model, self.layers)
         width = self.model.model.model_config.unet_config["context_dim"]
         for text, told in self.positive:
             if text.shape[-1] != width or told.get("pooled_output") is None:
@@ -150,11 +149,7 @@ class DiffusionLens:
         """One picture ``[1, C, H, W]`` as drawn, ``[1, C, H, W]``."""
         channels, height, width = image.shape[1:]
         tall, wide = fitted(height, MULTIPLE), fitted(width, MULTIPLE)
-        multiple = MULTIPLE // self.pixels
-        tiles = [
-            t._replace(height=fitted(t.height, multiple), width=fitted(t.width, multiple))
-            for t in tiled(tall // self.pixels, wide // self.pixels, side // self.pixels)
-        ]
+        tiles = tiled(tall // self.pixels, wide // self.pixels, side // self.pixels)
         reach = self.pixels * max(max(t.height, t.width) for t in tiles) // 2
         if float(defocus.abs().max()) > reach:
             raise BokehError(

@@ -46,10 +46,10 @@ def add_lora(patcher: Any, lora: Mapping[str, Tensor], strength: float = 1.0, na
         shape = tuple(own[known[layer]].shape)
         # A quantised weight (GGUF) is kept in another shape than it has; the host tells by its own attribute.
         shape = tuple(getattr(own[known[layer]], "tensor_shape", shape))
-        if (up.shape[0], down.shape[1]) != shape[:2]:
+        if (up.shape[0], *down.shape[1:]) != shape:  # the host would leave such a layer out, and only log it
             raise BokehError(
-                f"{name}: {layer} is {down.shape[1]} -> {up.shape[0]}, but that layer of the model is {shape[1]} -> "
-                f"{shape[0]}. It was trained on another model."
+                f"{name}: {layer} is {(up.shape[0], *down.shape[1:])}, but that layer of the model is {shape}. It was "
+                "trained on another model."
             )
     clone = patcher.clone()
     patches = comfy.lora.load_lora(dict(lora), {layer: known[layer] for layer in sorted(layers)})

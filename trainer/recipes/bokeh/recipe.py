@@ -15,8 +15,6 @@ from torch import Tensor
 
 from bokeh_ops.adapter.files import count_double_blocks, read_adapter, write_adapter
 from bokeh_ops.adapter.network import AdapterConfig, BokehAdapter, LayerSpec
-from bokeh_ops.errors import BokehError
-from bokeh_ops.host.architectures import named
 from bokeh_ops.render import DEFAULT_MODEL
 from trainer.comfyui import start
 from trainer.config import Fit, fixed_part, record_for_others
@@ -24,6 +22,7 @@ from trainer.data import open_dataset
 from trainer.data.pairs.identity import identity
 from trainer.files import WRITE_ERRORS, unwritable
 from trainer.frozen.cache import Store, Texts
+from trainer.frozen.load import check_size
 from trainer.frozen.model import Base, Fingerprints
 from trainer.learner import Average, Learner, learning_rate, make_optimizer
 from trainer.loop import Schedule, train
@@ -92,7 +91,7 @@ class Bokeh(Recipe):
         pairs = None if sets is None else open_dataset(beside / Path(sets).expanduser())
         self.plan = Plan(settings, stock(photographs, pairs))
         self.size = photographs.resolution
-        _check_size(self.size, settings)
+        check_size(photographs, settings.base)
         self.base = base or load_base(settings, beside, Fingerprints(self.kept / "files.json"))
         self.identities: dict[str, Any] = {
             "model": self.base.fingerprint,
@@ -247,16 +246,6 @@ class Bokeh(Recipe):
             for micro in self.plan.validation(self.settings.samples.validation)
         ]
         return {"error": float(torch.cat(errors).double().mean())} if errors else {}
-
-
-def _check_size(resolution: tuple[int, int], settings: Fit) -> None:
-    multiple = named(settings.base.architecture).size_multiple
-    if any(side % multiple for side in resolution):
-        raise BokehError(
-            f"The photographs of {settings.data.dataset} are {resolution[0]} x {resolution[1]}; "
-            f"{settings.base.architecture} needs sides that are multiples of {multiple}. Prepare the data set at "
-            "another size, such as 512 x 512."
-        )
 
 
 def new_adapter(base: Base, settings: Fit) -> BokehAdapter:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
+from bokeh_ops.diffusion_lens import PROMPT, TIMESTEP
 from bokeh_ops.diffusion_lens.attention import HARDEST
 from bokeh_ops.host.architectures import architectures
-from bokeh_ops.host.diffusion_lens.prompt import PROMPT, TIMESTEP
 from trainer.config import Base, Checkpoints, Optimizer, Precision
 from trainer.settings import STRICT, Flag, section, setting
 

@@ -87,11 +87,12 @@ class OneStep(Recipe):
         from bokeh_ops.host.diffusion_lens.attach import lens_layers
         from bokeh_ops.host.diffusion_lens.lora import LensLora
         from bokeh_ops.host.loading import models as loading
-        from trainer.frozen.load import load_base
+        from trainer.frozen.load import check_size, load_base
 
         self.settings, self.processes = settings, processes
         self.out = beside / Path(settings.out).expanduser()
         dataset = open_dataset(beside / Path(settings.data.dataset).expanduser())
+        check_size(dataset, settings.base)
         self.scenes = Scenes(dataset)
         self.kept = min(settings.samples.scenes, len(self.scenes) - 1)
         if self.kept < 1:
@@ -100,7 +101,7 @@ class OneStep(Recipe):
         self.identities = {"model": self.base.fingerprint, "dataset": identity(dataset)}
         (text,) = self.base.encode_text([settings.prompt])
         self.text = text
-        self.layers = settings.lens.layers or lens_layers(self.base.patcher)
+        self.layers = lens_layers(self.base.patcher, settings.lens.layers or None)
         loading.on_device(self.base.patcher)
         self.device = loading.device()
         self.lora: LensLora | None = None
