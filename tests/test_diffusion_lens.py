@@ -292,9 +292,7 @@ def test_models_and_prompts_that_do_not_fit(pack: ModuleType, base: Any) -> None
 
     with pytest.raises(error, match=r"no attention at half the size of its latents"):
         make(sdxl_model(bare, torch.float32, torch.device("cpu")), Halves(), models.conditioning("sdxl"))
-    with pytest.raises(
-        error, match=r"has no self-attention 'input_blocks\.9.* it has input_blocks\.3\.1"
-    ):
+    with pytest.raises(error, match=r"has no self-attention 'input_blocks\.9.* it has input_blocks\.3\.1"):
         lens(pack, base, layers=["input_blocks.9.1.transformer_blocks.0.attn1"])
     with pytest.raises(error, match=r"has no self-attention 'a' for the lens"):
         one(pack, base, models.randn(1, 4, 8, 8), a_light(pack, 1, 64, 64), layers=["a"])

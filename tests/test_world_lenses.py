@@ -71,7 +71,25 @@ def test_it_goes_on(scenes: Path, tmp_path: Path) -> None:
     assert not again.seen
     lenses.measure(tmp_path, scenes, {"a": again, "b": Watched()}, 3, None, FAULTS)
     assert len(again.seen) == 4
-    assert len(json.loads((tmp_path / "values.json").read_text())["b"]["exact"]) == 6
+    assert len(json.loads((tmp_path / "values.json").read_text())["values"]["b"]["exact"]) == 6
+
+
+def test_another_lens_of_the_same_name_is_measured_anew(scenes: Path, tmp_path: Path) -> None:
+    old, new, other = Watched(), Watched(), Watched()
+    lenses.measure(tmp_path, scenes, {"a": old, "b": other}, 1, None, FAULTS, {"a": "one file"})
+    other.seen.clear()
+    lenses.measure(tmp_path, scenes, {"a": new}, 1, None, FAULTS, {"a": "another file"})
+    assert len(new.seen) == 4
+    lenses.measure(tmp_path, scenes, {"a": new, "b": other}, 1, None, FAULTS, {"a": "another file"})
+    assert (len(new.seen), other.seen) == (4, [])
+
+
+def test_other_scenes_are_refused(scenes: Path, tmp_path: Path) -> None:
+    lenses.measure(tmp_path, scenes, {"a": Watched()}, 1, None, FAULTS)
+    words = ["--scenes", "2", "--size", "32", "--levels", "2", "--rays", "4", "--seed", "9"]
+    assert cli.main(["synthesize", str(tmp_path / "others"), *words]) == 0
+    with pytest.raises(BokehError, match=r"values.json is of other scenes"):
+        lenses.measure(tmp_path, tmp_path / "others", {"a": Watched()}, 1, None, FAULTS)
 
 
 def test_what_the_command_refuses(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,5 +97,7 @@ def test_what_the_command_refuses(scenes: Path, tmp_path: Path, capsys: pytest.C
         lenses.markdown({})
     assert cli.main(["world", "lenses", str(tmp_path), str(scenes), "--faults", "melted"]) != 0
     assert "There is no comparison 'melted'" in capsys.readouterr().err
+    assert cli.main(["world", "lenses", str(tmp_path), str(scenes), "--scenes", "0"]) != 0
+    assert "Nothing was measured" in capsys.readouterr().err
     assert cli.main(["world", "lenses", str(tmp_path), str(scenes), "--lens", "a"]) != 0
     assert "expected NAME=FILE" in capsys.readouterr().err

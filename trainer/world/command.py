@@ -263,7 +263,8 @@ def _lenses(chosen: argparse.Namespace) -> int:
         from bokeh_ops.host.small.lens import read_lens
 
         models |= {name: read_lens(Path(file)) for name, file in files.items()}
-    print(markdown(measure(chosen.folder, chosen.data, models, chosen.scenes, load_lpips(), faults)))
+    made_of = {name: content_key(Path(file).read_bytes()) for name, file in files.items()}
+    print(markdown(measure(chosen.folder, chosen.data, models, chosen.scenes, load_lpips(), faults, made_of)))
     return 0
 
 

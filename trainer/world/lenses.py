@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from bokeh_ops.errors import BokehError
 from bokeh_ops.render import Lens, LensModel, render
 from trainer.data import open_dataset
+from trainer.data.pairs.identity import identity
 from trainer.files import read_json, replace_text
 from trainer.measure.metrics import Interval, Lpips, bootstrap, psnr
 from trainer.measure.metrics.fidelity import BAND_PIXELS, depth_edge_band
@@ -35,6 +38,8 @@ _SHEETS = 4
 
 Values = dict[str, dict[str, dict[str, dict[str, float]]]]
 """By model, fault and picture the figures."""
+BUILT_IN = "of this project"
+"""What a lens model without a file is made of."""
 
 
 @torch.no_grad()
@@ -45,6 +50,7 @@ def measure(
     scenes: int,
     lpips: Lpips | None,
     faults: Sequence[str] = tuple(FAULTS),
+    made_of: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, dict[str, dict[str, Interval]]]:
     """Render and compare; ``values.json`` and ``lenses.md`` hold the result, and sheets the first scenes.
 
@@ -57,20 +63,30 @@ def measure(
         scenes: the first so many.
         lpips: None leaves it out.
         faults: of :data:`FAULTS`.
+        made_of: names the content of a model's file; where that is another one, the model is measured anew.
 
     Returns:
         By model and fault PSNR, PSNR about depth edges, and LPIPS of pictures as displayed: means over scenes.
 
     Raises:
-        BokehError: no scenes, or the folder holds something else.
+        BokehError: no scenes, or the folder holds what was measured of other scenes.
     """
-    found = Scenes(open_dataset(dataset))
+    opened = open_dataset(dataset)
+    found, of_scenes = Scenes(opened), identity(opened)
     path = folder / "values.json"
-    values: Values = read_json(path, "what was measured before") if path.is_file() else {}
+    before: dict[str, Any] = {"scenes": of_scenes, "made_of": {}, "values": {}}
+    if path.is_file():
+        before = read_json(path, "what was measured before")
+    if before.get("scenes") != of_scenes:
+        raise BokehError(f"{path} is of other scenes. Delete it, or give another folder.")
+    files = before["made_of"] | {name: made_of.get(name, BUILT_IN) for name in models}
+    values: Values = {
+        name: each for name, each in before["values"].items() if before["made_of"][name] == files[name]
+    }
     for number in range(min(scenes, len(found))):
         levels = len(found.scenes[number][1])
         examples = [found.example(number, level) for level in range(levels)]
-        made: dict[tuple[str, str], Tensor] = {}
+        pictures: dict[tuple[str, str], Tensor] = {}
         for name, model in models.items():
             for fault in faults:
                 known = values.setdefault(name, {}).setdefault(fault, {})
@@ -80,13 +96,13 @@ def measure(
                 for each in examples:
                     picture = rendered(each, model, way, share)
                     known[each.key] = compared(picture, each, lpips)
-                    made[name, fault] = picture
-        if made:
-            replace_text(path, json.dumps(values))
+                    pictures[name, fault] = picture
+        if pictures:
+            replace_text(path, json.dumps({"scenes": of_scenes, "made_of": files, "values": values}))
             replace_text(folder / "lenses.md", markdown(summary(values)))
             if number < _SHEETS:
-                _sheet(folder / "sheets" / f"{number:03d}.png", examples[-1], made)
-    return summary({name: values[name] for name in models})
+                _sheet(folder / "sheets" / f"{number:03d}.png", examples[-1], pictures)
+    return summary({name: values.get(name, {}) for name in models})
 
 
 def rendered(example: Example, model: str | LensModel, way: str, share: float) -> Tensor:
