@@ -378,6 +378,11 @@ def test_another_small_model_is_no_lens(workshop: Path) -> None:
         read_lens(workshop / "base.safetensors")
 
 
+def test_the_rate_falls_whatever_else_of_the_optimiser_is_set(workshop: Path, tmp_path: Path) -> None:
+    found = settings(workshop, tmp_path, "optimizer.lr=0.01").resolved().optimizer
+    assert (found.lr, found.schedule) == (0.01, "cosine")
+
+
 @pytest.mark.parametrize("name", ["lens-sdxl", "world-lens"])
 def test_the_shipped_profiles_are_valid(repo: Path, name: str) -> None:
     text = (repo / "trainer" / "configs" / f"{name}.yaml").read_text(encoding="utf-8")

@@ -218,14 +218,16 @@ class Cache:
     text: Flag = setting(True, "keep what the text encoders make of captions")
 
 
-@dataclass(frozen=True, config=STRICT)
-class Fit:
-    """All settings of a run."""
+STEPS: dict[str, Any] = {"also": ["max_train_steps", "max_steps"], "ge": 1, "le": 10**9}
+"""Of a setting for the number of steps."""
 
-    out: str = setting(help="folder for checkpoints, samples and the adapter", also=["output_dir", "output"])
+
+@dataclass(frozen=True, config=STRICT)
+class Run:
+    """What the runs of all recipes are told."""
+
+    out: str = setting(help="folder for checkpoints, samples and the result", also=["output_dir", "output"])
     base: Base = section(Base, "the frozen model", required=True)
-    data: Data = section(Data, "the photographs", required=True)
-    steps: int = setting(12000, "steps to train", ["max_train_steps", "max_steps"], ge=1, le=10**9)
     seed: int = setting(0, "of everything that is drawn", ge=0, le=2**63 - 1)
     precision: Precision = setting(
         "bf16", "type the network computes in (autocast)", ["mixed_precision", "dtype"]
@@ -237,6 +239,15 @@ class Fit:
     device: Literal["auto", "cpu"] = setting("auto", "where to train; auto: what ComfyUI would use")
     comfyui: str | None = setting(None, "folder of ComfyUI; empty: BOKEH_COMFYUI, or the one this lies in")
     tensorboard: Flag = setting(True, "write curves and sample pictures for TensorBoard")
+    checkpoint: Checkpoints = section(Checkpoints)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Fit(Run):
+    """All settings of a run."""
+
+    data: Data = section(Data, "the photographs", required=True)
+    steps: int = setting(12000, "steps to train", **STEPS)
     adapter: Adapter = section(Adapter)
     batch: Batch = section(Batch)
     contrastive: Contrastive = section(Contrastive)
@@ -249,7 +260,6 @@ class Fit:
     )
     dropout: Dropout = section(Dropout)
     optimizer: Optimizer = section(Optimizer)
-    checkpoint: Checkpoints = section(Checkpoints)
     samples: Samples = section(Samples)
     cache: Cache = section(Cache)
 
@@ -311,8 +321,8 @@ class Fit:
         )
 
 
-FREE = ("out", "device", "comfyui", "tensorboard", "checkpointing", "checkpoint", "samples", "cache")
-"""Settings that may change between two parts of one run: they do not change what is learnt."""
+FREE = ("out", "device", "comfyui", "tensorboard", "checkpointing", "checkpoint")
+"""Settings of :class:`Run` that may change between two parts of one run: they do not change what is learnt."""
 
 FREE_WITHIN = {"data": ("workers",), "batch": ("micro",)}
 
@@ -322,7 +332,7 @@ def fixed_part(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     The number of steps may change unless the learning rate depends on it.
     """
-    kept = {key: value for key, value in settings.items() if key not in FREE}
+    kept = {key: value for key, value in settings.items() if key not in (*FREE, "samples", "cache")}
     for key, names in FREE_WITHIN.items():
         if isinstance(kept.get(key), Mapping):
             kept[key] = {name: value for name, value in kept[key].items() if name not in names}

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from bokeh_ops.diffusion_lens import PROMPT, TIMESTEP
 from bokeh_ops.diffusion_lens.attention import HARDEST
 from bokeh_ops.host.architectures import architectures
-from trainer.config import Base, Checkpoints, Optimizer, Precision
+from trainer.config import FREE, STEPS, Optimizer, Run
 from trainer.settings import STRICT, Flag, section, setting
 
 
@@ -81,31 +81,22 @@ class Samples:
 
 
 @dataclass(frozen=True, config=STRICT)
-class LensFit:
+class Descent(Optimizer):
+    schedule: Literal["constant", "cosine"] = setting("cosine", "learning rate after the warm-up")
+
+
+@dataclass(frozen=True, config=STRICT)
+class LensFit(Run):
     """All settings of a run."""
 
-    out: str = setting(help="folder for checkpoints, samples and the lens", also=["output_dir", "output"])
-    base: Base = section(Base, "SDXL", required=True)
     data: Data = section(Data, "the scenes", required=True)
-    steps: int = setting(20000, "steps to train (ours)", ["max_train_steps", "max_steps"], ge=1, le=10**9)
-    seed: int = setting(0, "of everything that is drawn", ge=0, le=2**63 - 1)
+    steps: int = setting(20000, "steps to train (ours)", **STEPS)
     prompt: str = setting(PROMPT, "that the network is given")
-    precision: Precision = setting(
-        "bf16", "type the network computes in (autocast)", ["mixed_precision", "dtype"]
-    )
-    checkpointing: Flag = setting(
-        True, "compute activations again on the way back, to save memory", ["gradient_checkpointing"]
-    )
-    ema: float = setting(0.0, "decay of an average of the weights; 0: none (ours)", ge=0, le=0.999999)
-    device: Literal["auto", "cpu"] = setting("auto", "where to train; auto: what ComfyUI would use")
-    comfyui: str | None = setting(None, "folder of ComfyUI; empty: BOKEH_COMFYUI, or the one this lies in")
-    tensorboard: Flag = setting(True, "write curves and sample pictures for TensorBoard")
     lora: Lora = section(Lora)
     lens: Lens = section(Lens)
     losses: Losses = section(Losses)
     batch: Batch = section(Batch)
-    optimizer: Optimizer = section(Optimizer)
-    checkpoint: Checkpoints = section(Checkpoints)
+    optimizer: Descent = section(Descent)
     samples: Samples = section(Samples)
 
     def __post_init__(self) -> None:
@@ -118,17 +109,12 @@ class LensFit:
     def resolved(self) -> LensFit:
         """A copy in which everything that depends on something else is filled in."""
         wanted = self.optimizer
-        schedule = "cosine" if wanted == Optimizer() else wanted.schedule
         weights = self.precision if self.base.weights == "auto" else self.base.weights
         return replace(
             self,
             base=replace(self.base, weights=weights),
-            optimizer=replace(wanted, name=wanted.name or "adamw", lr=wanted.lr or 1e-4, schedule=schedule),
+            optimizer=replace(wanted, name=wanted.name or "adamw", lr=wanted.lr or 1e-4),
         )
-
-
-FREE = ("out", "device", "comfyui", "tensorboard", "checkpointing", "checkpoint")
-"""Settings that may change between two parts of one run."""
 
 
 def fixed_part(settings: Mapping[str, Any]) -> dict[str, Any]:
