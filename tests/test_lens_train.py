@@ -50,12 +50,13 @@ def write_scenes(folder: Path, scenes: int = 5, all_sharp: bool = False, side: i
 def workshop(pack: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small base that has learnt nothing but is not silent, and scenes."""
     from bokeh_ops.host.small.model import SmallModel
-    from trainer.world.lens import DESCRIPTION
+    from trainer.world.lens import description
 
     folder = tmp_path_factory.mktemp("lens")
     small = {"model_channels": 32, "num_res_blocks": [1, 1], "transformer_depth": [1, 1]}
     more = {"transformer_depth_output": [0, 0, 1, 1], "transformer_depth_middle": 1}
-    model = SmallModel({**DESCRIPTION, "config": {**DESCRIPTION["config"], **small, **more}})
+    usual = description()
+    model = SmallModel({**usual, "config": {**usual["config"], **small, **more}})
     source = models.generator(3)
     with torch.no_grad():
         for weight in model.network.parameters():

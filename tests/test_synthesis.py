@@ -17,16 +17,13 @@ from tests import planes
 from trainer import toy
 from trainer.cli import main
 from trainer.data import DatasetWriter, encode_sample, open_dataset
+from trainer.measure.metrics import psnr
 from trainer.synthesis import Settings, foregrounds, rendered, scene
 from trainer.synthesis.canvas import Sheet
 from trainer.synthesis.sources import background, foreground
 from trainer.synthesis.trace import Layer, Plane, apart, inside, over, trace
 
 SMALL = Settings(width=32, height=24, rays=8)
-
-
-def psnr(one: Tensor, other: Tensor) -> float:
-    return -10 * math.log10(float((one.clamp(0, 1) - other.clamp(0, 1)).square().mean()))
 
 
 def textured(side: int, seed: int = 0) -> Tensor:
@@ -130,9 +127,11 @@ def test_against_a_path_tracer(device: str) -> None:
         for paint, (middle, slope) in zip(planes.paintings(), planes.PLANES, strict=True)
     ]
     for expected, (k, focus) in zip(truth, planes.CASES, strict=True):
-        assert psnr(trace(layers, k, focus, rays=512).cpu(), expected) > 49
+        assert psnr(trace(layers, k, focus, rays=512).cpu().clamp(0, 1), expected.clamp(0, 1)) > 49
         flat = [Layer(layer.paint, Plane(layer.plane.middle), planes.MARGIN) for layer in layers]
-        assert psnr(trace(flat, k, focus, rays=512).cpu(), expected) < 42  # it can tell
+        assert (
+            psnr(trace(flat, k, focus, rays=512).cpu().clamp(0, 1), expected.clamp(0, 1)) < 42
+        )  # it can tell
 
 
 def test_planes_that_cannot_be_traced() -> None:
@@ -326,7 +325,8 @@ def test_killed_resumed_and_in_several_processes_it_is_the_same(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--scenes", "0"], "--scenes and --workers must be"),
+        (["--scenes", "0"], "--scenes is 0; it must be at least 1"),
+        (["--workers", "0"], "--workers is 0; it must be at least 1"),
         (["--seed", "-1"], "--seed is -1"),
         (["--size", "1", "2", "3"], "--size has 3 numbers"),
         (["--size", "8"], "too small"),

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from trainer.cli import UsageError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 BEGUN = "begun.json"
 """Beside the shards while the data set is being made: the settings that it was begun with."""
+
+
+def add_job_arguments(parser: argparse.ArgumentParser, device: str) -> None:
+    """The arguments of such a command.
+
+    Args:
+        parser: of the command.
+        device: what it is for, in a word or two.
+    """
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--device", default="cpu", help=f"where to {device}, such as cuda (default: cpu)")
+    parser.add_argument(
+        "--picture", choices=("png", "jpg"), default="png", help="how pictures are kept (default: png)"
+    )
+    parser.add_argument("--samples-per-shard", type=int, default=256, help=argparse.SUPPRESS)
+
+
+def check_job_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be.
+
+    Raises:
+        UsageError: fewer than one process, a seed below 0, or a device that is not there.
+    """
+    from trainer.measure.device import find_device
+
+    if arguments.workers < 1:
+        raise UsageError(f"--workers is {arguments.workers}; it must be at least 1.")
+    if arguments.seed < 0:
+        raise UsageError(f"--seed is {arguments.seed}; it must be 0 or more.")
+    find_device(arguments.device)
 
 
 def same_as_begun(folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:

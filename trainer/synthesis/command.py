@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.cli import UsageError
-from trainer.data.jobs import BEGUN, results, same_as_begun
+from trainer.data.jobs import BEGUN, add_job_arguments, check_job_arguments, results, same_as_begun
 
 if TYPE_CHECKING:
     from trainer.synthesis.settings import Settings
@@ -87,13 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest change of a plane's disparity over the picture, as a share of that in its middle (default: 0.8)",
     )
     parser.add_argument("--rays", type=int, default=usual.rays, help=f"of a pixel (default: {usual.rays})")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    parser.add_argument("--device", default="cpu", help="where to trace, such as cuda (default: cpu)")
-    parser.add_argument(
-        "--picture", choices=("png", "jpg"), default="png", help="how pictures are kept (default: png)"
-    )
-    parser.add_argument("--samples-per-shard", type=int, default=256, help=argparse.SUPPRESS)
+    add_job_arguments(parser, "trace")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -137,16 +131,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> Settings:
     from bokeh_ops.errors import BokehError
-    from trainer.measure.device import find_device
     from trainer.synthesis.settings import PROCEDURAL, Settings
 
-    if arguments.scenes < 1 or arguments.workers < 1:
-        raise UsageError("--scenes and --workers must be at least 1.")
-    if arguments.seed < 0:
-        raise UsageError(f"--seed is {arguments.seed}; it must be 0 or more.")
+    check_job_arguments(arguments)
+    if arguments.scenes < 1:
+        raise UsageError(f"--scenes is {arguments.scenes}; it must be at least 1.")
     if len(arguments.size) > 2:
         raise UsageError(f"--size has {len(arguments.size)} numbers; give width and height, or one for both.")
-    find_device(arguments.device)
     try:
         return Settings(
             width=arguments.size[0],

@@ -9,48 +9,46 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bokeh_ops.host.architectures import architectures
 from trainer.world.base import first_weights
 
-LAYERS = ["input_blocks.1.1.transformer_blocks.0.attn1"]
-"""Where PISA is."""
-TIMESTEP = 20
-"""Where little is taken for noise: a network that says nothing yet leaves a picture nearly as it is."""
 _WIDTH = 16
-_SIZES = 6 * 256
 
-DESCRIPTION: dict[str, Any] = {
-    "architecture": "sdxl",
-    "config": {
-        "image_size": 32,
-        "in_channels": 48,
-        "out_channels": 48,
-        "model_channels": 64,
-        "num_res_blocks": [2, 1],
-        "channel_mult": [1, 2],
-        "num_head_channels": 16,
-        "use_spatial_transformer": True,
-        "transformer_depth": [1, 0, 1],
-        "transformer_depth_output": [0, 0, 0, 1, 1],
-        "transformer_depth_middle": 1,
-        "context_dim": _WIDTH,
-        "use_linear_in_transformer": True,
-        "num_classes": "sequential",
-        "adm_in_channels": _WIDTH + _SIZES,
-        "legacy": False,
-    },
-    "prediction": "v",
-    "shift": None,
-    "pictures": "pixels",
-    "tokens": 4,
-    "vocabulary": None,
-}
+
+def description() -> dict[str, Any]:
+    """What the file of such a model says of itself: the architecture that lenses are made of, in other dimensions."""
+    architecture = next(each for each in architectures().values() if each.lens)
+    toy = architecture.toy
+    return {
+        "architecture": architecture.name,
+        "config": {
+            **toy,
+            "in_channels": 48,
+            "out_channels": 48,
+            "model_channels": 64,
+            "num_res_blocks": [2, 1],
+            "num_head_channels": 16,
+            "num_heads": -1,
+            "transformer_depth": [1, 0, 1],
+            "transformer_depth_output": [0, 0, 0, 1, 1],
+            "transformer_depth_middle": 1,
+            "context_dim": _WIDTH,
+            # Beside the pooled text the network is told sizes, of which the toy has as many.
+            "adm_in_channels": toy["adm_in_channels"] - (architecture.pooled_width(toy) or 0) + _WIDTH,
+        },
+        "prediction": "v",
+        "shift": None,
+        "pictures": "pixels",
+        "tokens": 4,
+        "vocabulary": None,
+    }
 
 
 def write_lens_base(path: Path, seed: int) -> None:
     """Write one that has learnt nothing."""
     from bokeh_ops.host.small.model import SmallModel
 
-    model = SmallModel(DESCRIPTION)
+    model = SmallModel(description())
     first_weights(model.network, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)

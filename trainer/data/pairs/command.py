@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.cli import UsageError
-from trainer.data.jobs import BEGUN, results, same_as_begun
+from trainer.data.jobs import BEGUN, add_job_arguments, check_job_arguments, results, same_as_begun
 from trainer.data.pairs.identity import identity
 from trainer.data.pairs.render import Levels
 
@@ -45,13 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the sets that hold the photograph itself (default: 0.1)",
     )
     parser.add_argument("--lens", help="lens model (default: that of the render node)")
-    parser.add_argument("--seed", type=int, default=0, help="of the K that are drawn (default: 0)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
-    parser.add_argument("--device", default="cpu", help="where to render, such as cuda (default: cpu)")
-    parser.add_argument(
-        "--picture", choices=("png", "jpg"), default="png", help="how pictures are kept (default: png)"
-    )
-    parser.add_argument("--samples-per-shard", type=int, default=256, help=argparse.SUPPRESS)
+    add_job_arguments(parser, "render")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -112,21 +106,18 @@ def set_keys(photograph: str, variant: int, count: int) -> list[str]:
 
 def _levels(arguments: argparse.Namespace) -> Levels:
     from bokeh_ops.render import MODELS
-    from trainer.measure.device import find_device
 
-    if arguments.levels < 2 or arguments.variants < 1 or arguments.workers < 1:
-        raise UsageError("--levels must be at least 2, --variants and --workers at least 1.")
+    check_job_arguments(arguments)
+    if arguments.levels < 2 or arguments.variants < 1:
+        raise UsageError("--levels must be at least 2, and --variants at least 1.")
     if not 0 <= arguments.k_least < arguments.k_most < float("inf"):
         raise UsageError(
             f"K is to lie between {arguments.k_least} and {arguments.k_most}; give 0 or more, the least first."
         )
     if not 0 <= arguments.sharp <= 1:
         raise UsageError(f"--sharp is {arguments.sharp}; it is a share, 0 to 1.")
-    if arguments.seed < 0:
-        raise UsageError(f"--seed is {arguments.seed}; it must be 0 or more.")
     if arguments.lens is not None and arguments.lens not in MODELS:
         raise UsageError(f"There is no lens model {arguments.lens!r}; there are {', '.join(sorted(MODELS))}.")
-    find_device(arguments.device)
     return Levels(arguments.levels, arguments.k_least, arguments.k_most, arguments.sharp)
 
 
