@@ -194,6 +194,25 @@ def test_tiles_meet_without_a_seam(pack: ModuleType, height: int, width: int) ->
                 assert inside.select(along, size - 1).max() < 1e-3
 
 
+def test_every_tile_is_told_of_its_own_place(
+    pack: ModuleType, base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = parts(pack)
+    seen: list[Tensor] = []
+    monkeypatch.setattr(module, "with_hints", lambda positive, channels: (seen.append(channels), positive)[1])
+    image, disparity = scene(64, 160)
+    rendered(pack, lens(pack, base, told=("layered", "defocus")), image, disparity)
+    guess = rendered(pack, "layered", image, disparity).clamp(0, 1)
+    assert len(seen) == 3
+    last = F.pixel_shuffle(seen[-1], 8)[0]  # the right end of the picture
+    assert torch.allclose(last[:3], 2 * guess[0, :, :, -64:] - 1, atol=1e-6)
+    near = (disparity - disparity.min()) / (disparity.max() - disparity.min())
+    assert torch.allclose(last[3], 2 * near[0, 0, :, -64:] - 1, atol=1e-6)
+    radius = 8.0 * (disparity[0, 0, :, -64:] - 0.5)
+    assert torch.allclose(last[4], 0.5 * radius * 51.2 / 64, atol=1e-5)
+    assert float(radius.min()) < 0 < float(radius.max())
+
+
 def test_a_picture_of_several_tiles(pack: ModuleType, base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, ...]] = []
     module = parts(pack)

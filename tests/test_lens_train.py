@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bokeh_ops.diffusion_lens.told import TOLD
 from bokeh_ops.errors import BokehError
 from tests import models
 from tests.host.setup import host_folder
@@ -55,14 +57,15 @@ def workshop(pack: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lens")
     small = {"model_channels": 32, "num_res_blocks": [1, 1], "transformer_depth": [1, 1]}
     more = {"transformer_depth_output": [0, 0, 1, 1], "transformer_depth_middle": 1}
-    usual = description()
-    model = SmallModel({**usual, "config": {**usual["config"], **small, **more}})
-    source = models.generator(3)
-    with torch.no_grad():
-        for weight in model.network.parameters():
-            scale = 1.0 if weight.ndim == 1 else weight[0].numel() ** -0.5
-            weight.copy_(scale * torch.randn(weight.shape, generator=source))
-    model.save(folder / "base.safetensors")
+    for name, told in (("base", ()), ("told", TOLD)):
+        usual = description(told)
+        model = SmallModel({**usual, "config": {**usual["config"], **small, **more}})
+        source = models.generator(3)
+        with torch.no_grad():
+            for weight in model.network.parameters():
+                scale = 1.0 if weight.ndim == 1 else weight[0].numel() ** -0.5
+                weight.copy_(scale * torch.randn(weight.shape, generator=source))
+        model.save(folder / f"{name}.safetensors")
     write_scenes(folder / "data")
     return folder
 
@@ -259,22 +262,33 @@ def rendered_by(path: Path, model: Any, example: Any) -> Tensor:
         assert pooled is not None
         positive = [[context[None], {"pooled_output": pooled[None]}]]
         lens = DiffusionLens(model, small_vae(small), positive, True, [LAYER], 4, SIDE, 20)
-    return render(example.sharp[None], example.disparity[None], Lens(example.k, example.focus), lens).image
+    seen = Lens(example.k, example.focus, gamma="srgb", highlight_recovery=0.0)
+    return render(example.sharp[None], example.disparity[None], seen, lens).image
 
 
-@pytest.mark.parametrize("rank", [2, 0])
-def test_what_is_trained_is_what_renders(workshop: Path, tmp_path: Path, rank: int) -> None:
+@pytest.mark.parametrize(("rank", "told"), [(2, ()), (0, ()), (0, tuple(TOLD))])
+def test_what_is_trained_is_what_renders(
+    workshop: Path, tmp_path: Path, rank: int, told: tuple[str, ...]
+) -> None:
     from bokeh_ops.diffusion_lens.files import read_lora
     from bokeh_ops.host.diffusion_lens.weights import add_lora
     from bokeh_ops.host.small.model import read_small, small_description
 
-    recipe = train(workshop, tmp_path, f"lora.rank={rank}", "optimizer.lr=0.02", "losses.adversarial=0")
+    base = workshop / ("told.safetensors" if told else "base.safetensors")
+    recipe = train(
+        workshop,
+        tmp_path,
+        f"base.diffusion_model={base}",
+        f"lens.told=[{', '.join(told)}]",
+        f"lora.rank={rank}",
+        "optimizer.lr=0.02",
+        "losses.adversarial=0",
+    )
     example = recipe.scenes.example(4, 1)
     with torch.no_grad(), recipe.training():
         recipe.hard = 1e7
         expected = recipe.rendered([example], [example.disparity]).clamp(0, 1)
     models.unload()
-    base = workshop / "base.safetensors"
     if rank:
         read = read_lora(tmp_path / "pytorch_lora_weights.safetensors")
         found = rendered_by(base, add_lora(read_small(base).patcher, read), example)
@@ -283,9 +297,31 @@ def test_what_is_trained_is_what_renders(workshop: Path, tmp_path: Path, rank: i
         assert described is not None
         assert described["lens"]["timestep"] == 20
         assert described["lens"]["layers"] == [LAYER]
+        assert described["lens"]["told"] == list(told)
         found = rendered_by(tmp_path / "lens.safetensors", None, example)
     assert relative(found, expected) < (1e-4 if rank else 1e-2)  # a small model is kept in half precision
-    assert relative(rendered_by(base, read_small(base).patcher, example), expected) > 2e-2
+    if not told:
+        assert relative(rendered_by(base, read_small(base).patcher, example), expected) > 2e-2
+
+
+def test_what_it_is_told_matters(workshop: Path, tmp_path: Path) -> None:
+    """Ordinary attention knows of the lens only what it is told."""
+    base = f"base.diffusion_model={workshop / 'told.safetensors'}"
+    recipe = train(
+        workshop,
+        tmp_path,
+        base,
+        "lens.told=[defocus, layered]",
+        "lens.pisa=false",
+        "lora.rank=0",
+        "losses.adversarial=0",
+    )
+    one, other = (recipe.scenes.example(0, level) for level in (0, 1))  # one scene at two K
+    with torch.no_grad(), recipe.training():
+        made = [recipe.rendered([each], [one.disparity]) for each in (one, replace(one, k=other.k))]
+        flat = recipe.rendered([one], [torch.full_like(one.disparity, one.focus)])
+    assert relative(made[1], made[0]) > 1e-3
+    assert relative(flat, made[0]) > 1e-3
 
 
 def test_ordinary_attention_and_validation(workshop: Path, tmp_path: Path) -> None:
@@ -325,6 +361,8 @@ def test_it_learns(workshop: Path, tmp_path: Path) -> None:
         ("lens.hardness=1", r"hardness"),
         ("lora.ranks=3", r"lora.ranks|ranks"),
         ("data.worse_depth=0.5", r"worse_depth"),
+        ("lens.told=[defocus]", r"lens.told is \['defocus'\], .* set lora.rank to 0"),
+        ("lens.told=[colour]", r"lens.told"),
     ],
 )
 def test_settings_that_cannot_be(workshop: Path, tmp_path: Path, override: str, message: str) -> None:
@@ -340,6 +378,8 @@ def test_what_training_lacks(workshop: Path, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "empty").mkdir()
     with pytest.raises(BokehError, match=r"not a folder of a ConvNeXt"):
         train(workshop, tmp_path / "b", f"losses.backbone={tmp_path / 'empty'}")
+    with pytest.raises(BokehError, match=r"takes 48 channels; with lens.told: \['defocus'\] it is given 80"):
+        train(workshop, tmp_path / "c", "lens.told=[defocus]", "lora.rank=0", "losses.adversarial=0")
     write_scenes(tmp_path / "odd", 2, side=36)
     with pytest.raises(BokehError, match=r"are 36 x 36; sdxl needs sides that are multiples of 8"):
         train(workshop, tmp_path / "d", f"data.dataset={tmp_path / 'odd'}")

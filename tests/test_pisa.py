@@ -12,11 +12,13 @@ from torch import Tensor
 
 from bokeh_ops.diffusion_lens import attention
 from bokeh_ops.diffusion_lens.attention import SPAN, Light, distances, pisa, units, visibility
+from bokeh_ops.diffusion_lens.windows import Windows
 from bokeh_ops.errors import BokehError
 
 GRID = (5, 8)
 COUNT = GRID[0] * GRID[1]
 STEP = SPAN / 7
+WHOLE = Windows(GRID, GRID, 0)
 
 
 def light(radius: Tensor | float = 2.5 * STEP, disparity: Tensor | float = 0.5, **settings: object) -> Light:
@@ -83,7 +85,7 @@ def test_what_stands_in_the_way_takes_light_out() -> None:
     """A bar in front of an even background, which eq. 8 takes for as deep as the scene is."""
     disparity = torch.full(GRID, 0.1, dtype=torch.float64)
     disparity[:, 3:5] = 0.9
-    free = visibility(disparity[None, None], GRID)[0]
+    free = visibility(disparity[None, None], WHOLE)[0, 0]
     column = torch.arange(COUNT) % GRID[1]
     left, bar, right = column < 3, (column >= 3) & (column < 5), column >= 5
     assert free[left][:, left].all()
@@ -105,7 +107,7 @@ def test_the_place_of_a_blocker_follows_equation_7() -> None:
     """Some pairs of a random scene by hand."""
     source = torch.Generator().manual_seed(5)
     disparity = torch.rand(1, 1, 20, 32, generator=source, dtype=torch.float64) * 0.8 + 0.1
-    found = visibility(disparity, GRID, 7)
+    found = visibility(disparity, WHOLE, 7)[0]
     own = F.interpolate(disparity, GRID, mode="bilinear", align_corners=False).flatten()
     fine = F.interpolate(disparity, (15, 24), mode="bilinear", align_corners=False)
     for query, key in (
@@ -169,13 +171,32 @@ def test_pieces_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pisa(q, k, v, scene, GRID)
     gradients = torch.autograd.grad(whole.square().sum(), given)
     monkeypatch.setattr(attention, "_AT_ONCE", 7 * 2 * 2 * COUNT)
-    free = scene.on(GRID, whole.device)[1]
+    free = scene.seen(WHOLE, whole.device)
     assert free is not None
-    assert torch.equal(visibility(scene.disparity, GRID), free)
+    assert torch.equal(visibility(scene.disparity, WHOLE), free)
     pieces = pisa(q, k, v, scene, GRID)
     assert torch.allclose(pieces, whole, atol=1e-6)
     for one, other in zip(torch.autograd.grad(pieces.square().sum(), given), gradients, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [attention._AT_ONCE, 5000])
+def test_windows_make_the_whole(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Where light does not get far, only what is near is looked at: blocks that the grid is no multiple of."""
+    grid = (22, 13)
+    scene = Light(torch.rand(1, 1, 40, 30).double(), 4 * torch.rand(1, 1, 40, 30).double())
+    given = [drawn(2, 2, 22 * 13, 3, seed=seed).requires_grad_() for seed in range(3)]
+    monkeypatch.setattr(attention, "_AT_ONCE", at_once)
+    found = pisa(*given, scene, grid)
+    (windows,) = {at for at, _ in scene._known}
+    assert windows.blocks == (6, 4)
+    assert windows.reach < 6
+    gradients = torch.autograd.grad(found.square().sum(), given)
+    monkeypatch.setattr(Windows, "of", lambda grid, reach: Windows(grid, grid, 0))
+    whole = pisa(*given, scene, grid)
+    assert torch.allclose(found, whole, atol=1e-8)
+    for one, other in zip(torch.autograd.grad(whole.square().sum(), given), gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -203,10 +224,10 @@ def test_the_rows_of_a_batch_take_the_scenes_in_turn() -> None:
 
 def test_units() -> None:
     assert units(torch.tensor(156.0), 512) == pytest.approx(15.6)
-    apart = distances((3, 32), torch.empty(0))
+    apart = distances(Windows((3, 32), (3, 32), 0), torch.empty(0))[0]
     assert float(apart[0, 31]) == pytest.approx(SPAN)
     assert float(apart[0, 32]) == pytest.approx(SPAN / 31)  # the shorter side has the same step
-    assert float(distances((1, 1), torch.empty(0))) == 0
+    assert float(distances(Windows((1, 1), (1, 1), 0), torch.empty(0))) == 0
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import BokehError
+from .windows import Grid, Windows
 
 SPAN = 51.2
 """Units of distance between the first and the last token of the longer side."""
@@ -36,9 +37,9 @@ _FINER = 3
 """Blockers are looked up in a disparity map so many times finer than the tokens."""
 _AT_ONCE = 1 << 24
 """Numbers of one piece of the attention matrix: 64 MB in single precision."""
-
-Grid = tuple[int, int]
-"""Rows and columns of tokens."""
+_NOTHING = 20.0
+"""Less than exp(-20) of a key's light is nothing."""
+_FAR = 1e6
 
 
 def units(pixels: Tensor, side: int) -> Tensor:
@@ -77,7 +78,7 @@ class Light:
     occlusion: bool = True
     hardness: float = HARDEST
     segments: int = SEGMENTS
-    _known: dict[tuple[Grid, torch.device], Tensor | None] = field(default_factory=dict, repr=False)
+    _known: dict[tuple[Windows, torch.device], Tensor | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(self.disparity.shape)
@@ -98,14 +99,14 @@ class Light:
                 "least 1."
             )
 
-    def on(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Radius ``[R, N]`` of each token's circle, and who sees whom ``[R, N, N]`` (None: everybody)."""
-        at = grid, device
+    def seen(self, windows: Windows, device: torch.device) -> Tensor | None:
+        """Who sees whom, ``[R, B, Q, K]``; None: everybody."""
+        at = windows, device
         if at not in self._known:
             self._known[at] = (
-                visibility(self.disparity.to(device), grid, self.segments) if self.occlusion else None
+                visibility(self.disparity.to(device), windows, self.segments) if self.occlusion else None
             )
-        return resized(self.radius.to(device), grid).flatten(1), self._known[at]
+        return self._known[at]
 
 
 def resized(maps: Tensor, grid: Grid) -> Tensor:
@@ -114,24 +115,25 @@ def resized(maps: Tensor, grid: Grid) -> Tensor:
     return F.interpolate(maps.to(work), grid, mode="bilinear", align_corners=False)
 
 
-def distances(grid: Grid, like: Tensor) -> Tensor:
-    """Between all tokens, ``[N, N]``, in :func:`units`.
+def distances(windows: Windows, like: Tensor) -> Tensor:
+    """Of queries and keys, ``[B, Q, K]``, in :func:`units`; far more than any radius for what is beyond the grid.
 
     The longer side's first and last token are :data:`SPAN` apart, and the shorter side has the same step, whatever the
     picture's shape.
 
     Args:
-        grid: rows and columns.
+        windows: of the grid of tokens.
         like: whose type and device they get.
     """
-    step = SPAN / max(max(grid) - 1, 1)
-    rows, columns = (torch.arange(n, device=like.device, dtype=like.dtype) * step for n in grid)
+    step = SPAN / max(max(windows.grid) - 1, 1)
+    rows, columns = (torch.arange(n, device=like.device, dtype=like.dtype) * step for n in windows.grid)
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).view(-1, 2)
-    return torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
+    queries, keys = windows.queries(places, beyond=_FAR), windows.keys(places, beyond=_FAR)
+    return torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 @torch.no_grad()
-def visibility(disparity: Tensor, grid: Grid, segments: int = SEGMENTS) -> Tensor:
+def visibility(disparity: Tensor, windows: Windows, segments: int = SEGMENTS) -> Tensor:
     """Which query sees which key's light (eqs. 7 and 8).
 
     A ray runs from the key, at its disparity ``d``, to the query, at 1, and is blocked where the scene is nearer than
@@ -141,38 +143,42 @@ def visibility(disparity: Tensor, grid: Grid, segments: int = SEGMENTS) -> Tenso
 
     Args:
         disparity: ``[R, 1, H, W]``, 0 to 1.
-        grid: rows and columns of tokens.
+        windows: of the grid of tokens.
         segments: places looked at.
 
     Returns:
-        Boolean ``[R, N, N]``, queries by keys.
+        Boolean ``[R, B, Q, K]``.
     """
-    height, width = grid
-    own = resized(disparity, grid).flatten(1).clamp(NEAREST, 1 - NEAREST)
+    height, width = windows.grid
+    own = resized(disparity, windows.grid).flatten(1).clamp(NEAREST, 1 - NEAREST)[..., None]
     scene = resized(disparity, (_FINER * height, _FINER * width))
     # Centres of the tokens, as grid_sample counts: x first.
-    y, x = (torch.linspace(1 / n - 1, 1 - 1 / n, n, device=own.device, dtype=own.dtype) for n in grid)
+    y, x = (torch.linspace(1 / n - 1, 1 - 1 / n, n, device=own.device, dtype=own.dtype) for n in windows.grid)
     places = torch.stack([each.flatten() for each in torch.meshgrid(x, y, indexing="xy")], -1)
-    rows, count = own.shape
-    free = torch.ones(rows, count, count, dtype=torch.bool, device=own.device)
-    for keys in _pieces(count, 4 * rows * count):
-        towards = places[keys][None] - places[:, None]
-        light = own[:, None, keys]
+    ends, lights = windows.queries(own, beyond=0.5), windows.keys(own, beyond=0.5).mT
+    starts, sources = windows.queries(places)[:, :, None], windows.keys(places)[:, None]
+    rows, blocks, count, _ = ends.shape
+    free = torch.ones(rows, blocks, count, sources.shape[2], dtype=torch.bool, device=own.device)
+    for at_once, keys in _pieces(blocks, sources.shape[2], 4 * rows * count):
+        towards = sources[at_once, :, keys] - starts[at_once]
+        end, light = ends[:, at_once], lights[:, at_once, :, keys]
         for t in torch.linspace(0.1, 0.9, segments).tolist():
-            there = own[:, :, None] * t + (1 - t)
+            there = end * t + (1 - t)
             way = (1 - there) * light / ((1 - light) * there)
-            at = places[:, None] + way[..., None] * towards
-            met = F.grid_sample(scene, at, mode="bilinear", padding_mode="zeros", align_corners=False)[:, 0]
-            free[:, :, keys] &= met <= light * t + (1 - t)
+            at = starts[at_once] + way[..., None] * towards
+            met = F.grid_sample(
+                scene, at.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False
+            )
+            free[:, at_once, :, keys] &= met.view_as(way) <= light * t + (1 - t)
     return free
 
 
 def pisa(q: Tensor, k: Tensor, v: Tensor, light: Light, grid: Grid) -> Tensor:
     """Attention over circles of confusion (eqs. 5 and 9).
 
-    ``out_q = sum_k M_qk v_k exp(a_qk) C_qk / sum_s exp(a_sk) C_sk``, in single precision or better. Keys are taken some
-    at a time, on the way back once more, so memory beside the inputs is some 64 MB a piece, and one bit in eight of the
-    whole matrix for who sees whom.
+    ``out_q = sum_k M_qk v_k exp(a_qk) C_qk / sum_s exp(a_sk) C_sk``, in single precision or better. Queries that a
+    key's light cannot get to are left out. Keys are taken some at a time, on the way back once more, so memory beside
+    the inputs is some 64 MB a piece, and a byte for each pair for who sees whom.
 
     Args:
         q, k, v: ``[R, H, N, D]``; the light's rows serve the rows of a batch in turn.
@@ -185,8 +191,8 @@ def pisa(q: Tensor, k: Tensor, v: Tensor, light: Light, grid: Grid) -> Tensor:
     Raises:
         BokehError: rows that the light's do not divide, or tokens that do not make up the grid.
     """
-    rows, heads, count, _ = q.shape
-    radius, free = light.on(grid, q.device)
+    rows, heads, count, features = q.shape
+    radius = resized(light.radius.to(q.device), grid).flatten(1)
     if rows % radius.shape[0] or count != radius.shape[1]:
         raise BokehError(
             f"The attention has {rows} rows of {count} tokens; the lens was told of {radius.shape[0]} pictures of "
@@ -194,24 +200,39 @@ def pisa(q: Tensor, k: Tensor, v: Tensor, light: Light, grid: Grid) -> Tensor:
         )
     turns = rows // radius.shape[0]
     work = torch.promote_types(q.dtype, torch.float32)
-    radius = radius.to(work).repeat(turns, 1)
-    apart = distances(grid, radius)
     sharpness = math.log(light.hardness)
+    windows = Windows.of(grid, _reach(q, k, radius, sharpness, grid))
+    free = light.seen(windows, q.device)
+    radius = radius.to(work).repeat(turns, 1)
+    apart = distances(windows, radius)
+    radius = windows.keys(radius[..., None]).mT
 
-    def piece(q: Tensor, k: Tensor, v: Tensor, keys: slice) -> Tensor:
-        logits = (q @ k[:, :, keys].mT).to(work) * q.shape[-1] ** -0.5
-        inside = F.logsigmoid(sharpness * (radius[:, None, keys] - apart[:, keys]))
+    def piece(q: Tensor, k: Tensor, v: Tensor, blocks: slice, keys: slice) -> Tensor:
+        logits = (q[:, :, blocks] @ k[:, :, blocks, keys].mT).to(work) * features**-0.5
+        inside = F.logsigmoid(sharpness * (radius[:, blocks, :, keys] - apart[blocks, :, keys]))
         weights = (logits + inside[:, None]).softmax(-2)
         if free is not None:
-            weights = weights * free[:, :, keys].repeat(turns, 1, 1)[:, None]
-        return weights @ v[:, :, keys].to(work)
+            weights = weights * free[:, blocks, :, keys].repeat(turns, 1, 1, 1)[:, None]
+        return weights @ v[:, :, blocks, keys].to(work)
 
-    total: Tensor | None = None
-    for keys in _pieces(count, rows * heads * count):
-        part = _again(piece, q, k, v, keys) if torch.is_grad_enabled() else piece(q, k, v, keys)
-        total = part if total is None else total + part
-    assert total is not None
-    return total.to(v.dtype)
+    given = windows.queries(q), windows.keys(k), windows.keys(v)
+    _, _, blocks, size, _ = given[0].shape
+    pieces = _pieces(blocks, given[1].shape[3], rows * heads * size)
+    parts: dict[int, Tensor] = {}
+    for at_once, keys in pieces:
+        again = torch.is_grad_enabled() and len(pieces) > 1
+        part = _again(piece, *given, at_once, keys) if again else piece(*given, at_once, keys)
+        parts[at_once.start] = parts[at_once.start] + part if at_once.start in parts else part
+    return windows.together(torch.cat(list(parts.values()), 2)).to(v.dtype)
+
+
+@torch.no_grad()
+def _reach(q: Tensor, k: Tensor, radius: Tensor, sharpness: float, grid: Grid) -> int:
+    """Tokens beyond which no key has light to speak of, however much its logits (Cauchy and Schwarz) favour it."""
+    work = torch.promote_types(q.dtype, torch.float32)
+    most = 2 * float(q.to(work).norm(dim=-1).max() * k.to(work).norm(dim=-1).max()) * q.shape[-1] ** -0.5
+    far = float(radius.max()) + (_NOTHING + most) / sharpness
+    return math.ceil(min(far * max(max(grid) - 1, 1) / SPAN, max(grid)))
 
 
 def _again(piece: Callable[..., Tensor], *given: object) -> Tensor:
@@ -220,7 +241,12 @@ def _again(piece: Callable[..., Tensor], *given: object) -> Tensor:
     return made
 
 
-def _pieces(count: int, each: int) -> list[slice]:
-    """Parts of ``count`` keys, of which one needs ``each`` numbers."""
-    size = max(1, min(count, _AT_ONCE // max(each, 1)))
-    return [slice(start, min(count, start + size)) for start in range(0, count, size)]
+def _pieces(blocks: int, keys: int, each: int) -> list[tuple[slice, slice]]:
+    """Parts of ``blocks`` blocks of ``keys`` keys, each of which needs ``each`` numbers; whole blocks if they fit."""
+    many = max(1, min(blocks, _AT_ONCE // max(each * keys, 1)))
+    some = max(1, min(keys, _AT_ONCE // max(each * many, 1)))
+    return [
+        (slice(block, min(blocks, block + many)), slice(key, min(keys, key + some)))
+        for block in range(0, blocks, many)
+        for key in range(0, keys, some)
+    ]

@@ -95,6 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     lens.add_argument("file", type=Path)
     lens.add_argument("--seed", type=int, default=0)
+    lens.add_argument(
+        "--told", nargs="*", default=[], choices=["defocus", "layered"], help="as lens.told of its training"
+    )
     lenses = commands.add_parser("lenses", help="lens models on synthesised scenes, as depth gets worse")
     lenses.add_argument("folder", type=Path)
     lenses.add_argument(
@@ -244,7 +247,7 @@ def _lens(chosen: argparse.Namespace) -> int:
     start(None, Path.cwd(), cpu=True)
     from trainer.world.lens import write_lens_base
 
-    write_lens_base(chosen.file, chosen.seed)
+    write_lens_base(chosen.file, chosen.seed, chosen.told)
     return 0
 
 

@@ -6,25 +6,32 @@ in the paper.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bokeh_ops.diffusion_lens.told import told_channels
 from bokeh_ops.host.architectures import architectures
 from trainer.world.base import first_weights
 
 _WIDTH = 16
+_CHANNELS, _PIXELS = 48, 4  # of the codec that moves pixels into channels
 
 
-def description() -> dict[str, Any]:
-    """What the file of such a model says of itself: the architecture that lenses are made of, in other dimensions."""
+def description(told: Sequence[str] = ()) -> dict[str, Any]:
+    """What the file of such a model says of itself: the architecture that lenses are made of, in other dimensions.
+
+    Args:
+        told: names of :data:`~bokeh_ops.diffusion_lens.told.TOLD`.
+    """
     architecture = next(each for each in architectures().values() if each.lens)
     toy = architecture.toy
     return {
         "architecture": architecture.name,
         "config": {
             **toy,
-            "in_channels": 48,
-            "out_channels": 48,
+            "in_channels": _CHANNELS + told_channels(told, _PIXELS),
+            "out_channels": _CHANNELS,
             "model_channels": 64,
             "num_res_blocks": [2, 1],
             "num_head_channels": 16,
@@ -44,11 +51,11 @@ def description() -> dict[str, Any]:
     }
 
 
-def write_lens_base(path: Path, seed: int) -> None:
+def write_lens_base(path: Path, seed: int, told: Sequence[str] = ()) -> None:
     """Write one that has learnt nothing."""
     from bokeh_ops.host.small.model import SmallModel
 
-    model = SmallModel(description())
+    model = SmallModel(description(told))
     first_weights(model.network, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)

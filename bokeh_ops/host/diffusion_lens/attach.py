@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import comfy.conds
 from torch import Tensor
 
 from ...adapter.attention import merge_heads, split_heads
@@ -12,6 +13,7 @@ from ...diffusion_lens.attention import Light, pisa
 from ...errors import BokehError
 from ..architectures import architectures, recognise
 from ..attention.unet import previous_in, slots
+from ..sampling.conditioning import with_conditions
 
 
 def lens_layers(patcher: Any, named: Sequence[str] | None = None) -> list[str]:
@@ -67,6 +69,11 @@ def with_light(patcher: Any, light: Light, layers: Sequence[str] | None = None) 
         block, number, index = slot
         clone.set_model_attn1_replace(_attention(light), block, number, index)
     return clone
+
+
+def with_hints(positive: list[Any], channels: Tensor) -> list[Any]:
+    """A copy of a CONDITIONING with further channels ``[R, C, h, w]`` of the network's input."""
+    return with_conditions(positive, c_concat=comfy.conds.CONDNoiseShape(channels))
 
 
 def _attention(light: Light) -> Any:

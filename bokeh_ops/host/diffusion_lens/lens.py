@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ...diffusion_lens import TIMESTEP
 from ...diffusion_lens.attention import Light, nearness, units
+from ...diffusion_lens.told import first_guess, hints
 from ...errors import BokehError
 from ...picture.tiles import fitted, from_tiles, tiled
 from ...render.contract import Lens, Progress, Rendered, drawn
 from ..architectures import recognise
 from ..sampling.grounded import make_guider
-from .attach import lens_layers, with_light
+from .attach import lens_layers, with_hints, with_light
 
 TILE = 512
 """Pixels along a tile."""
@@ -42,6 +43,7 @@ class DiffusionLens:
         pixels: of the picture along one place of a latent.
         side: pixels along a tile.
         timestep: that the network is asked at.
+        told: what it is told beside the picture, names of :data:`~bokeh_ops.diffusion_lens.told.TOLD`.
         notice: told what the user should know.
 
     Raises:
@@ -56,6 +58,7 @@ class DiffusionLens:
     pixels: int = 8
     side: int = TILE
     timestep: int = TIMESTEP
+    told: Sequence[str] = ()
     notice: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
@@ -90,6 +93,7 @@ class DiffusionLens:
         self._check(image, lens)
         defocus = lens.defocus(disparity)
         side = max(MULTIPLE, min(self.side, tile or self.side) // MULTIPLE * MULTIPLE)
+        guess = first_guess(self.told, image, disparity, lens)
         rows = []
         for row in range(len(image)):
 
@@ -99,7 +103,11 @@ class DiffusionLens:
 
             if bool(defocus[row].any()):
                 one = slice(row, row + 1)
-                rows.append(self._sized(image[one], disparity[one], drawn(defocus[one]), side, report))
+                rows.append(
+                    self._sized(
+                        torch.cat([image[one], guess[one]]), disparity[one], drawn(defocus[one]), side, report
+                    )
+                )
             else:
                 rows.append(image[row : row + 1])
                 report(1, 1)
@@ -123,13 +131,18 @@ class DiffusionLens:
             )
 
     def _sized(
-        self, image: Tensor, disparity: Tensor, defocus: Tensor, side: int, report: Callable[[int, int], None]
+        self,
+        images: Tensor,
+        disparity: Tensor,
+        defocus: Tensor,
+        side: int,
+        report: Callable[[int, int], None],
     ) -> Tensor:
         """:meth:`_one` of a picture that is enlarged where it is smaller than a tile."""
-        size = image.shape[-2:]
+        size = images.shape[-2:]
         scale = side / max(size)
         if scale <= 1:
-            return self._one(image, disparity, defocus, side, report)
+            return self._one(images, disparity, defocus, side, report)
         self.notice(
             f"The picture is {size[1]} x {size[0]}, smaller than the {side} pixels that the lens has learnt; it is "
             "rendered enlarged, and some detail is lost on the way."
@@ -139,15 +152,24 @@ class DiffusionLens:
             F.interpolate(each.float(), large, mode="bilinear", align_corners=False)
             for each in (disparity, defocus)
         ]
-        picture = F.interpolate(image.float(), large, mode="bicubic", align_corners=False).clamp(0, 1)
-        made = self._one(picture, maps[0], scale * maps[1], side, report)
+        pictures = F.interpolate(images.float(), large, mode="bicubic", align_corners=False).clamp(0, 1)
+        made = self._one(pictures, maps[0], scale * maps[1], side, report)
         return F.interpolate(made, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
     def _one(
-        self, image: Tensor, disparity: Tensor, defocus: Tensor, side: int, report: Callable[[int, int], None]
+        self,
+        images: Tensor,
+        disparity: Tensor,
+        defocus: Tensor,
+        side: int,
+        report: Callable[[int, int], None],
     ) -> Tensor:
-        """One picture ``[1, C, H, W]`` as drawn, ``[1, C, H, W]``."""
-        channels, height, width = image.shape[1:]
+        """One picture as drawn, ``[1, C, H, W]``.
+
+        Args:
+            images: the picture, and after it the first guess if it is told one, ``[1 or 2, C, H, W]``.
+        """
+        channels, height, width = images.shape[1:]
         tall, wide = fitted(height, MULTIPLE), fitted(width, MULTIPLE)
         tiles = tiled(tall // self.pixels, wide // self.pixels, side // self.pixels)
         reach = self.pixels * max(max(t.height, t.width) for t in tiles) // 2
@@ -159,8 +181,8 @@ class DiffusionLens:
             )
         report(0, len(tiles) + 2)
         padded = (0, wide - width, 0, tall - height)
-        shown = F.pad(image.float().clamp(0, 1).expand(-1, 3, -1, -1), padded, mode="replicate")
-        latents = self.vae.encode(shown.movedim(1, -1))
+        shown = F.pad(images.float().clamp(0, 1).expand(-1, 3, -1, -1), padded, mode="replicate")
+        latents = self.vae.encode(shown[:1].movedim(1, -1))
         takes = self.model.model.latent_format.latent_channels
         if latents.shape[1] != takes:
             raise BokehError(
@@ -169,14 +191,19 @@ class DiffusionLens:
             )
         report(1, len(tiles) + 2)
         maps = [F.pad(each.float(), padded, mode="replicate") for each in (nearness(disparity), defocus)]
+        maps.append(shown[1:])
         done = 1
 
         def make(tile: Any) -> Tensor:
             nonlocal done
-            near, blur = (tile.of(each, self.pixels) for each in maps)
-            light = Light(near, units(blur.abs(), self.pixels * max(tile.height, tile.width)), self.occlusion)
+            near, blur, guess = (tile.of(each, self.pixels) for each in maps)
+            blur = units(blur, self.pixels * max(tile.height, tile.width))
+            light = Light(near, blur.abs(), self.occlusion)
+            positive = self.positive
+            if self.told:
+                positive = with_hints(positive, hints(self.told, near, blur, guess, self.pixels))
             made = one_step(
-                self.model, self.positive, tile.of(latents), light, self.layers, self.pixels, self.timestep
+                self.model, positive, tile.of(latents), light, self.layers, self.pixels, self.timestep
             )
             done += 1
             report(done, len(tiles) + 2)

@@ -9,7 +9,8 @@ from ..diffusion_lens.lens import DiffusionLens
 from .model import read_small, small_description, small_vae
 
 LENS = "lens"
-"""Entry of the description: ``timestep``, ``layers`` with PISA, ``occlusion``, ``prompt`` and ``side`` in pixels."""
+"""Entry of the description: ``timestep``, ``layers`` with PISA, ``occlusion``, ``told``, ``prompt`` and ``side`` in
+pixels."""
 
 
 def read_lens(path: Path) -> DiffusionLens:
@@ -38,4 +39,5 @@ def read_lens(path: Path) -> DiffusionLens:
         small.codec.patch,
         said["side"],
         said["timestep"],
+        said["told"],
     )

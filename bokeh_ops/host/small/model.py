@@ -57,7 +57,7 @@ class SmallModel:
         self.description = description
         config = description["config"]
         self.architecture = named(description["architecture"])
-        channels = config["in_channels"]
+        channels = config.get("out_channels", config["in_channels"])  # a lens may be told more than it makes
         own: dict[str, Any] = {}
         if description["pictures"] == "cosines":
             assert sizes is not None

@@ -45,6 +45,10 @@ class Lora:
 class Lens:
     timestep: int = setting(TIMESTEP, "that the network is asked at", ge=0, le=999)
     layers: list[str] = setting([], "paths of the self-attentions with PISA; empty: those of the paper")
+    told: list[Literal["defocus", "layered"]] = setting(
+        [],
+        "further channels of the input: disparity and blur, what `layered` makes of them; lora.rank 0 alone (ours)",
+    )
     pisa: Flag = setting(True, "false: ordinary attention, to compare with (ours)")
     occlusion: Flag = setting(True, "whether what stands in the way takes light out")
     hardness: float = setting(10.0, "of the circle's edge at first (ours)", gt=1, le=HARDEST)
@@ -104,6 +108,11 @@ class LensFit(Run):
             known = " or ".join(name for name, each in architectures().items() if each.lens)
             raise ValueError(
                 f"base.architecture is {self.base.architecture}; a diffusion lens is made of {known}: set it to that."
+            )
+
+        if self.lens.told and self.lora.rank:
+            raise ValueError(
+                f"lens.told is {self.lens.told}, which takes a network with further channels; set lora.rank to 0."
             )
 
     def resolved(self) -> LensFit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bokeh_ops.diffusion_lens.attention import HARDEST, Light, nearness, units
+from bokeh_ops.diffusion_lens.told import first_guess, hints, told_channels
 from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.sheet import contact_sheet
+from bokeh_ops.render import Lens
 from trainer.comfyui import start
 from trainer.config import Optimizer
 from trainer.data import open_dataset
@@ -113,6 +115,7 @@ class OneStep(Recipe):
                 )
             trained = dict(self.lora.named_parameters())
         elif isinstance(self.base, SmallBase):
+            _check_told(self.base, settings.lens.told)
             trained = dict(self.base.small.network.named_parameters())
         else:
             raise BokehError("lora.rank is 0, which trains the whole network of a small model; set it to 8.")
@@ -213,7 +216,7 @@ class OneStep(Recipe):
 
     def rendered(self, examples: list[Example], disparity: list[Tensor]) -> Tensor:
         """What the lens makes of pictures, ``[R, 3, H, W]``, about 0..1."""
-        from bokeh_ops.host.diffusion_lens.attach import with_light
+        from bokeh_ops.host.diffusion_lens.attach import with_hints, with_light
         from bokeh_ops.host.loading import models as loading
         from bokeh_ops.host.training import denoise
 
@@ -226,10 +229,9 @@ class OneStep(Recipe):
             for name in ("k", "focus")
         )
         patcher = base.patcher
+        near, blur = nearness(maps), units(k * (maps - focus), max(height, width))
         if wanted.pisa:
-            radius = units((k * (maps - focus)).abs(), max(height, width))
-            light = Light(nearness(maps), radius, wanted.occlusion, self.hard)
-            patcher = with_light(patcher, light, self.layers)
+            patcher = with_light(patcher, Light(near, blur.abs(), wanted.occlusion, self.hard), self.layers)
         own = base.closed(sharp.movedim(1, -1)).to(self.device)
         loading.on_device(base.patcher)  # the autoencoder may have needed the room
         sampling = patcher.get_model_object("model_sampling")
@@ -243,6 +245,10 @@ class OneStep(Recipe):
             [0.0] * rows,
             picture=base.architecture.picture_conditions(width, height),
         )
+        if wanted.told:
+            lens = Lens(k.flatten(), focus.flatten(), gamma="srgb", highlight_recovery=0.0)
+            guess = first_guess(wanted.told, sharp.to(self.device), maps, lens)
+            positive = with_hints(positive, hints(wanted.told, near, blur, guess, width // own.shape[-1]))
         autocast = AUTOCAST[self.settings.precision]
         with torch.autocast(self.device.type, autocast) if autocast is not None else nullcontext():
             made = denoise.denoise(patcher, positive, own * (1 + sigma * sigma).sqrt(), sigma.expand(rows))
@@ -292,6 +298,7 @@ class OneStep(Recipe):
                 "timestep": wanted.timestep,
                 "layers": list(self.layers) if wanted.pisa else [],
                 "occlusion": wanted.occlusion,
+                "told": wanted.told,
                 "prompt": self.settings.prompt,
                 "side": max(self.scenes.dataset.resolution),
             }
@@ -338,6 +345,16 @@ class OneStep(Recipe):
         found = contact_sheet(pictures, ["all in focus", "the lens", "truth"], columns=3, cell_size=384)[0]
         write_png(self.out / "samples" / f"step-{step:08d}.png", found)
         return found
+
+
+def _check_told(base: SmallBase, told: Sequence[str]) -> None:
+    codec, config = base.small.codec, base.small.description["config"]
+    wanted = codec.channels + told_channels(told, codec.patch)
+    if config["in_channels"] != wanted:
+        raise BokehError(
+            f"The network takes {config['in_channels']} channels; with lens.told: {list(told)} it is given {wanted}. "
+            "`python -m trainer world lens FILE --told ...` makes one that takes them."
+        )
 
 
 @torch.no_grad()
