@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
@@ -19,7 +22,7 @@ from trainer.measure.metrics import psnr
 from trainer.recipes.one_step.scenes import Scenes, worse
 from trainer.world import lenses
 
-FAULTS = ["exact", "dilated 3 %"]
+FAULTS = {name: lenses.FAULTS[name] for name in ("exact", "dilated 3 %")}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def test_what_is_measured(scenes: Path, tmp_path: Path) -> None:
     models: dict[str, Any] = {"unchanged": "unchanged", "layered": "layered", "watched": watched}
     table = lenses.measure(tmp_path, scenes, models, 2, None, FAULTS)
     assert list(table) == list(models)
-    assert all(list(of_model) == FAULTS for of_model in table.values())
+    assert all(list(of_model) == list(FAULTS) for of_model in table.values())
     known = Scenes(open_dataset(scenes))
     examples = [known.example(scene, level) for scene in range(2) for level in range(2)]
     expected = sum(psnr(each.sharp, each.truth) for each in examples) / 4
@@ -62,6 +65,8 @@ def test_what_is_measured(scenes: Path, tmp_path: Path) -> None:
     text = (tmp_path / "lenses.md").read_text(encoding="utf-8")
     assert text.count("| depth | unchanged | layered | watched |") == 3
     assert len(list((tmp_path / "sheets").glob("*.png"))) == 2
+    with Image.open(tmp_path / "lenses.png") as curves:
+        assert curves.width > 3 * curves.height > 900
 
 
 def test_it_goes_on(scenes: Path, tmp_path: Path) -> None:
@@ -82,6 +87,34 @@ def test_another_lens_of_the_same_name_is_measured_anew(scenes: Path, tmp_path: 
     assert len(new.seen) == 4
     lenses.measure(tmp_path, scenes, {"a": new, "b": other}, 1, None, FAULTS, {"a": "another file"})
     assert (len(new.seen), other.seen) == (4, [])
+
+
+def test_depth_by_a_network(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that gives half the exact disparity and a tenth, at another size, is as good as exact."""
+    known = Scenes(open_dataset(scenes))
+    shown: list[Any] = []
+
+    class Network:
+        def __init__(self, file: str) -> None:
+            assert file == "a.onnx"
+
+        def of(self, picture: Image.Image) -> np.ndarray:
+            shown.append(np.asarray(picture))
+            large = F.interpolate(known.example(0, 0).disparity[None], scale_factor=2.0)
+            return (0.5 * large[0, 0] + 0.1).numpy()
+
+    monkeypatch.setattr(lenses, "OnnxMap", Network)
+    depth, example = lenses.depth_by(Path("a.onnx")), known.example(0, 0)
+    assert torch.allclose(depth(example), example.disparity, atol=1e-3)
+    assert np.array_equal(shown[0], (example.sharp * 255).round().movedim(0, -1).numpy())
+    other = lenses.depth_by(Path("a.onnx"))(
+        known.example(1, 0)
+    )  # the other scene's map, as good as it can be
+    assert float((other - known.example(1, 0).disparity).abs().mean()) > 0.05
+    watched = Watched()
+    for file in ("one file", "one file", "another file"):
+        lenses.measure(tmp_path, scenes, {"a": watched}, 1, None, FAULTS | {"by a": depth}, {"by a": file})
+    assert len(watched.seen) == 2 * 3 + 2
 
 
 def test_other_scenes_are_refused(scenes: Path, tmp_path: Path) -> None:

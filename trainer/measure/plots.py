@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bokeh_ops.errors import BokehError
+from trainer.measure.metrics import Interval
 
 _SHOWN = (
     "lvcorr",
@@ -34,18 +35,7 @@ def plot_sweeps(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     Raises:
         BokehError: the folder cannot be written to.
     """
-    # The canvas is made by hand: pyplot would choose a window system, and keep figures alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    def save(figure: Figure, name: str) -> Path:
-        FigureCanvasAgg(figure)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            figure.savefig(folder / name, dpi=110)
-        except OSError as error:
-            raise BokehError(f"{folder / name} cannot be written: {error}.") from error
-        return folder / name
 
     rows = [
         ("laplacian_variance", "Laplacian variance,\nshare of the sharpest"),
@@ -70,7 +60,7 @@ def plot_sweeps(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         axes[-1][column].set_xlabel("K" if kind == "k" else "f-number")
     dotted = any("laplacian_variance_ref" in scene for run in runs for scene in run["scenes"])
     figure.suptitle("One line for each scene" + ("; dotted: its reference" if dotted else ""), fontsize=10)
-    written = [save(figure, "trends.png")]
+    written = [_save(figure, folder / "trends.png")]
 
     names = [name for name in _SHOWN if any(not math.isnan(run["summary"][name].mean) for run in runs)]
     figure = Figure(figsize=(1.5 + 1.3 * len(names) * max(1, len(runs) / 2), 5), layout="constrained")
@@ -88,7 +78,56 @@ def plot_sweeps(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     axis.grid(axis="y", alpha=0.3)
     axis.set_title("Means over scenes, 95 % confidence intervals", fontsize=10)
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)
-    return [*written, save(figure, "figures.png")]
+    return [*written, _save(figure, folder / "figures.png")]
+
+
+Curves = Mapping[str, Sequence[tuple[float, Interval]]]
+"""By name places and what was found there."""
+
+
+def plot_panels(panels: Mapping[str, Curves], across: str, up: str, path: Path) -> Path:
+    """Curves with their intervals, a panel for each title, one name in one colour.
+
+    Args:
+        panels: by title.
+        across, up: what the axes are.
+        path: of the PNG.
+
+    Raises:
+        BokehError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(panels), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    for axis, (title, curves) in zip(axes, panels.items(), strict=True):
+        for name, curve in curves.items():
+            places, found = [place for place, _ in curve], [each for _, each in curve]
+            colour = f"C{names.index(name) % 10}"
+            axis.plot(places, [each.mean for each in found], "o-", color=colour, ms=3, lw=1.2, label=name)
+            lows, highs = [each.low for each in found], [each.high for each in found]
+            axis.fill_between(places, lows, highs, color=colour, alpha=0.12, lw=0)
+        axis.set_title(title)
+        axis.set_xlabel(across, fontsize=8)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(up)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, fontsize=8, loc="outside lower center", ncols=len(names))
+    return _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    # The canvas is made by hand: pyplot would choose a window system, and keep figures alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise BokehError(f"{path} cannot be written: {error}.") from error
+    return path
 
 
 def _scaled(values: Sequence[float], relative: bool) -> list[float]:

@@ -110,6 +110,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lenses.add_argument(
         "--faults", nargs="+", metavar="FAULT", help="these faults of depth alone, such as 'exact'"
     )
+    lenses.add_argument(
+        "--depth",
+        type=Path,
+        metavar="FILE",
+        help="also depth by this network: ONNX, from 0..255 to disparity",
+    )
     edit = commands.add_parser(
         "edit", help="photographs of held-out scenes at another K, against true renders"
     )
@@ -254,9 +260,9 @@ def _lens(chosen: argparse.Namespace) -> int:
 def _lenses(chosen: argparse.Namespace) -> int:
     from bokeh_ops.render import MODELS, LensModel
     from trainer.measure.metrics.weights import load_lpips
-    from trainer.world.lenses import FAULTS, markdown, measure
+    from trainer.world.lenses import FAULTS, depth_by, markdown, measure
 
-    faults = list(_only(FAULTS, chosen.faults))
+    faults = _only(FAULTS, chosen.faults)
     files = dict(each.partition("=")[::2] for each in chosen.lens)
     if not all((*files, *files.values())):
         raise BokehError(f"--lens has {', '.join(chosen.lens)}; expected NAME=FILE.")
@@ -266,6 +272,9 @@ def _lenses(chosen: argparse.Namespace) -> int:
         from bokeh_ops.host.small.lens import read_lens
 
         models |= {name: read_lens(Path(file)) for name, file in files.items()}
+    if chosen.depth is not None:
+        name = f"by {chosen.depth.stem}"
+        faults[name], files[name] = depth_by(chosen.depth), str(chosen.depth)
     made_of = {name: content_key(Path(file).read_bytes()) for name, file in files.items()}
     print(markdown(measure(chosen.folder, chosen.data, models, chosen.scenes, load_lpips(), faults, made_of)))
     return 0

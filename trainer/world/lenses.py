@@ -1,37 +1,49 @@
 """Lens models on synthesised scenes, as depth gets worse: the question BokehDiff was made for.
 
-Scenes that no lens was trained on, every K of each, through each lens model with the exact depth and with depth that is
-eroded, dilated, blurred or shifted; against the traced truth.
+Scenes that no lens was trained on, every K of each, through each lens model with the exact depth, with depth that is
+eroded, dilated, blurred or shifted, and with that of a network; against the traced truth.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
 from bokeh_ops.render import Lens, LensModel, render
 from trainer.data import open_dataset
 from trainer.data.pairs.identity import identity
+from trainer.data.prepare.providers.onnx import OnnxMap
 from trainer.files import read_json, replace_text
 from trainer.measure.metrics import Interval, Lpips, bootstrap, psnr
 from trainer.measure.metrics.fidelity import BAND_PIXELS, depth_edge_band
+from trainer.measure.plots import Curves, plot_panels
 from trainer.recipes.one_step.scenes import WAYS, Example, Scenes, worse
 from trainer.world.sheet import write_rows
 
 SHARES = (0.5, 1.0, 2.0, 3.0)
 """How wrong depth is, in percent of the picture's width."""
-FAULTS: dict[str, tuple[str, float]] = {
-    "exact": ("eroded", 0.0),
-    **{f"{way} {share:g} %": (way, share) for way in WAYS for share in SHARES},
+Depth = Callable[[Example], Tensor]
+"""The disparity map ``[1, H, W]`` that a lens is given in place of an example's own."""
+
+
+def _worse(way: str, share: float) -> Depth:
+    return lambda example: worse(example.disparity, way, share / 100 * example.disparity.shape[-1])
+
+
+FAULTS: dict[str, Depth] = {
+    "exact": lambda example: example.disparity,
+    **{f"{way} {share:g} %": _worse(way, share) for way in WAYS for share in SHARES},
 }
-"""Name of a fault: how depth is made worse, and by how much."""
+"""By name how depth is made worse."""
 FIGURES = ("psnr", "edge_psnr", "lpips")
 _BAND_WIDTH = 512  # pixels of width that the band about edges is counted at
 _SHEETS = 4
@@ -49,10 +61,10 @@ def measure(
     models: Mapping[str, str | LensModel],
     scenes: int,
     lpips: Lpips | None,
-    faults: Sequence[str] = tuple(FAULTS),
+    faults: Mapping[str, Depth] = MappingProxyType(FAULTS),
     made_of: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, dict[str, dict[str, Interval]]]:
-    """Render and compare; ``values.json`` and ``lenses.md`` hold the result, and sheets the first scenes.
+    """Render and compare; ``values.json``, ``lenses.md`` and ``lenses.png`` hold the result, sheets the first scenes.
 
     Goes on where it stopped.
 
@@ -62,8 +74,8 @@ def measure(
         models: by name; "unchanged" is none at all.
         scenes: the first so many.
         lpips: None leaves it out.
-        faults: of :data:`FAULTS`.
-        made_of: names the content of a model's file; where that is another one, the model is measured anew.
+        faults: what depth is given, such as :data:`FAULTS`.
+        made_of: names the content of a model's or a fault's file; where that is another one, it is measured anew.
 
     Returns:
         By model and fault PSNR, PSNR about depth edges, and LPIPS of pictures as displayed: means over scenes.
@@ -79,22 +91,27 @@ def measure(
         before = read_json(path, "what was measured before")
     if before.get("scenes") != of_scenes:
         raise BokehError(f"{path} is of other scenes. Delete it, or give another folder.")
-    files = before["made_of"] | {name: made_of.get(name, BUILT_IN) for name in models}
+    files = before["made_of"] | {name: made_of.get(name, BUILT_IN) for name in (*models, *faults)}
+
+    def same(name: str) -> bool:
+        return before["made_of"].get(name, BUILT_IN) == files.get(name, BUILT_IN)
+
     values: Values = {
-        name: each for name, each in before["values"].items() if before["made_of"][name] == files[name]
+        name: {fault: each for fault, each in of_model.items() if same(fault)}
+        for name, of_model in before["values"].items()
+        if same(name)
     }
     for number in range(min(scenes, len(found))):
         levels = len(found.scenes[number][1])
         examples = [found.example(number, level) for level in range(levels)]
         pictures: dict[tuple[str, str], Tensor] = {}
         for name, model in models.items():
-            for fault in faults:
+            for fault, depth in faults.items():
                 known = values.setdefault(name, {}).setdefault(fault, {})
                 if all(each.key in known for each in examples):
                     continue
-                way, share = FAULTS[fault]
                 for each in examples:
-                    picture = rendered(each, model, way, share)
+                    picture = rendered(each, model, depth)
                     known[each.key] = compared(picture, each, lpips)
                     pictures[name, fault] = picture
         if pictures:
@@ -102,16 +119,59 @@ def measure(
             replace_text(folder / "lenses.md", markdown(summary(values)))
             if number < _SHEETS:
                 _sheet(folder / "sheets" / f"{number:03d}.png", examples[-1], pictures)
-    return summary({name: values.get(name, {}) for name in models})
+    table = summary({name: values.get(name, {}) for name in models})
+    if table:
+        plot_panels(
+            _curves(table), "share of the width by which depth is wrong, %", "PSNR, dB", folder / "lenses.png"
+        )
+    return table
 
 
-def rendered(example: Example, model: str | LensModel, way: str, share: float) -> Tensor:
-    """A picture as a model makes it of depth with a fault, ``[3, H, W]``, 0..1."""
+def _curves(table: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> dict[str, Curves]:
+    """PSNR of each model over how wrong depth is, for each way."""
+    return {
+        way: {
+            name: [
+                (share, of_model[fault]["psnr"])
+                for share, fault in ((0.0, "exact"), *((share, f"{way} {share:g} %") for share in SHARES))
+                if fault in of_model
+            ]
+            for name, of_model in table.items()
+        }
+        for way in WAYS
+    }
+
+
+def rendered(example: Example, model: str | LensModel, depth: Depth) -> Tensor:
+    """A picture as a model makes it of some depth, ``[3, H, W]``, 0..1."""
     if model == "unchanged":
         return example.sharp
-    disparity = worse(example.disparity, way, share / 100 * example.disparity.shape[-1])
     lens = Lens(example.k, example.focus, gamma="srgb", highlight_recovery=0.0)
-    return render(example.sharp[None], disparity[None], lens, model).image[0].clamp(0, 1)
+    return render(example.sharp[None], depth(example)[None], lens, model).image[0].clamp(0, 1)
+
+
+def depth_by(file: Path) -> Depth:
+    """Depth by a network, fitted to the exact disparity by a factor and an offset, as it has no unit.
+
+    Args:
+        file: ONNX, of a network that gives disparity of pictures in 0..255.
+
+    Raises:
+        BokehError: no such file, or no such network.
+    """
+    network = OnnxMap(str(file))
+
+    def depth(example: Example) -> Tensor:
+        pixels = (example.sharp.movedim(0, -1) * 255).round().to(torch.uint8)
+        made = torch.from_numpy(network.of(Image.fromarray(pixels.numpy()))).float()
+        size = example.disparity.shape[-2:]
+        found = F.interpolate(made[None, None], size, mode="bilinear")[0]
+        truth = example.disparity.flatten()
+        terms = torch.stack([found.flatten(), torch.ones_like(truth)], 1)
+        factor, offset = torch.linalg.lstsq(terms, truth[:, None]).solution.flatten().tolist()
+        return (factor * found + offset).clamp_min(0)
+
+    return depth
 
 
 def compared(picture: Tensor, example: Example, lpips: Lpips | None) -> dict[str, float]:

@@ -71,7 +71,11 @@ class OnnxMap:
 
     def __call__(self, photograph: Photograph) -> np.ndarray:
         """The network's map, float32, of the photograph's size."""
-        image = photograph.image.resize(self.size, Image.Resampling.BICUBIC)
+        return self.of(photograph.image)
+
+    def of(self, picture: Image.Image) -> np.ndarray:
+        """The network's map of a picture (RGB), float32, of its size."""
+        image = picture.resize(self.size, Image.Resampling.BICUBIC)
         values = (np.asarray(image, dtype=np.float32) - self.mean) / self.divisor
         batch = values.transpose(2, 0, 1)[None].astype(np.float16 if self.half else np.float32)
         found = np.asarray(self.session.run([self.output], {self.input: batch})[0], dtype=np.float32)
@@ -81,7 +85,7 @@ class OnnxMap:
                 f"The network's output {self.output} has the shape {list(found.shape)}; expected one map."
             )
         return np.asarray(
-            Image.fromarray(flat).resize(photograph.image.size, Image.Resampling.BILINEAR), dtype=np.float32
+            Image.fromarray(flat).resize(picture.size, Image.Resampling.BILINEAR), dtype=np.float32
         )
 
 
