@@ -199,13 +199,19 @@ def test_every_tile_is_told_of_its_own_place(
 ) -> None:
     module = parts(pack)
     seen: list[Tensor] = []
+    encoded: list[Tensor] = []
+    right = Halves.encode
+    monkeypatch.setattr(
+        Halves, "encode", lambda self, pixels: (encoded.append(pixels), right(self, pixels))[1]
+    )
     monkeypatch.setattr(module, "with_hints", lambda positive, channels: (seen.append(channels), positive)[1])
     image, disparity = scene(64, 160)
     rendered(pack, lens(pack, base, told=("layered", "defocus")), image, disparity)
-    guess = rendered(pack, "layered", image, disparity).clamp(0, 1)
+    (first,) = encoded
+    assert torch.allclose(first.movedim(-1, 1), rendered(pack, "layered", image, disparity), atol=1e-6)
     assert len(seen) == 3
     last = F.pixel_shuffle(seen[-1], 8)[0]  # the right end of the picture
-    assert torch.allclose(last[:3], 2 * guess[0, :, :, -64:] - 1, atol=1e-6)
+    assert torch.allclose(last[:3], 2 * image[0, :, :, -64:] - 1, atol=1e-6)
     near = (disparity - disparity.min()) / (disparity.max() - disparity.min())
     assert torch.allclose(last[3], 2 * near[0, 0, :, -64:] - 1, atol=1e-6)
     radius = 8.0 * (disparity[0, 0, :, -64:] - 0.5)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...diffusion_lens import TIMESTEP
 from ...diffusion_lens.attention import Light, nearness, units
-from ...diffusion_lens.told import first_guess, hints
+from ...diffusion_lens.told import hints, start
 from ...errors import BokehError
 from ...picture.tiles import fitted, from_tiles, tiled
 from ...render.contract import Lens, Progress, Rendered, drawn
@@ -93,7 +93,7 @@ class DiffusionLens:
         self._check(image, lens)
         defocus = lens.defocus(disparity)
         side = max(MULTIPLE, min(self.side, tile or self.side) // MULTIPLE * MULTIPLE)
-        guess = first_guess(self.told, image, disparity, lens)
+        first = start(self.told, image, disparity, lens)
         rows = []
         for row in range(len(image)):
 
@@ -105,7 +105,7 @@ class DiffusionLens:
                 one = slice(row, row + 1)
                 rows.append(
                     self._sized(
-                        torch.cat([image[one], guess[one]]), disparity[one], drawn(defocus[one]), side, report
+                        torch.cat([image[one], first[one]]), disparity[one], drawn(defocus[one]), side, report
                     )
                 )
             else:
@@ -167,7 +167,7 @@ class DiffusionLens:
         """One picture as drawn, ``[1, C, H, W]``.
 
         Args:
-            images: the picture, and after it the first guess if it is told one, ``[1 or 2, C, H, W]``.
+            images: the picture and what to start from, ``[2, C, H, W]``.
         """
         channels, height, width = images.shape[1:]
         tall, wide = fitted(height, MULTIPLE), fitted(width, MULTIPLE)
@@ -182,7 +182,7 @@ class DiffusionLens:
         report(0, len(tiles) + 2)
         padded = (0, wide - width, 0, tall - height)
         shown = F.pad(images.float().clamp(0, 1).expand(-1, 3, -1, -1), padded, mode="replicate")
-        latents = self.vae.encode(shown[:1].movedim(1, -1))
+        latents = self.vae.encode(shown[1:].movedim(1, -1))
         takes = self.model.model.latent_format.latent_channels
         if latents.shape[1] != takes:
             raise BokehError(
@@ -191,17 +191,17 @@ class DiffusionLens:
             )
         report(1, len(tiles) + 2)
         maps = [F.pad(each.float(), padded, mode="replicate") for each in (nearness(disparity), defocus)]
-        maps.append(shown[1:])
+        maps.append(shown[:1])
         done = 1
 
         def make(tile: Any) -> Tensor:
             nonlocal done
-            near, blur, guess = (tile.of(each, self.pixels) for each in maps)
+            near, blur, picture = (tile.of(each, self.pixels) for each in maps)
             blur = units(blur, self.pixels * max(tile.height, tile.width))
             light = Light(near, blur.abs(), self.occlusion)
             positive = self.positive
             if self.told:
-                positive = with_hints(positive, hints(self.told, near, blur, guess, self.pixels))
+                positive = with_hints(positive, hints(self.told, near, blur, picture, self.pixels))
             made = one_step(
                 self.model, positive, tile.of(latents), light, self.layers, self.pixels, self.timestep
             )

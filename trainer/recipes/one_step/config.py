@@ -47,7 +47,7 @@ class Lens:
     layers: list[str] = setting([], "paths of the self-attentions with PISA; empty: those of the paper")
     told: list[Literal["defocus", "layered"]] = setting(
         [],
-        "further channels of the input: disparity and blur, what `layered` makes of them; lora.rank 0 alone (ours)",
+        "beside the picture: disparity and blur; `layered` as what it starts from; lora.rank 0 alone (ours)",
     )
     pisa: Flag = setting(True, "false: ordinary attention, to compare with (ours)")
     occlusion: Flag = setting(True, "whether what stands in the way takes light out")

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bokeh_ops.diffusion_lens.attention import HARDEST, Light, nearness, units
-from bokeh_ops.diffusion_lens.told import first_guess, hints, told_channels
+from bokeh_ops.diffusion_lens.told import hints, start, told_channels
 from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.sheet import contact_sheet
 from bokeh_ops.render import Lens
-from trainer.comfyui import start
+from trainer.comfyui import start as start_host
 from trainer.config import Optimizer
 from trainer.data import open_dataset
 from trainer.data.pairs.identity import identity
@@ -85,7 +85,7 @@ class OneStep(Recipe):
     """
 
     def __init__(self, settings: LensFit, beside: Path, processes: Alone, base: Base | None = None) -> None:
-        start(settings.comfyui, beside, cpu=settings.device == "cpu")
+        start_host(settings.comfyui, beside, cpu=settings.device == "cpu")
         from bokeh_ops.host.diffusion_lens.attach import lens_layers
         from bokeh_ops.host.diffusion_lens.lora import LensLora
         from bokeh_ops.host.loading import models as loading
@@ -232,7 +232,9 @@ class OneStep(Recipe):
         near, blur = nearness(maps), units(k * (maps - focus), max(height, width))
         if wanted.pisa:
             patcher = with_light(patcher, Light(near, blur.abs(), wanted.occlusion, self.hard), self.layers)
-        own = base.closed(sharp.movedim(1, -1)).to(self.device)
+        sharp = sharp.to(self.device)
+        lens = Lens(k.flatten(), focus.flatten(), gamma="srgb", highlight_recovery=0.0)
+        own = base.closed(start(wanted.told, sharp, maps, lens).movedim(1, -1)).to(self.device)
         loading.on_device(base.patcher)  # the autoencoder may have needed the room
         sampling = patcher.get_model_object("model_sampling")
         sigma = sampling.sigma(torch.tensor(float(wanted.timestep))).to(self.device)
@@ -246,9 +248,7 @@ class OneStep(Recipe):
             picture=base.architecture.picture_conditions(width, height),
         )
         if wanted.told:
-            lens = Lens(k.flatten(), focus.flatten(), gamma="srgb", highlight_recovery=0.0)
-            guess = first_guess(wanted.told, sharp.to(self.device), maps, lens)
-            positive = with_hints(positive, hints(wanted.told, near, blur, guess, width // own.shape[-1]))
+            positive = with_hints(positive, hints(wanted.told, near, blur, sharp, width // own.shape[-1]))
         autocast = AUTOCAST[self.settings.precision]
         with torch.autocast(self.device.type, autocast) if autocast is not None else nullcontext():
             made = denoise.denoise(patcher, positive, own * (1 + sigma * sigma).sqrt(), sigma.expand(rows))
