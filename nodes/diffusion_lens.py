@@ -1,7 +1,8 @@
-"""BokehDiff as a lens model: SDXL with a LoRA that renders lens blur in one step."""
+"""BokehDiff as a lens model: SDXL with a LoRA that renders lens blur in one step, or a small model that does."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -14,6 +15,7 @@ from ..bokeh_ops.host.diffusion_lens.lens import DiffusionLens
 from ..bokeh_ops.host.diffusion_lens.weights import add_lora, with_encoder
 from ..bokeh_ops.host.folders import renderers as library
 from ..bokeh_ops.host.notices import say
+from ..bokeh_ops.host.small.lens import is_lens, read_lens
 from .lens import LensType
 
 
@@ -31,20 +33,27 @@ class LoadDiffusionLens(io.ComfyNode):
                 "Model and VAE that come in are not changed."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="SDXL. LoRAs on it act too; an ordinary checkpoint is best."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="SDXL. LoRAs on it act too; an ordinary checkpoint is best. A small lens needs none.",
+                ),
                 io.Vae.Input(
                     "vae",
+                    optional=True,
                     tooltip="Of SDXL. For fp16, one that was made for it (sdxl-vae-fp16-fix).",
                 ),
                 io.Conditioning.Input(
                     "positive",
+                    optional=True,
                     tooltip=f"A prompt by SDXL's text encoders. BokehDiff was trained with '{PROMPT}'.",
                 ),
                 io.Combo.Input(
                     "lora",
                     options=files,
                     tooltip="BokehDiff's pytorch_lora_weights.safetensors, or one trained here, in "
-                    "models/bokeh_renderers or a folder in it. none: SDXL as it is, which has not learnt to be a lens.",
+                    "models/bokeh_renderers or a folder in it; or a small lens, a whole model that needs nothing else. "
+                    "none: SDXL as it is, which has not learnt to be a lens.",
                 ),
                 io.Combo.Input(
                     "encoder",
@@ -88,7 +97,14 @@ class LoadDiffusionLens(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, vae: Any, positive: Any, lora: str, encoder: str, strength: float, occlusion: bool
+        cls,
+        lora: str,
+        encoder: str,
+        strength: float,
+        occlusion: bool,
+        model: Any = None,
+        vae: Any = None,
+        positive: Any = None,
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
 
@@ -96,6 +112,21 @@ class LoadDiffusionLens(io.ComfyNode):
             say(text, node_id)
 
         path, layers = library.weights_path(lora), library.weights_path(encoder)
+        linked = {"model": model, "vae": vae, "positive": positive}
+        if path is not None and is_lens(path):
+            spare = [name for name, value in linked.items() if value is not None]
+            if spare or layers is not None or strength != 1:
+                notice(
+                    f"{lora} is a small lens, a whole model: what is linked ({', '.join(spare) or 'nothing'}), encoder "
+                    "and strength do nothing."
+                )
+            return io.NodeOutput(replace(read_lens(path), occlusion=occlusion, notice=notice))
+        absent = [name for name, value in linked.items() if value is None]
+        if absent:
+            raise BokehError(
+                f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not linked. A diffusion lens is made of "
+                "SDXL: connect a checkpoint's model and vae, and a prompt by its text encoders. Or choose a small lens."
+            )
         if path is None or strength == 0:
             notice(
                 "There is no LoRA, so SDXL is asked as it is, which has not learnt to be a lens. Choose BokehDiff's "

@@ -13,6 +13,8 @@ from tests.golden import Golden, adapter_folder
 
 LORA = "pytorch_lora_weights.safetensors"
 
+_NO_VAE = object()  # latents go in and come out
+
 
 class LensGolden(Golden):
     """One directory, its LoRA loaded by Load Diffusion Lens."""
@@ -71,7 +73,7 @@ class LensGolden(Golden):
         positive = [[self.io["context"], {"pooled_output": self.io["y"]}]]
         with adapter_folder(self.folder, "bokeh_renderers"):
             lens = pack.nodes.diffusion_lens.LoadDiffusionLens.execute(
-                self.model, None, positive, LORA if lora else "none", "none", 1.0, True
+                LORA if lora else "none", "none", 1.0, True, self.model, _NO_VAE, positive
             ).result[0]
         model = lens.model.model
         seen: list[Tensor] = []

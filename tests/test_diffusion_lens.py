@@ -344,7 +344,7 @@ def test_a_lora_is_added_as_its_file_says(
         (tmp_path / "config.json").write_text(json.dumps({"lora_alpha": alpha, "lora_rank": 3}))
     with adapter_folder(tmp_path, "bokeh_renderers"):
         made = pack.nodes.diffusion_lens.LoadDiffusionLens.execute(
-            base, Halves(), models.conditioning("sdxl"), "a.safetensors", "none", 0.5, True
+            "a.safetensors", "none", 0.5, True, base, Halves(), models.conditioning("sdxl")
         ).result[0]
     latents = models.randn(1, 4, 8, 8)
     found = one(pack, made.model, latents, None)
@@ -393,7 +393,7 @@ def test_other_loras(pack: ModuleType, base: Any, tmp_path: Path, name: str) -> 
         adapter_folder(tmp_path, "bokeh_renderers"),
         pytest.raises(pack.bokeh_ops.errors.BokehError, match=message),
     ):
-        node.execute(base, Halves(), models.conditioning("sdxl"), "a.safetensors", "none", 1.0, True)
+        node.execute("a.safetensors", "none", 1.0, True, base, Halves(), models.conditioning("sdxl"))
 
 
 @pytest.mark.parametrize("text", ["{", '{"lora_alpha": 3}', '{"lora_alpha": 3, "lora_rank": 0}', "[1]"])
@@ -522,6 +522,10 @@ def test_the_node_names_what_is_missing(pack: ModuleType, base: Any, tmp_path: P
         assert node.validate_inputs("none", None) is True
         save_file(lora(), tmp_path / "a.safetensors")
         first = node.fingerprint_inputs("a.safetensors", "none")
+        with pytest.raises(
+            pack.bokeh_ops.errors.BokehError, match=r"^vae, positive are not linked.*Or choose a small lens"
+        ):
+            node.execute("a.safetensors", "none", 1.0, True, base)
         (tmp_path / "config.json").write_text('{"lora_alpha": 8, "lora_rank": 3}')
         assert node.fingerprint_inputs("a.safetensors", "none") != first
     assert isinstance(base.model.diffusion_model, nn.Module)

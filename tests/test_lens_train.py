@@ -18,6 +18,7 @@ from torch import Tensor
 from bokeh_ops.diffusion_lens.told import TOLD
 from bokeh_ops.errors import BokehError
 from tests import models
+from tests.golden import adapter_folder
 from tests.host.setup import host_folder
 from tests.models import one_thread, relative  # noqa: F401
 from trainer.cli import UsageError
@@ -268,7 +269,7 @@ def rendered_by(path: Path, model: Any, example: Any) -> Tensor:
 
 @pytest.mark.parametrize(("rank", "told"), [(2, ()), (0, ()), (0, tuple(TOLD))])
 def test_what_is_trained_is_what_renders(
-    workshop: Path, tmp_path: Path, rank: int, told: tuple[str, ...]
+    pack: Any, workshop: Path, tmp_path: Path, rank: int, told: tuple[str, ...]
 ) -> None:
     from bokeh_ops.diffusion_lens.files import read_lora
     from bokeh_ops.host.diffusion_lens.weights import add_lora
@@ -299,6 +300,13 @@ def test_what_is_trained_is_what_renders(
         assert described["lens"]["layers"] == [LAYER]
         assert described["lens"]["told"] == list(told)
         found = rendered_by(tmp_path / "lens.safetensors", None, example)
+        with adapter_folder(tmp_path, "bokeh_renderers"):
+            lens = pack.nodes.diffusion_lens.LoadDiffusionLens.execute(
+                "lens.safetensors", "none", 1.0, True
+            ).result[0]
+        seen = pack.bokeh_ops.render.Lens(example.k, example.focus, gamma="srgb", highlight_recovery=0.0)
+        picture, disparity = example.sharp[None], example.disparity[None]
+        assert torch.equal(pack.bokeh_ops.render.render(picture, disparity, seen, lens).image, found)
     assert relative(found, expected) < (1e-4 if rank else 1e-2)  # a small model is kept in half precision
     if not told:
         assert relative(rendered_by(base, read_small(base).patcher, example), expected) > 2e-2

@@ -13,6 +13,11 @@ LENS = "lens"
 pixels."""
 
 
+def is_lens(path: Path) -> bool:
+    """Whether a file is a small model that is a lens."""
+    return LENS in (small_description(path) or {})
+
+
 def read_lens(path: Path) -> DiffusionLens:
     """A lens model from the file of a small one.
 
@@ -22,12 +27,12 @@ def read_lens(path: Path) -> DiffusionLens:
     Raises:
         BokehError: another kind of file.
     """
-    said = (small_description(path) or {}).get(LENS)
-    if said is None:
+    if not is_lens(path):
         raise BokehError(
             f"{path} is no small diffusion lens; `python -m trainer lens` makes one of a small model."
         )
     small = read_small(path)
+    said = small.description[LENS]
     context, pooled = small.words.encode(said["prompt"])
     positive = [[context[None], {} if pooled is None else {"pooled_output": pooled[None]}]]
     return DiffusionLens(
