@@ -1,4 +1,7 @@
-"""What a diffusion lens costs at SDXL's real size in a real server: ``python -m tests.benchmark_lens [--size N]``.
+"""What a diffusion lens costs: ``python -m tests.benchmark_lens [--size N ...] [--attention]``.
+
+``--attention``: PISA alone, forward and backward, that looks only at what light can get to, in turns with PISA that
+looks at all pairs. Otherwise the lens at SDXL's real size in a real server:
 
 The shipped workflow with one K, on a checkpoint, a LoRA and encoder layers of the real shapes with random weights. The
 first run loads the models; the second, with another K, is timed. Memory is the most that the server held.
@@ -16,7 +19,10 @@ import time
 from pathlib import Path
 
 import psutil
+import torch
 
+from bokeh_ops.diffusion_lens.attention import SPAN, Light, pisa
+from bokeh_ops.diffusion_lens.windows import Windows
 from tests.host.server import ComfyServer
 from tests.host.workflow import to_api
 from tests.prompts import OUTPUTS, find, with_inputs
@@ -27,7 +33,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmark_lens", description=__doc__)
     parser.add_argument("--size", type=int, nargs="+", default=[512, 1024], help="sides of square pictures")
-    sizes = parser.parse_args().size
+    parser.add_argument("--attention", action="store_true", help="PISA alone")
+    chosen = parser.parse_args()
+    if chosen.attention:
+        attention()
+        return
+    sizes = chosen.size
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tests.fullsize", str(Path(folder) / "models"), "sdxl"]
         subprocess.run(command, cwd=ROOT, check=True)
@@ -37,6 +48,31 @@ def main() -> None:
                 lens, most = timed(server, side, "diffusion_lens")
                 layered, _ = timed(server, side, "diffusion_lens_layered")
                 print(f"| {side} x {side} | {lens:.1f} | {layered:.1f} | {most / 1e9:.1f} |", flush=True)
+
+
+def attention() -> None:
+    """PISA at 32 x 32 tokens and 10 heads of 64, as SDXL has it; the circles' largest radius varies."""
+    rounds, count = 5, 32 * 32
+    print("| radius, tokens | reach | seconds | all pairs | ratio |\n|---|---|---|---|---|")
+    for tokens in (1, 3, 6):
+        maps = torch.rand(2, 2, 1, 256, 256, generator=torch.Generator().manual_seed(0))
+        given = [torch.randn(2, 10, count, 64, requires_grad=True) for _ in range(3)]
+        spent: dict[str, list[float]] = {"near": [], "all": []}
+        right, reach = Windows.of, []
+        for _ in range(rounds):
+            for name, times in spent.items():
+                Windows.of = right if name == "near" else (lambda grid, reach: Windows(grid, grid, 0))  # type: ignore[method-assign, assignment]
+                light = Light(maps[0], maps[1] * tokens * SPAN / 31)
+                start = time.monotonic()
+                pisa(*given, light, (32, 32)).square().sum().backward()
+                times.append(time.monotonic() - start)
+                reach.append(next(iter(light._known))[0].reach)
+        Windows.of = right  # type: ignore[method-assign]
+        near, everything = (sorted(times)[rounds // 2] for times in spent.values())
+        print(
+            f"| {tokens} | {max(reach)} | {near:.3f} | {everything:.3f} | {near / everything:.2f} |",
+            flush=True,
+        )
 
 
 def timed(server: ComfyServer, side: int, output: str) -> tuple[float, float]:
