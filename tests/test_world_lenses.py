@@ -24,6 +24,9 @@ from trainer.world import lenses
 
 FAULTS = {name: lenses.FAULTS[name] for name in ("exact", "dilated 3 %")}
 
+DRAWN = len(FAULTS)
+"""Pictures of each model on the sheet of a scene of which something is measured."""
+
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -75,7 +78,7 @@ def test_it_goes_on(scenes: Path, tmp_path: Path) -> None:
     assert lenses.measure(tmp_path, scenes, {"a": again}, 2, None, FAULTS) == first
     assert not again.seen
     lenses.measure(tmp_path, scenes, {"a": again, "b": Watched()}, 3, None, FAULTS)
-    assert len(again.seen) == 4
+    assert len(again.seen) == 4 + 3 * DRAWN
     assert len(json.loads((tmp_path / "values.json").read_text())["values"]["b"]["exact"]) == 6
 
 
@@ -84,9 +87,9 @@ def test_another_lens_of_the_same_name_is_measured_anew(scenes: Path, tmp_path: 
     lenses.measure(tmp_path, scenes, {"a": old, "b": other}, 1, None, FAULTS, {"a": "one file"})
     other.seen.clear()
     lenses.measure(tmp_path, scenes, {"a": new}, 1, None, FAULTS, {"a": "another file"})
-    assert len(new.seen) == 4
+    assert len(new.seen) == 4 + DRAWN
     lenses.measure(tmp_path, scenes, {"a": new, "b": other}, 1, None, FAULTS, {"a": "another file"})
-    assert (len(new.seen), other.seen) == (4, [])
+    assert (len(new.seen), other.seen) == (4 + DRAWN, [])
 
 
 def test_depth_by_a_network(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +117,8 @@ def test_depth_by_a_network(scenes: Path, tmp_path: Path, monkeypatch: pytest.Mo
     watched = Watched()
     for file in ("one file", "one file", "another file"):
         lenses.measure(tmp_path, scenes, {"a": watched}, 1, None, FAULTS | {"by a": depth}, {"by a": file})
-    assert len(watched.seen) == 2 * 3 + 2
+    first, again = 2 * 3 + 3, 2 + 3  # the last time the network's depth alone, and a sheet with each depth
+    assert len(watched.seen) == first + again
 
 
 def test_other_scenes_are_refused(scenes: Path, tmp_path: Path) -> None:

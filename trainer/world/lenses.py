@@ -104,21 +104,20 @@ def measure(
     for number in range(min(scenes, len(found))):
         levels = len(found.scenes[number][1])
         examples = [found.example(number, level) for level in range(levels)]
-        pictures: dict[tuple[str, str], Tensor] = {}
+        fresh = False
         for name, model in models.items():
             for fault, depth in faults.items():
                 known = values.setdefault(name, {}).setdefault(fault, {})
                 if all(each.key in known for each in examples):
                     continue
                 for each in examples:
-                    picture = rendered(each, model, depth)
-                    known[each.key] = compared(picture, each, lpips)
-                    pictures[name, fault] = picture
-        if pictures:
+                    known[each.key] = compared(rendered(each, model, depth), each, lpips)
+                fresh = True
+        if fresh:
             replace_text(path, json.dumps({"scenes": of_scenes, "made_of": files, "values": values}))
             replace_text(folder / "lenses.md", markdown(summary(values)))
             if number < _SHEETS:
-                _sheet(folder / "sheets" / f"{number:03d}.png", examples[-1], pictures)
+                _sheet(folder / "sheets" / f"{number:03d}.png", examples[-1], models, faults)
     table = summary({name: values.get(name, {}) for name in models})
     if table:
         plot_panels(
@@ -225,12 +224,14 @@ def markdown(table: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _sheet(path: Path, example: Example, made: Mapping[tuple[str, str], Tensor]) -> None:
-    """Faults down, models across."""
-    models, faults = (list(dict.fromkeys(key[place] for key in made)) for place in (0, 1))
-    blank = torch.zeros_like(example.sharp)
+def _sheet(
+    path: Path, example: Example, models: Mapping[str, str | LensModel], faults: Mapping[str, Depth]
+) -> None:
+    """What each model makes of one picture with each depth."""
     rows = [
-        torch.stack([example.sharp, example.truth, *(made.get((name, fault), blank) for name in models)])
-        for fault in faults
+        torch.stack(
+            [example.sharp, example.truth, *(rendered(example, model, depth) for model in models.values())]
+        )
+        for depth in faults.values()
     ]
     write_rows(path, torch.stack(rows).movedim(2, -1), ["all in focus", "truth", *models])
