@@ -420,11 +420,21 @@ def test_the_adversary_may_look_with_a_convnext(workshop: Path, tmp_path: Path) 
     assert recipe.judge is not None
 
 
-def test_another_small_model_is_no_lens(workshop: Path) -> None:
+def test_other_small_models_are_no_lens(workshop: Path, tmp_path: Path) -> None:
     from bokeh_ops.host.small.lens import read_lens
+    from bokeh_ops.host.small.model import read_small
 
     with pytest.raises(BokehError, match=r"is no small diffusion lens"):
         read_lens(workshop / "base.safetensors")
+    small = read_small(workshop / "base.safetensors")
+    for told, message in (
+        (["colour"], r"is told colour; known are defocus, layered"),
+        (["defocus"], r"takes 48 channels; with lens.told: \['defocus'\] it is given 80"),
+    ):
+        small.description["lens"] = {"told": told}
+        small.save(tmp_path / "a.safetensors")
+        with pytest.raises(BokehError, match=message):
+            read_lens(tmp_path / "a.safetensors")
 
 
 def test_the_rate_falls_whatever_else_of_the_optimiser_is_set(workshop: Path, tmp_path: Path) -> None:

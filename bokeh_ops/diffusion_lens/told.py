@@ -29,11 +29,13 @@ def told_channels(told: Sequence[str], pixels: int) -> int:
     return pixels * pixels * sum(TOLD[name] for name in told)
 
 
-def start(told: Sequence[str], image: Tensor, disparity: Tensor, lens: Lens) -> Tensor:
+def start(
+    told: Sequence[str], image: Tensor, disparity: Tensor, lens: Lens, tile: int | None = None
+) -> Tensor:
     """What a network is to make blurred pictures of, 0..1: pictures, or what ``layered`` makes of them."""
     if "layered" not in told:
         return image
-    return render(image, disparity, lens, "layered").image.clamp(0, 1)
+    return render(image, disparity, lens, "layered", tile=tile).image.clamp(0, 1)
 
 
 def hints(told: Sequence[str], near: Tensor, blur: Tensor, image: Tensor, pixels: int) -> Tensor:

@@ -93,7 +93,7 @@ class DiffusionLens:
         self._check(image, lens)
         defocus = lens.defocus(disparity)
         side = max(MULTIPLE, min(self.side, tile or self.side) // MULTIPLE * MULTIPLE)
-        first = start(self.told, image, disparity, lens)
+        first = start(self.told, image, disparity, lens, tile)
         rows = []
         for row in range(len(image)):
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bokeh_ops.diffusion_lens.attention import HARDEST, Light, nearness, units
-from bokeh_ops.diffusion_lens.told import hints, start, told_channels
+from bokeh_ops.diffusion_lens.told import hints, start
 from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.sheet import contact_sheet
 from bokeh_ops.render import Lens
@@ -89,6 +89,7 @@ class OneStep(Recipe):
         from bokeh_ops.host.diffusion_lens.attach import lens_layers
         from bokeh_ops.host.diffusion_lens.lora import LensLora
         from bokeh_ops.host.loading import models as loading
+        from bokeh_ops.host.small.lens import check_told
         from trainer.frozen.load import check_size, load_base
 
         self.settings, self.processes = settings, processes
@@ -115,7 +116,7 @@ class OneStep(Recipe):
                 )
             trained = dict(self.lora.named_parameters())
         elif isinstance(self.base, SmallBase):
-            _check_told(self.base, settings.lens.told)
+            check_told(self.base.small, settings.lens.told)
             trained = dict(self.base.small.network.named_parameters())
         else:
             raise BokehError("lora.rank is 0, which trains the whole network of a small model; set it to 8.")
@@ -345,16 +346,6 @@ class OneStep(Recipe):
         found = contact_sheet(pictures, ["all in focus", "the lens", "truth"], columns=3, cell_size=384)[0]
         write_png(self.out / "samples" / f"step-{step:08d}.png", found)
         return found
-
-
-def _check_told(base: SmallBase, told: Sequence[str]) -> None:
-    codec, config = base.small.codec, base.small.description["config"]
-    wanted = codec.channels + told_channels(told, codec.patch)
-    if config["in_channels"] != wanted:
-        raise BokehError(
-            f"The network takes {config['in_channels']} channels; with lens.told: {list(told)} it is given {wanted}. "
-            "`python -m trainer world lens FILE --told ...` makes one that takes them."
-        )
 
 
 @torch.no_grad()
