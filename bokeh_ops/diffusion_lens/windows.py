@@ -15,6 +15,8 @@ Grid = tuple[int, int]
 
 _BLOCKS = (4, 8)
 """Tokens along a block of keys whose light is computed together."""
+_DEARER = 3
+"""How much more a pair in windows costs, as seen by ``python -m tests.benchmark_lens --attention``."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Windows:
     def of(cls, grid: Grid, reach: int) -> Windows:
         """The cheapest."""
         sides = [(side, side) for side in _BLOCKS if side < max(grid)]
-        return min(
-            (cls(grid, grid, 0), *(cls(grid, each, reach) for each in sides)), key=lambda each: each.pairs
-        )
+        found = min((cls(grid, each, reach) for each in sides), key=lambda each: each.pairs, default=None)
+        whole = cls(grid, grid, 0)
+        return whole if found is None or _DEARER * found.pairs > whole.pairs else found
 
     @property
     def blocks(self) -> Grid:
