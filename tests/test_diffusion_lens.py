@@ -396,6 +396,16 @@ def test_other_loras(pack: ModuleType, base: Any, tmp_path: Path, name: str) -> 
         node.execute("a.safetensors", "none", 1.0, True, base, Halves(), models.conditioning("sdxl"))
 
 
+def test_a_damaged_lora(pack: ModuleType, base: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"\xff" * 40)
+    node = pack.nodes.diffusion_lens.LoadDiffusionLens
+    with (
+        adapter_folder(tmp_path, "bokeh_renderers"),
+        pytest.raises(pack.bokeh_ops.errors.BokehError, match=r"a\.safetensors"),
+    ):
+        node.execute("a.safetensors", "none", 1.0, True, base, Halves(), models.conditioning("sdxl"))
+
+
 @pytest.mark.parametrize("text", ["{", '{"lora_alpha": 3}', '{"lora_alpha": 3, "lora_rank": 0}', "[1]"])
 def test_a_config_that_says_nothing(pack: ModuleType, tmp_path: Path, text: str) -> None:
     save_file(lora(), tmp_path / "a.safetensors")

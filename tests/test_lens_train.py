@@ -426,6 +426,8 @@ def test_other_small_models_are_no_lens(workshop: Path, tmp_path: Path) -> None:
 
     with pytest.raises(BokehError, match=r"is no small diffusion lens"):
         read_lens(workshop / "base.safetensors")
+    with pytest.raises(BokehError, match=r"There is no file .*absent.safetensors"):
+        read_lens(workshop / "absent.safetensors")
     small = read_small(workshop / "base.safetensors")
     for told, message in (
         (["colour"], r"is told colour; known are defocus, layered"),

@@ -215,6 +215,12 @@ def test_large_logits_stay_numbers() -> None:
     assert torch.allclose(found.sum(-2), torch.ones(()).double())
 
 
+def test_what_is_no_number_stays_none() -> None:
+    q = drawn(1, 1, COUNT, 2)
+    q[0, 0, 3] = math.nan
+    assert pisa(q, q, q, light(), GRID).isnan().any()
+
+
 def test_the_rows_of_a_batch_take_the_scenes_in_turn() -> None:
     scene = Light(torch.rand(2, 1, *GRID), 20 * torch.rand(2, 1, *GRID))
     q, k, v = (drawn(4, 1, COUNT, 2, seed=seed).float() for seed in range(3))

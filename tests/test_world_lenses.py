@@ -79,6 +79,10 @@ def test_it_goes_on(scenes: Path, tmp_path: Path) -> None:
     assert not again.seen
     lenses.measure(tmp_path, scenes, {"a": again, "b": Watched()}, 3, None, FAULTS)
     assert len(again.seen) == 4 + 3 * DRAWN
+    alone = lenses.measure(tmp_path / "b", scenes, {"b": Watched()}, 2, None, FAULTS)
+    both = lenses.measure(tmp_path / "b", scenes, {"a": Watched(), "b": Watched()}, 1, None, FAULTS)
+    assert both["a"] == both["b"]  # over the one scene that both were given
+    assert both["b"] != alone["b"]
     assert len(json.loads((tmp_path / "values.json").read_text())["values"]["b"]["exact"]) == 6
 
 

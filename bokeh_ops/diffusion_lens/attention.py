@@ -232,7 +232,9 @@ def _reach(q: Tensor, k: Tensor, radius: Tensor, sharpness: float, grid: Grid) -
     work = torch.promote_types(q.dtype, torch.float32)
     most = 2 * float(q.to(work).norm(dim=-1).max() * k.to(work).norm(dim=-1).max()) * q.shape[-1] ** -0.5
     far = float(radius.max()) + (_NOTHING + most) / sharpness
-    return math.ceil(min(far * max(max(grid) - 1, 1) / SPAN, max(grid)))
+    return math.ceil(
+        min(max(grid), far * max(max(grid) - 1, 1) / SPAN)
+    )  # in this order NaN is the whole grid
 
 
 def _again(piece: Callable[..., Tensor], *given: object) -> Tensor:

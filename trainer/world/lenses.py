@@ -187,12 +187,14 @@ def compared(picture: Tensor, example: Example, lpips: Lpips | None) -> dict[str
 
 
 def summary(values: Values) -> dict[str, dict[str, dict[str, Interval]]]:
-    """Means over scenes, each of which counts once however many K it has."""
+    """Means over scenes, each of which counts once however many K it has; of scenes that all models have been given."""
     table: dict[str, dict[str, dict[str, Interval]]] = {}
     for name, of_model in values.items():
         for fault, pictures in of_model.items():
+            everywhere = set.intersection(*(set(each[fault]) for each in values.values() if each.get(fault)))
             scenes: dict[str, list[dict[str, float]]] = {}
-            for key, figures in pictures.items():
+            for key in sorted(everywhere & set(pictures)):
+                figures = pictures[key]
                 scenes.setdefault(key.rpartition("-")[0], []).append(figures)
             table.setdefault(name, {})[fault] = {
                 figure: bootstrap(

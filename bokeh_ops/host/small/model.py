@@ -20,7 +20,7 @@ import comfy.sd
 import comfy.supported_models_base
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -115,11 +115,20 @@ class SmallModel:
 
 
 def small_description(path: Path) -> dict[str, Any] | None:
-    """What the metadata of a small model says; None for any other file."""
+    """What the metadata of a small model says; None for any other file.
+
+    Raises:
+        BokehError: there is no such file.
+    """
     if path.suffix != ".safetensors":
         return None
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(METADATA)
+    if not path.is_file():
+        raise BokehError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA)
+    except SafetensorError:  # damaged: whoever reads it as something else says so
+        return None
     return None if text is None else json.loads(text)
 
 
