@@ -16,6 +16,7 @@ class BokehExtension(ComfyExtension):
         from .diffusion_lens import LoadDiffusionLens
         from .estimate import BokehDepthFromGeometry, BokehEstimateDepth
         from .from_photo import BokehFromPhoto
+        from .genfocus import DeblurPhotograph, LoadGenfocus, RefocusPhotograph
         from .invert import BokehInvert
         from .lens import BokehAperture, BokehFocus
         from .render import BokehMeRender
@@ -33,6 +34,9 @@ class BokehExtension(ComfyExtension):
             LabColorMatch,
             BokehMeRender,
             LoadDiffusionLens,
+            LoadGenfocus,
+            DeblurPhotograph,
+            RefocusPhotograph,
             BokehDefocusViews,
             BokehAperture,
             BokehFocus,

@@ -1,8 +1,9 @@
-"""Golden directories of the three formats, run through the real nodes on a real host model.
+"""Golden directories of the four formats, run through the real nodes on a real host model.
 
 A directory holds a small random base model, a random adapter and the outputs that somebody else's code computed.
 ``flux_config.json`` marks the FLUX format, ``unet_config.json`` the SD1.5 format, ``pytorch_lora_weights.safetensors``
-beside that the one of the diffusion lens (:mod:`tests.golden_lens`).
+beside that the one of the diffusion lens (:mod:`tests.golden_lens`), Genfocus' LoRA beside FLUX that of Genfocus
+(:mod:`tests.golden_genfocus`).
 """
 
 from __future__ import annotations
@@ -60,8 +61,11 @@ class Golden:
 
 def format_of(folder: Path) -> type[Golden]:
     """The format of a directory."""
+    from tests.golden_genfocus import GenfocusGolden, lora_of
     from tests.golden_lens import LORA, LensGolden
 
+    if lora_of(Path(folder)):
+        return GenfocusGolden
     return LensGolden if (Path(folder) / LORA).is_file() else Golden
 
 

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         "folder",
         type=Path,
         metavar="DIR",
-        help="a golden directory of the SD1.5, FLUX or diffusion lens format",
+        help="a golden directory of the SD1.5, FLUX, diffusion lens or Genfocus format",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--device", default="cpu")

@@ -17,25 +17,9 @@ from torch import Tensor, nn
 
 from tests import models
 from tests.golden import adapter_folder
-from tests.models import one_thread, relative  # noqa: F401
+from tests.models import Halves, one_thread, relative  # noqa: F401
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
-
-
-class Halves:
-    """A VAE without weights: eight by eight pixels to four channels, and back."""
-
-    def __init__(self, channels: int = 4) -> None:
-        self.channels = channels
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        small = F.avg_pool2d(pixels.movedim(-1, 1), 8)
-        return (
-            torch.cat([small, small.mean(1, keepdim=True)], 1)[:, :1].repeat(1, self.channels, 1, 1) * 2 - 1
-        )
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return F.interpolate(latents[:, :3] / 2 + 0.5, scale_factor=8).movedim(1, -1).clamp(0, 1)
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import BokehError
+from ..low_rank import low_rank_pairs, some, whose
 from ..render.checkpoint import load_weights
 
-_PAIR = re.compile(
+_LAYER = re.compile(
     r"^(?:base_model\.model\.|unet\.)*"
-    r"((?:conv_in|conv_out|time_embedding|add_embedding|down_blocks|mid_block|up_blocks)\b.*)"
-    r"\.lora_(A|B|down|up)(?:\.default)?\.weight$"
+    r"((?:conv_in|conv_out|time_embedding|add_embedding|down_blocks|mid_block|up_blocks)\b.*)$"
 )
 _ENCODER = re.compile(
     r"(?:^|.*\.)((?:conv_in|conv_out|conv_norm_out|mid_block)(?:\.[a-z0-9_]+)*\.(?:weight|bias))$"
@@ -39,37 +38,23 @@ def read_lora(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     weights = load_weights(path)
-    found: dict[str, Tensor] = {}
-    strange = []
-    for name, tensor in weights.items():
-        match = _PAIR.match(name)
-        if match is None:
-            strange.append(name)
-            continue
-        found[f"{match[1]}.lora_{'A' if match[2] in ('A', 'down') else 'B'}.weight"] = tensor
-    if not found:
+    pairs, strange = low_rank_pairs(path, weights, lambda name: m[1] if (m := _LAYER.match(name)) else None)
+    if not pairs:
         raise BokehError(
-            f"{path} is not the LoRA of a diffusion lens: it has {len(weights)} tensors such as {_some(weights)}; "
+            f"{path} is not the LoRA of a diffusion lens: it has {len(weights)} tensors such as {some(weights)}; "
             "expected 'down_blocks.1.attentions.0....lora_A.weight', diffusers' names of SDXL's layers. "
-            f"{_guess(weights)}"
+            f"{whose(weights, 'the lens')}"
         )
     if strange:
         raise BokehError(
             f"{path} is a LoRA of SDXL's UNet, but {len(strange)} of its tensors are something else, such as "
-            f"{_some(strange)}. A diffusion lens has LoRA pairs of the UNet alone."
+            f"{some(strange)}. A diffusion lens has LoRA pairs of the UNet alone."
         )
     scale = _scale(path.parent / "config.json")
-    layers = sorted({name.rpartition(".lora_")[0] for name in found})
-    for layer in layers:
-        down, up = (found.get(f"{layer}.lora_{half}.weight") for half in "AB")
-        if down is None or up is None or down.shape[0] != up.shape[1]:
-            raise BokehError(
-                f"{path}: of {layer} it has lora_A {_shape(down)} and lora_B {_shape(up)}; expected both, with one "
-                "rank. The download is probably cut short: fetch it again and compare its size."
-            )
-        if not bool(torch.isfinite(down).all() and torch.isfinite(up).all()):
-            raise BokehError(f"{path}: {layer} holds numbers that are NaN or infinite; the file is damaged.")
-        found[f"{layer}.alpha"] = torch.tensor(scale * down.shape[0])
+    found: dict[str, Tensor] = {}
+    for layer, pair in pairs.items():
+        found[f"{layer}.lora_A.weight"], found[f"{layer}.lora_B.weight"] = pair
+        found[f"{layer}.alpha"] = torch.tensor(scale * pair.rank)
     return found
 
 
@@ -95,7 +80,7 @@ def read_encoder(path: str | Path) -> dict[str, Tensor]:
         if match is None or "down_blocks" in name or "lora" in name:
             raise BokehError(
                 f"{path} is not the encoder of a diffusion lens: it has {name!r}; expected conv_in, mid_block and "
-                f"conv_out alone, such as 'encoder.conv_in.weight'. {_guess(weights)}"
+                f"conv_out alone, such as 'encoder.conv_in.weight'. {whose(weights, 'the lens')}"
             )
         if not bool(torch.isfinite(tensor).all()):
             raise BokehError(f"{path}: {name} holds numbers that are NaN or infinite; the file is damaged.")
@@ -115,24 +100,3 @@ def _scale(config: Path) -> float:
             f"{config} does not say 'lora_alpha' and 'lora_rank' as numbers ({error!r}); the LoRA beside it needs "
             "both. Remove the file where alpha is the rank."
         ) from error
-
-
-def _guess(weights: Mapping[str, Tensor]) -> str:
-    names = " ".join(weights)
-    if "transformer_blocks" in names and ("single_transformer_blocks" in names or "single_blocks" in names):
-        return "It looks like a file for FLUX."
-    if "lora_te" in names or "lora_unet_" in names:
-        return "It looks like an ordinary LoRA: load it with Load LoRA, before the lens."
-    if "to_v_bokeh" in names:
-        return "It is a bokeh adapter, for Load Bokeh Adapter."
-    if "input_blocks" in names or "first_stage_model" in names:
-        return "It looks like a checkpoint or a VAE."
-    return ""
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else str(tuple(tensor.shape))
-
-
-def _some(names: Mapping[str, Tensor] | list[str]) -> str:
-    return ", ".join(repr(name) for name in list(names)[:3])

@@ -1,4 +1,4 @@
-"""A :class:`.ModelCall` in FLUX: joint attention with bokeh terms, grounded.
+"""FLUX's joint attention, for what changes it; and a :class:`.ModelCall` in it: bokeh terms, grounded.
 
 The host calls ``optimized_attention_override`` with the post-norm, post-RoPE q, k, v of every joint attention,
 before the output projection: exactly where eq. 15 works. Which block calls is told twice: by a wrapper in the host's
@@ -10,7 +10,7 @@ and find out where it had no effect.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -33,6 +33,47 @@ class _Current:
     path: str | None = None
 
 
+Run = Callable[..., Tensor]
+"""Computes attention as it would be without: ``run(q, k, v, **keywords)``."""
+Attend = Callable[[str, Tensor, Tensor, Tensor, int, Run, dict[str, Any], bool], Tensor]
+"""Computes the attention of one block: ``attend(path, q, k, v, heads, run, keywords, chained)``.
+
+``keywords`` are those of the host's attention; with ``skip_reshape`` q, k and v are ``[R, heads, L, D]``, else
+``[R, L, C]``; the result is ``[R, L, C]``, with ``skip_output_reshape`` ``[R, heads, L, D]``. ``chained``: another
+extension computes attention too, in ``run``."""
+
+
+@contextmanager
+def attending(
+    options: dict[str, Any], network: nn.Module, paths: Iterable[str], attend: Attend
+) -> Iterator[dict[str, Any]]:
+    """While this is open, ``attend`` computes the joint attention of blocks of FLUX.
+
+    Args:
+        options: the host's ``transformer_options``, which are not changed.
+        network: the diffusion model that is about to run.
+        paths: of the blocks.
+        attend: what computes.
+
+    Returns:
+        A copy of the options to give to the network; what other extensions put there is chained.
+    """
+    options = options.copy()
+    replacements = {name: dict(table) for name, table in options.get("patches_replace", {}).items()}
+    slots = replacements.setdefault("dit", {})
+    current = _Current()
+    options["patches_replace"] = replacements
+    options[OVERRIDE] = _override(attend, current, options.get(OVERRIDE))
+    with ExitStack() as stack:
+        for path in paths:
+            kind, _, number = path.partition(".")
+            slot = (kind.removesuffix("s"), int(number))
+            slots[slot] = _stamp(path, current, slots.get(slot))
+            for handle in _hooks(network.get_submodule(path), path, current, options):
+                stack.callback(handle.remove)
+        yield options
+
+
 @contextmanager
 def attach(
     options: dict[str, Any], call: ModelCall, widths: Mapping[str, int], network: nn.Module, x: Tensor
@@ -42,24 +83,17 @@ def attach(
     Args:
         widths: features of each block by path.
     """
-    options = options.copy()
-    replacements = {name: dict(table) for name, table in options.get("patches_replace", {}).items()}
-    slots = replacements.setdefault("dit", {})
-    current = _Current()
     patch = getattr(network, "patch_size", 2)
     size = tuple(-(-side // patch) for side in x.shape[-2:])
-    options["patches_replace"] = replacements
-    options[OVERRIDE] = _override(call, current, size, options.get(OVERRIDE))
-    with ExitStack() as stack:
-        for path in widths:
-            grounded = call.grounding is not None and (call.blocks is None or path in call.blocks)
-            if not grounded and path not in call.terms:
-                continue
-            kind, _, number = path.partition(".")
-            slot = (kind.removesuffix("s"), int(number))
-            slots[slot] = _stamp(path, current, slots.get(slot))
-            for handle in _hooks(network.get_submodule(path), path, current, options):
-                stack.callback(handle.remove)
+
+    def attend(path: str, *given: Any) -> Tensor:
+        return _joint_attention(call, path, size, *given)
+
+    def concerned(path: str) -> bool:
+        grounded = call.grounding is not None and (call.blocks is None or path in call.blocks)
+        return grounded or path in call.terms
+
+    with attending(options, network, filter(concerned, widths), attend) as options:
         yield options
 
 
@@ -111,9 +145,7 @@ def _stamp(path: str, current: _Current, previous: Callable[..., Any] | None) ->
     return block
 
 
-def _override(
-    call: ModelCall, current: _Current, size: tuple[int, ...], previous: Callable[..., Any] | None
-) -> Callable[..., Any]:
+def _override(attend: Attend, current: _Current, previous: Callable[..., Any] | None) -> Callable[..., Any]:
     def attention(
         func: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any
     ):
@@ -126,7 +158,8 @@ def _override(
         path, current.path = current.path, None
         if path is None:
             return run(q, k, v, *args, **kwargs)
-        return _joint_attention(call, path, size, q, k, v, heads, run, args, kwargs, previous is not None)
+        keywords = {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs}
+        return attend(path, q, k, v, heads, run, keywords, previous is not None)
 
     return attention
 
@@ -139,13 +172,11 @@ def _joint_attention(
     k: Tensor,
     v: Tensor,
     heads: int,
-    run: Callable[..., Tensor],
-    args: tuple[Any, ...],
+    run: Run,
     kwargs: dict[str, Any],
     chained: bool,
 ) -> Tensor:
     """Eq. 15 in one block: ``Attention(Q_piv, [K; K_piv], [V; V]) + lambda Attention(Q_piv, K_b, V_b)``."""
-    kwargs = {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs}
     by_heads = bool(kwargs.get("skip_reshape"))
     keep_heads = bool(kwargs.get("skip_output_reshape"))
     # The released code leaves blocks alone that its adapter does not name; without an adapter all are grounded.

@@ -83,20 +83,26 @@ class PivotCondition(RowCondition):
         return PivotCondition(torch.stack([torch.arange(batch_size).to(pivots), pivots], 1))
 
 
-class SubjectCondition(RowCondition):
-    """Per row a mask over the latent, ``[R, h, w]``: where K is that of ``bokeh_subject_k`` instead."""
+class PictureCondition(RowCondition):
+    """Per row something for each place of the latent, ``[R, ..., h, w]``."""
 
-    what = "masks"
+    what = "pictures"
 
     def process_cond(
         self, batch_size: int, *args: Any, area: Sequence[int] | None = None, **kwargs: Any
     ) -> RowCondition:
         """As the host crops its own masks where a prompt acts in a part of the picture alone."""
-        mask = super().process_cond(batch_size).cond
+        whole = super().process_cond(batch_size).cond
         if area is not None:
             for axis in (0, 1):
-                mask = mask.narrow(axis + 1, area[axis + len(area) // 2], area[axis])
-        return SubjectCondition(mask)
+                whole = whole.narrow(axis - 2, area[axis + len(area) // 2], area[axis])
+        return self.__class__(whole)
+
+
+class SubjectCondition(PictureCondition):
+    """Per row a mask over the latent, ``[R, h, w]``: where K is that of ``bokeh_subject_k`` instead."""
+
+    what = "masks"
 
 
 def released_negative(rows: int = 1) -> ToldCondition:

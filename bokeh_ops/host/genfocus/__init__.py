@@ -1,0 +1,1 @@
+"""Genfocus in ComfyUI's FLUX: pictures as further tokens, and sampling with them."""
