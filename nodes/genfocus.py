@@ -291,7 +291,7 @@ class RefocusPhotograph(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "strength",
-                    default=15.0,
+                    default=20.0,
                     min=0.01,
                     max=10000.0,
                     step=0.1,

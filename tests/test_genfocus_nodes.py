@@ -93,7 +93,8 @@ def test_any_size(
     image = photograph(height if height > 5 else 8, width)[:, :height]
     out = deblur(pack, base, loras["deblurNet"], image)
     assert out.shape == image.shape
-    assert float(out.min()) >= 0 and float(out.max()) <= 1
+    assert float(out.min()) >= 0
+    assert float(out.max()) <= 1
     assert any("multiple of 16" in text for text in said()) == bool(height % 16 or width % 16)
 
 
@@ -345,7 +346,7 @@ def test_pictures_and_depth_that_do_not_do(pack: ModuleType, base: Any, loras: A
     depths = pack.bokeh_ops.depth.conventions
     bare = replace(depth, unit=depths.DepthUnit.RELATIVE)
     for given, unit in ((grey, "K at 512 px"), (bare, "K at image px"), (grey, "f-number")):
-        with pytest.raises(error, match="has no unit.*largest radius"):
+        with pytest.raises(error, match=r"has no unit.*largest radius"):
             refocus(pack, base, bokeh, image, given, 9.0, unit)
     with pytest.raises(error, match="focal length"):
         refocus(pack, base, bokeh, image, a_depth(pack, focal=None), 2.8, "f-number")
@@ -364,7 +365,7 @@ def test_pictures_and_depth_that_do_not_do(pack: ModuleType, base: Any, loras: A
         deblur(pack, base, loras["deblurNet"], torch.rand(0, 32, 48, 3))
     with pytest.raises(error, match="The photograph has values that are NaN"):
         deblur(pack, base, loras["deblurNet"], torch.full((1, 32, 48, 3), torch.nan))
-    with pytest.raises(error, match="mask is .* for 1 pictures"):
+    with pytest.raises(error, match=r"mask is .* for 1 pictures"):
         deblur(pack, base, loras["deblurNet"], image, mask=torch.ones(3, 32, 48))
     with pytest.raises(error, match="Connect the VAE of FLUX"):
         deblur(pack, base, loras["deblurNet"], image, vae=Halves(4))
