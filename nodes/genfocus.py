@@ -16,7 +16,7 @@ from ..bokeh_ops.genfocus import PRE_DEBLURRED_SHIFT, STEPS, Kind, defocus_pictu
 from ..bokeh_ops.genfocus.files import BranchLora, read_branch_lora
 from ..bokeh_ops.genfocus.strength import StrengthUnit, defocus_maps
 from ..bokeh_ops.host.folders import loras as library
-from ..bokeh_ops.host.genfocus.sample import Sampling
+from ..bokeh_ops.host.genfocus.sample import TILE, Sampling
 from ..bokeh_ops.host.notices import say
 from .lens import DepthType, FocusType
 
@@ -140,12 +140,12 @@ def _inputs(kind: Kind) -> tuple[list[Any], list[Any]]:
         ),
         io.Int.Input(
             "tile",
-            default=512,
+            default=TILE,
             min=0,
             max=4096,
             step=16,
             tooltip="Pixels along the tiles that a large picture is sampled in, which bounds memory. Genfocus takes "
-            "512. 0: none, all of it at once, up to about 1024 x 1024.",
+            f"{TILE}. 0: none, all of it at once, up to about 1024 x 1024.",
         ),
         io.Boolean.Input(
             "reuse",

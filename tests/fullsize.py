@@ -204,7 +204,7 @@ def _encoder_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def flux(models: Path) -> None:
-    """FLUX.1-dev at its width with one block of each kind, its autoencoder, its text encoders, an adapter."""
+    """FLUX.1-dev at its width with one block of each kind, its autoencoder, its text encoders, an adapter, Genfocus' LoRAs."""
     import comfy.supported_models
     from comfy.ldm.flux.model import Flux
 
@@ -233,6 +233,28 @@ def flux(models: Path) -> None:
         "unfreeze_q": True,
     }
     (folder / "config.json").write_text(json.dumps(config))
+    for name in ("deblurNet", "bokehNet"):
+        _write(genfocus_shapes(), models / "loras" / f"{name}.safetensors")
+
+
+def genfocus_shapes() -> dict[str, tuple[int, ...]]:
+    """A LoRA of Genfocus, for one double and one single block."""
+    double, single = "transformer_blocks.0", "single_transformer_blocks.0"
+    layers = {
+        "x_embedder": (64, HIDDEN),
+        f"{double}.norm1.linear": (HIDDEN, 6 * HIDDEN),
+        **{f"{double}.attn.{name}": (HIDDEN, HIDDEN) for name in ("to_q", "to_k", "to_v", "to_out.0")},
+        f"{double}.ff.net.2": (4 * HIDDEN, HIDDEN),
+        f"{single}.norm.linear": (HIDDEN, 3 * HIDDEN),
+        **{f"{single}.attn.{name}": (HIDDEN, HIDDEN) for name in ("to_q", "to_k", "to_v")},
+        f"{single}.proj_mlp": (HIDDEN, 4 * HIDDEN),
+        f"{single}.proj_out": (5 * HIDDEN, HIDDEN),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, (inputs, outputs) in layers.items():
+        shapes[f"transformer.{layer}.lora_A.weight"] = (RANK, inputs)
+        shapes[f"transformer.{layer}.lora_B.weight"] = (outputs, RANK)
+    return shapes
 
 
 def flux_adapter_shapes() -> dict[str, tuple[int, ...]]:

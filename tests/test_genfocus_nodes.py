@@ -271,6 +271,34 @@ def test_tiles_and_kept_keys(pack: ModuleType, base: Any, loras: Any) -> None:
     assert 0 < relative(kept, tiled) < 0.5
 
 
+def test_where_memory_runs_out(
+    pack: ModuleType, base: Any, loras: Any, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+) -> None:
+    """Nothing is lost: it goes on without keys that are kept, then in tiles, and at last says what to do."""
+    sample = pack.bokeh_ops.host.genfocus.sample
+    right, fits = sample.with_branches, [None, False]
+
+    def with_branches(model: Any, positive: Any, lora: Any, latents: Tensor, *more: Any) -> Any:
+        if (more[1], more[2]) != tuple(fits):
+            raise torch.cuda.OutOfMemoryError("out of memory: 9 GB")
+        return right(model, positive, lora, latents, *more)
+
+    image, lora = photograph(), loras["deblurNet"]
+    exact = deblur(pack, base, lora, image)
+    monkeypatch.setattr(sample, "with_branches", with_branches)
+    assert torch.equal(deblur(pack, base, lora, image, reuse=True), exact)
+    assert any("without reusing them" in text for text in said())
+    fits[0] = sample.LEAST_TILE // 16
+    deblur(pack, base, lora, image, reuse=True)
+    tiles = [text for text in said() if "going on in tiles of" in text]
+    assert [text.split()[-2] for text in tiles] == ["512", "256"]
+    fits[0] = 1
+    with pytest.raises(
+        pack.bokeh_ops.errors.BokehError, match=r"Tiles of 256 pixels do not fit .*fp8 or as GGUF"
+    ):
+        deblur(pack, base, lora, image)
+
+
 def test_kinds_are_told_apart(
     pack: ModuleType, base: Any, loras: Any, tmp_path: Path, said: Callable[[], list[str]]
 ) -> None:

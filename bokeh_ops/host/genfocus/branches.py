@@ -72,12 +72,13 @@ def changes_of(lora: BranchLora, patcher: Any) -> dict[str, list[Change]]:
             raise BokehError(
                 f"{lora.name} changes {layer}, which {flux.title} does not have. It is for FLUX.1-dev."
             )
-        first, outputs = (0, module.out_features) if place is None else place[1:]
-        if (pair.down.shape[1], pair.up.shape[0]) != (module.in_features, outputs):
+        inputs, outputs = (getattr(module, name, None) for name in ("in_features", "out_features"))
+        first, outputs = (0, outputs) if place is None else place[1:]
+        if (pair.down.shape[1], pair.up.shape[0]) != (inputs, outputs):
             raise BokehError(
                 f"{lora.name}: {layer} takes {pair.down.shape[1]} features and gives {pair.up.shape[0]}, but in "
-                f"{flux.title} {module.in_features} and {outputs}. It was trained on another model; Genfocus' LoRAs "
-                "are for FLUX.1-dev."
+                f"{flux.title} {inputs} and {outputs}. It was trained on another model; Genfocus' LoRAs are for "
+                "FLUX.1-dev."
             )
         found.setdefault(path, []).append(Change(first, pair))
     return found

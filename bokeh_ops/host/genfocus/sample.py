@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -17,6 +17,7 @@ from torch.nn import functional
 from ...errors import BokehError
 from ...genfocus.files import BranchLora
 from ...picture.tiles import fitted
+from ..differences import out_of_memory
 from ..notices import say
 from ..sampling.grounded import make_guider, make_sigmas
 from ..sampling.preview import Progress
@@ -24,6 +25,8 @@ from .patch import with_branches
 
 MULTIPLE = 16
 """Pixels that the sides of what FLUX sees are a multiple of."""
+TILE, LEAST_TILE = 512, 256
+"""Pixels along a tile, as Genfocus has it; and the smallest that is tried where memory is short."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Sampling:
     sampler: str
     scheduler: str
     denoise: float = 1.0
-    side: int = 512
+    side: int = TILE
     keep: bool = False
     node_id: str | None = None
 
@@ -91,7 +94,7 @@ class Sampling:
         if len(sigmas) < 2:  # denoise 0
             return photographs.clone()
         progress = Progress(self.model, len(sigmas) - 1, batch, self.node_id)
-        made = []
+        made, way = [], self
         noise = torch.empty(0)
         for row in range(batch):
             pictures = torch.stack([photographs[row], *seen[row]]).float().clamp(0, 1)
@@ -99,20 +102,56 @@ class Sampling:
             if row == 0:
                 noise = comfy.sample.prepare_noise(latents[:1].expand(batch, -1, -1, -1), self.seed, None)
             masked = None if mask is None else mask[row % len(mask)]
-            out = self._sampled(
-                latents[:1],
-                latents[None, 1:],
-                noise[row : row + 1],
-                sigmas,
-                columns,
-                None if masked is None else _continued(masked[None, None].float(), tall, wide),
-                progress.of_group(row, 1),
-            )
+            out, short = None, ""
+            while out is None:
+                try:
+                    out = way._sampled(
+                        latents[:1],
+                        latents[None, 1:],
+                        noise[row : row + 1],
+                        sigmas,
+                        columns,
+                        None if masked is None else _continued(masked[None, None].float(), tall, wide),
+                        progress.of_group(row, 1),
+                    )
+                except Exception as error:
+                    if not out_of_memory(error):
+                        raise
+                    short = (str(error).splitlines() or [type(error).__name__])[0]
+                if (
+                    out is None
+                ):  # only here, as inside the handler the error still holds what the failed run held
+                    comfy.model_management.soft_empty_cache()
+                    way = way._smaller(short)
             picture = self.vae.decode(out).movedim(-1, 1)[0, :, :height, :width].to(photographs)
             if masked is not None:
                 picture = torch.lerp(photographs[row], picture, masked.to(picture))
             made.append(picture.clamp(0, 1))
         return torch.stack(made)
+
+    def _smaller(self, short: str) -> Sampling:
+        """The same in less memory.
+
+        Raises:
+            BokehError: there is no less.
+        """
+        if self.keep:
+            say(
+                f"the photograph's keys do not fit in memory ({short}); going on without reusing them.",
+                self.node_id,
+            )
+            return replace(self, keep=False)
+        if self.side == 0 or self.side > LEAST_TILE:
+            side = TILE if self.side == 0 or self.side > TILE else LEAST_TILE
+            say(
+                f"the picture does not fit in memory ({short}); going on in tiles of {side} pixels.",
+                self.node_id,
+            )
+            return replace(self, side=side)
+        raise BokehError(
+            f"Tiles of {self.side} pixels do not fit in memory ({short}). Load FLUX in fp8 or as GGUF, or start "
+            "ComfyUI with --lowvram."
+        )
 
     def _encoded(self, pictures: Tensor) -> Tensor:
         latents = self.vae.encode(pictures.movedim(1, -1))
