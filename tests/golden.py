@@ -256,7 +256,13 @@ def exact_guidance(golden: Golden) -> Any:
         return None
     from comfy.ldm.flux.layers import timestep_embedding
 
-    def embed(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    first = True
+
+    def embed(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        nonlocal first
+        if not first:  # Genfocus' conditions have a guidance of their own
+            return None
+        first = False
         guidance = golden.io["guidance"].to(args[0].device)
         return (timestep_embedding(guidance, args[0].shape[-1]).to(args[0].dtype),)
 

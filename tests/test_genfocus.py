@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +76,40 @@ def test_what_the_authors_computed(
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_what_the_authors_computed_in_half_precision(shared: Path, pack: ModuleType, dtype: str) -> None:
     assert parity.main([str(shared / "golden" / "genfocus_official"), "--dtype", dtype]) == 0
+
+
+@pytest.mark.parametrize(("name", "count", "guidance"), [("deblurNet", 1, 3.5), ("bokehNet", 3, 1.0)])
+def test_another_directory_of_the_format(
+    pack: ModuleType, tmp_path: Path, name: str, count: int, guidance: float
+) -> None:
+    """Other ranks, sizes, conditions and guidance, computed stream by stream."""
+    network = models.host_model("flux").model.diffusion_model
+    lora = lora_tensors(rank=5)
+    given = {
+        "latent": randn(1, 16, 6, 10, seed=1),
+        "context": randn(1, 5, 12, seed=2),
+        "y": randn(1, 8, seed=3),
+        "timestep": torch.tensor([0.4]),
+        "guidance": torch.tensor([guidance]),
+    }
+    shown = [randn(1, 16, 6, 10, seed=10 + i) for i in range(count)]
+    told = (given["context"], given["y"], given["timestep"], guidance)
+    with torch.no_grad():
+        expected = {
+            "out_base": Streams(network, {})(given["latent"], [], *told),
+            "out_conditions_no_lora": Streams(network, {})(given["latent"], shown, *told),
+            "out_lora": Streams(network, pairs_of(lora))(given["latent"], shown, *told),
+        }
+    names = {f"condition_{i}": each for i, each in enumerate(shown)}
+    save_file({**given, **names, **expected}, tmp_path / "io.safetensors")
+    save_file(lora, tmp_path / f"{name}.safetensors")
+    published = {
+        key.replace("norm.weight", "norm.scale"): value for key, value in network.state_dict().items()
+    }
+    save_file(published, tmp_path / "base.safetensors")
+    (tmp_path / "flux_config.json").write_text(json.dumps(models.FLUX))
+    for dtype in parity.DTYPES:
+        assert parity.main([str(tmp_path), "--dtype", dtype]) == 0
 
 
 @pytest.mark.parametrize(
@@ -223,8 +258,10 @@ def test_tiles_in_the_real_network(pack: ModuleType, base: Any, lora: Any) -> No
     """Each tile is what the network says of it alone, at the places of a picture of its size."""
     x, shown = randn(1, 16, 8, 32, seed=1), randn(1, 2, 16, 8, 32, seed=2)
     tiled = once(*patched(pack, base, lora, shown, side=4, columns=(5, 0)), x)
-    left = once(*patched(pack, base, lora, shown[..., :8]), x[..., :8])
-    assert relative(tiled[..., 0], left[..., 0]) < 1e-5  # where the first tile is alone
+    # Where the first and the last tile are alone.
+    for column, part in ((0, slice(8)), (31, slice(24, 32))):
+        alone = once(*patched(pack, base, lora, shown[..., part]), x[..., part])
+        assert relative(tiled[..., column], alone[..., column - part.start if part.start else column]) < 1e-5
     assert relative(tiled, once(*patched(pack, base, lora, shown), x)) > 1e-3
 
 
