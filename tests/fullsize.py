@@ -204,7 +204,7 @@ def _encoder_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def flux(models: Path) -> None:
-    """FLUX.1-dev at its width with one block of each kind, its autoencoder, its text encoders, an adapter, Genfocus' LoRAs."""
+    """FLUX.1-dev at its width with one block of each kind, autoencoder, text encoders, an adapter, Genfocus' LoRAs."""
     import comfy.supported_models
     from comfy.ldm.flux.model import Flux
 

@@ -171,6 +171,7 @@ def test_progress_and_interrupts(
         nonlocal calls
         calls += 1
         comfy.model_management.interrupt_current_processing()
+        comfy.model_management.throw_exception_if_processing_interrupted()  # as the server's does
 
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", stop)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
