@@ -47,7 +47,7 @@ def test_the_parts_end_in_under_nine_minutes() -> None:
 
 def test_parity(shared: Path, pack: ModuleType) -> None:
     found = {row.case: row for row in rows_of("parity")}
-    for name in ("flux_official", "sd15_reference", "bokehdiff_official"):
+    for name in ("flux_official", "sd15_reference", "bokehdiff_official", "genfocus_official"):
         for dtype in ("fp32", "bf16", "fp16"):
             assert found[f"{name}, {dtype}"].outcome == board.OK
     assert "out_lora" in found["genfocus_official, fp32"].note

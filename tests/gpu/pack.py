@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from tests.golden_genfocus import LORAS
 from tests.golden_lens import LORA
 from tests.host.setup import host_folder
 
@@ -76,7 +77,7 @@ def fill(folder: Path, limit: int = LIMIT) -> dict[str, int]:
     wanted["golden outputs"] = [
         (path, Path("shared") / "golden" / golden.name / path.name)
         for golden in golden_folders()
-        if any((golden / name).is_file() for name in ("model.safetensors", LORA))
+        if any((golden / name).is_file() for name in ("model.safetensors", LORA, *LORAS))
         for path in sorted(golden.iterdir())
         if path.name != "base_diffusers.safetensors"  # the same weights again
     ]
