@@ -7,6 +7,7 @@ by bit.
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import json
@@ -34,6 +35,7 @@ from tests.prompts import (
     FRAMES,
     OUTPUTS,
     SAMPLERS,
+    STEPS,
     Prompt,
     find,
     pictures,
@@ -67,6 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
         subprocess.run(command, cwd=ROOT, check=True)
         broken_adapters(base / "models" / "bokeh" / "broken")
         depth_models.make("relative", base / "models" / "depth" / "Depth-Anything-V2-Small-hf")
+        depth_models.make("depth_pro", base / "models" / "depth" / "DepthPro-hf")
         stand_in = ROOT / "tests" / "host" / "shallow_t5.py"
         with pytest.MonkeyPatch.context() as patch:
             # Threads that spin while they wait are several times slower on a machine that others use too.
@@ -313,11 +316,56 @@ def test_an_adapter_that_is_not_there_is_told(server: ComfyServer, shipped: dict
 # FLUX
 
 
-@pytest.mark.parametrize("name", [n for n in SHIPPED if "flux" in n])
+@pytest.mark.parametrize("name", [n for n in SHIPPED if "flux" in n and "refocus" not in n])
 def test_a_flux_workflow_runs(server: ComfyServer, shipped: dict[str, Prompt], name: str) -> None:
     assert find(shipped[name], "UNETLoader")
     assert find(shipped[name], "VAELoader")
     check_samples(server, shipped[name])
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if "refocus" in n])
+def test_a_photograph_is_refocused(server: ComfyServer, shipped: dict[str, Prompt], name: str) -> None:
+    """All in focus, its depth from that, and blurred anew. Beside it every lens but SDXL's, which is not here."""
+    prompt = with_inputs(
+        without_sdxl(shipped[name]), "DeblurPhotograph", seed=len(name)
+    )  # not the other's, kept
+    run = check_run(server, prompt)
+    for kind in ("DeblurPhotograph", "RefocusPhotograph"):
+        steps = [(value, of) for node, value, of in run.progress if node == find(prompt, kind)]
+        assert steps[-1] == (STEPS, STEPS), kind
+    assert run.previews
+    by_depth = {"BokehMeRender", "RefocusPhotograph"}  # these say how the depth map was made to fit
+    said = [text for node, text in run.texts if prompt[node]["class_type"] not in by_depth]
+    assert said == [], "a shipped workflow gives cause for a notice"
+    if name == "refocus_photograph_flux":
+        off = with_inputs(prompt, "RefocusPhotograph", denoise=0.0)
+        (blurred,), (kept,) = (
+            pictures(server, check_run(server, each), refocused(each)) for each in (prompt, off)
+        )
+        assert np.abs(blurred.astype(float) - kept).mean() > 5
+
+
+def refocused(prompt: Prompt) -> str:
+    """The node that saves what Refocus Photograph made."""
+    source = [find(prompt, "RefocusPhotograph"), 0]
+    (found,) = [node for node, each in prompt.items() if each["inputs"].get("images") == source]
+    return found
+
+
+def without_sdxl(prompt: Prompt) -> Prompt:
+    """A copy without a checkpoint and what is made of it: texts and a lens."""
+    prompt, gone = copy.deepcopy(prompt), set()
+    for node_id, node in list(prompt.items()):
+        links = {name: value[0] for name, value in node["inputs"].items() if isinstance(value, list)}
+        if node["class_type"] == "CheckpointLoaderSimple" or (
+            node["class_type"] in {"CLIPTextEncode", "LoadDiffusionLens"} and gone & set(links.values())
+        ):
+            gone.add(node_id)
+            del prompt[node_id]
+        else:
+            for name in [name for name, source in links.items() if source in gone]:
+                del node["inputs"][name]
+    return prompt
 
 
 def test_flux_obeys_k(server: ComfyServer, shipped: dict[str, Prompt]) -> None:

@@ -25,6 +25,7 @@ FOLDERS = {
     "LoadBokehAdapter": "models/bokeh",
     "LoadDiffusionLens": "models/bokeh_renderers",
     "LoadMoGeModel": "models/geometry_estimation",
+    "LoadGenfocus": "models/loras",
     "BokehEstimateDepth": "models/depth",
 }
 WANTED = {
@@ -35,6 +36,8 @@ WANTED = {
     "photo_edit_sdxl": {"BokehInvert", "GroundedSampler"},
     "photo_edit_flux": {"BokehInvert", "GroundedSamplerAdvanced"},
     "diffusion_lens_sdxl": {"LoadDiffusionLens", "BokehMeRender", "BokehContactSheet"},
+    "refocus_photograph_flux": {"DeblurPhotograph", "BokehEstimateDepth", "BokehFocus", "RefocusPhotograph"},
+    "refocus_compared_flux": {"RefocusPhotograph", "BokehMeRender", "LoadDiffusionLens", "BokehInvert"},
     "bokeh_sweep_sd15": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_flux": {"GroundedSamplerAdvanced", "LabColorMatch", "BokehContactSheet"},
     "bokeh_sweep_sdxl": {"GroundedSampler", "LabColorMatch", "BokehContactSheet"},
