@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import comfy.model_management
 import comfy.samplers
 import torch
 from comfy_api.latest import io
@@ -90,9 +91,9 @@ class LoadGenfocus(io.ComfyNode):
 
 def _inputs(kind: Kind) -> tuple[list[Any], list[Any]]:
     """What comes first, and what comes after a node's own inputs."""
-    task = kind.value
+    task, what = kind.value, "photograph" if kind is Kind.DEBLUR else "picture all in focus"
     return [
-        io.Image.Input("image", tooltip="The photograph, or several, one after another. Any size."),
+        io.Image.Input("image", tooltip=f"The {what}, or several, one after another. Any size."),
         io.Model.Input("model", tooltip="FLUX.1-dev, in any precision, fp8 and GGUF too. LoRAs on it act."),
         io.Vae.Input("vae", tooltip="Of FLUX."),
         io.Conditioning.Input(
@@ -136,7 +137,7 @@ def _inputs(kind: Kind) -> tuple[list[Any], list[Any]]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Below 1 sampling starts from the photograph with less noise on it, and changes less.",
+            tooltip=f"Below 1 sampling starts from the {what} with less noise on it, and changes less.",
         ),
         io.Int.Input(
             "tile",
@@ -302,8 +303,8 @@ class RefocusPhotograph(io.ComfyNode):
                     "strength_unit",
                     options=[unit.value for unit in StrengthUnit],
                     default=StrengthUnit.RADIUS.value,
-                    tooltip="K: pixels of blur radius per dioptre (1/m), on a picture 512 pixels wide or on this one "
-                    "(Genfocus' own K). f-number: of a full-frame camera with the picture's field of view. Largest "
+                    tooltip="K: pixels of blur radius per dioptre (1/m), on a picture whose longer side is 512, or on "
+                    "this one (Genfocus' own K). f-number: of a full-frame camera with the picture's field of view. Largest "
                     "radius: in pixels, of what is blurred most; needs no metres.",
                 ),
                 *last,
@@ -343,16 +344,19 @@ class RefocusPhotograph(io.ComfyNode):
         node_id = getattr(cls.hidden, "unique_id", None)
         sampling = _sampling(Kind.BOKEH, node_id, **settings)
         pictures = _checked(image, "the picture")
-        batch, _, height, width = pictures.shape
+
+        def stop(*_: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
         steps = defocus_maps(
             depth,
             focus or Focus(),
             strength,
             strength_unit,
-            batch,
-            height,
-            width,
+            pictures,
             lambda text: say(text, node_id),
+            comfy.model_management.get_torch_device(),
+            stop,
         )
         defocus = torch.cat(steps)
         # Other pictures run from -1 to 1 in the VAE, this one from 0: half of what it takes lies above the middle.

@@ -86,6 +86,7 @@ class Architecture(ABC):
         guided: whether the network is told a distilled guidance.
         pooled: whether the network is told the pooled text.
         lens: whether a diffusion lens can be made of it.
+        branches: whether it can be shown pictures as further tokens, each with its own modulation (Genfocus).
         text_tokens: tokens of a prompt that training keeps, so that all prompts are equally long; None: all.
         text_encoders: what the host's tokenizer calls the text encoders; the last one's tokens are attended to, the
             first one's sum is the pooled text.
@@ -103,6 +104,7 @@ class Architecture(ABC):
     guided: bool = False
     pooled: bool = False
     lens: bool = False
+    branches: bool = False
     text_tokens: int | None = None
     text_encoders: tuple[str, ...] = ("l",)
     text_files: str

@@ -21,6 +21,7 @@ class Flux(Architecture):
     title = "FLUX"
     flow = True
     cross_attention = False
+    branches = True
     size_multiple = 16
     most_cfg = 3.0  # with a real negative prompt some go a little above 1
     guided = True

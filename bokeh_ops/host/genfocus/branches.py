@@ -56,7 +56,7 @@ def changes_of(lora: BranchLora, patcher: Any) -> dict[str, list[Change]]:
         BokehError: the model is no FLUX, or the LoRA was trained on one of other sizes.
     """
     flux = recognise(patcher)
-    if flux.architecture.name != "flux":
+    if not flux.architecture.branches:
         raise BokehError(
             f"The model is {flux.title}; Genfocus' LoRAs are for FLUX.1-dev. Connect that (fp8 and GGUF work)."
         )
