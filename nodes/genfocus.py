@@ -304,8 +304,8 @@ class RefocusPhotograph(io.ComfyNode):
                     options=[unit.value for unit in StrengthUnit],
                     default=StrengthUnit.RADIUS.value,
                     tooltip="K: pixels of blur radius per dioptre (1/m), on a picture whose longer side is 512, or on "
-                    "this one (Genfocus' own K). f-number: of a full-frame camera with the picture's field of view. Largest "
-                    "radius: in pixels, of what is blurred most; needs no metres.",
+                    "this one (Genfocus' own K). f-number: of a full-frame camera with the picture's field of view. "
+                    "Largest radius: in pixels, of what is blurred most; needs no metres.",
                 ),
                 *last,
                 FocusType.Input(
