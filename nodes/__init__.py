@@ -18,6 +18,7 @@ class BokehExtension(ComfyExtension):
         from .from_photo import BokehFromPhoto
         from .invert import BokehInvert
         from .lens import BokehAperture, BokehFocus
+        from .main_thing import BokehMainThing
         from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
         from .sheet import BokehContactSheet
@@ -36,6 +37,7 @@ class BokehExtension(ComfyExtension):
             BokehDefocusViews,
             BokehAperture,
             BokehFocus,
+            BokehMainThing,
             BokehLoadDepth,
             BokehEstimateDepth,
             BokehDepthFromGeometry,

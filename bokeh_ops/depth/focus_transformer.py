@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import BokehError
 from ..render.checkpoint import fill
+from .conventions import robust_range
 
 SHIPPED = Path(__file__).with_suffix(".safetensors")
 """Weights that come with the project, trained on pictures of the small world (``docs/world.md``)."""
@@ -189,11 +190,15 @@ def normalised(disparity: Tensor) -> Tensor:
         disparity: ``[B, 1, h, w]``, finite, larger is nearer, in any unit.
 
     Returns:
-        The same shape; a map that is flat says nothing, and is :data:`UNKNOWN` everywhere.
+        The same shape. A few values far outside what the others span do not count, and are cut off. A map that is flat
+        says nothing, and is :data:`UNKNOWN` everywhere.
     """
-    low, high = disparity.amin((1, 2, 3), True), disparity.amax((1, 2, 3), True)
-    span = high - low
-    return torch.where(span > 0, (disparity - low) / span.where(span > 0, 1.0), UNKNOWN)
+    found = []
+    for plane in disparity:
+        low, high = robust_range(plane)
+        flat = bool(low == high)
+        found.append(torch.full_like(plane, UNKNOWN) if flat else ((plane - low) / (high - low)).clamp(0, 1))
+    return torch.stack(found)
 
 
 @torch.inference_mode()
