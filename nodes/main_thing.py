@@ -34,12 +34,12 @@ class BokehMainThing(io.ComfyNode):
                     "network",
                     options=library.focus_models(),
                     tooltip="The one that comes with it, for pictures of the demo models, or a file in "
-                    "models/bokeh_focus that `python -m trainer focus` has written.",
+                    "models/bokeh_focus that python -m trainer focus has written.",
                 ),
                 DepthType.Input(
                     "depth",
                     optional=True,
-                    tooltip="Of the picture, from Estimate Depth or Load Depth Map, in any unit. Without it the "
+                    tooltip="Of the picture, from Estimate Depth or Depth From Geometry, in any unit. Without it the "
                     "network goes by the picture alone.",
                 ),
             ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -170,25 +172,26 @@ class Focusing(Recipe):
             replace_file(self.out / RESULT, lambda path: write_focus_transformer(path, self.network))
 
     @torch.no_grad()
-    def _kept_apart(self, first: int, count: int) -> tuple[Example, MainThing]:
-        """Pictures that are not trained on, with exact depth, and what the network says of them."""
+    def _kept_apart(self, first: int, count: int, known: bool = True) -> tuple[Example, MainThing]:
+        """Pictures that are not trained on, with exact depth or none, and what the network says of them."""
         start = len(self.dataset) - self.kept + first
         found = [example(self.dataset, start + number) for number in range(count)]
-        batch = stacked([told(*each, each[1]) for each in found], self.device)
+        batch = stacked([told(*each, each[1], known) for each in found], self.device)
         with self.learner.averaged():
             return batch, self.network(batch.picture, batch.told)
 
     def validation(self) -> Mapping[str, float]:
         """Means over pictures: ``error`` of the focus, as a share of the map's range, and ``overlap`` of the saliency
-        above one half with the mask (intersection over union)."""
-        errors, overlaps = [], []
+        above one half with the mask (intersection over union); and both where the network is told no depth."""
+        values: dict[str, list[Tensor]] = defaultdict(list)
         step = self.settings.batch.micro
-        for first in range(0, self.kept, step):
-            batch, found = self._kept_apart(first, min(step, self.kept - first))
-            errors.append((focus_by_weight(batch.near, found.saliency) - batch.focus).abs())
+        for first, known in itertools.product(range(0, self.kept, step), (True, False)):
+            batch, found = self._kept_apart(first, min(step, self.kept - first), known)
+            name = "" if known else "_without_depth"
+            values[f"error{name}"].append((focus_by_weight(batch.near, found.saliency) - batch.focus).abs())
             one, other = found.saliency > 0.5, batch.mask > 0.5
-            overlaps.append((one & other).sum((1, 2)) / (one | other).sum((1, 2)))
-        return {"error": float(torch.cat(errors).mean()), "overlap": float(torch.cat(overlaps).mean())}
+            values[f"overlap{name}"].append((one & other).sum((1, 2)) / (one | other).sum((1, 2)))
+        return {name: float(torch.cat(each).mean()) for name, each in values.items()}
 
     def samples(self, step: int) -> Tensor:
         batch, found = self._kept_apart(0, min(SHOWN, self.kept))
