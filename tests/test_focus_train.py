@@ -27,7 +27,7 @@ from trainer.log import LOSSES, VALIDATION, read_lines
 from trainer.loop import Loop, Schedule
 from trainer.processes import Alone
 from trainer.recipes.focus.config import FocusFit
-from trainer.recipes.focus.examples import drawn, told
+from trainer.recipes.focus.examples import drawn, example, told
 from trainer.recipes.focus.recipe import RESULT, Focusing, losses
 from trainer.recipes.one_step.scenes import worse
 from trainer.settings import parse_settings
@@ -103,6 +103,13 @@ def test_examples_are_drawn_by_step_and_place(data: Path) -> None:
     assert torch.equal(one.picture, again.picture)
     assert torch.equal(one.told, again.told)
     assert not torch.equal(one.picture, other.picture)
+    picture, _, mask = example(dataset, 0)
+    alone = [drawn(dataset, 1, 0.0, 0.0, 0, 3, slot) for slot in range(20)]
+    as_it_is = [torch.equal(each.picture, picture) for each in alone]
+    assert 4 < sum(as_it_is) < 16
+    for each, same in zip(alone, as_it_is, strict=True):
+        assert torch.equal(each.picture, picture if same else picture.flip(2))
+        assert torch.equal(each.mask, mask if same else mask.flip(1))
     many = [drawn(dataset, 20, 0.0, 0.5, 0, 7, slot) for slot in range(40)]
     blind = [each for each in many if each.told.unique().tolist() == [UNKNOWN]]
     assert 10 < len(blind) < 30
@@ -168,11 +175,16 @@ def test_it_learns(data: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_is_one_that_was_not_stopped(data: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "whole")
+    torch.manual_seed(5)  # what others draw does not matter
     train(data, tmp_path / "parts", until=2)
     train(data, tmp_path / "parts", "batch.micro=4")
     whole, parts = kept(tmp_path / "whole", 4), kept(tmp_path / "parts", 4)
     assert set(whole) == set(parts)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    result = read_focus_transformer(
+        tmp_path / "whole" / RESULT
+    ).state_dict()  # the average, in half precision
+    assert all(torch.equal(value, whole[f"average {name}"].half().float()) for name, value in result.items())
     lines = [[line["loss"] for line in read_lines(tmp_path / name / LOSSES)] for name in ("whole", "parts")]
     assert lines[0] == lines[1]
     with pytest.raises(BokehError, match=r"losses\.huber: 200\.0 -> 1\.0"):
@@ -190,6 +202,11 @@ def test_a_frozen_network_may_be_what_is_learnt(data: Path, tmp_path: Path) -> N
     assert "bce" not in line
     train(data, tmp_path / "masks", *same[1:])
     assert read_lines(tmp_path / "masks" / LOSSES)[0]["huber"] > 1e-6
+    told_scale = read_focus_transformer(file)
+    torch.nn.init.constant_(told_scale.scale.bias, 0.5)
+    write_focus_transformer(file, told_scale)
+    train(data, tmp_path / "scaled", f"network.init={file}", "optimizer.weight_decay=1")
+    assert float(read_focus_transformer(tmp_path / "scaled" / RESULT).scale.bias) == 0.5
     with pytest.raises(BokehError, match=r"reference"):
         train(data, tmp_path / "same", *same[1:], "steps=2")
 

@@ -187,7 +187,7 @@ def focus_by_weight(values: Maps, weights: Tensor) -> Tensor:
                 f"The focus mask of image {row + 1} of {len(values)} is {what}; expected values from 0 to 1, some "
                 "above 0. Paint over what should be sharp, or focus by a point."
             )
-        share = weight / most  # so that tiny weights do not vanish as they are multiplied
+        share = weight / most  # so that no weights are too large to be added up
         mean = (plane * share).sum() / share.sum()
         found.append(mean.clamp(low.to(mean), high.to(mean)))  # the sums are rounded
     return torch.stack(found)
