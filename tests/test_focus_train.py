@@ -133,6 +133,7 @@ def test_the_focus_to_find_is_the_true_one_in_the_units_of_what_is_told() -> Non
     assert float(flat.focus) == UNKNOWN
     unknown = told(picture, disparity, mask, disparity, known=False)
     assert unknown.told.unique().tolist() == [UNKNOWN]
+    assert [float(exact.known), float(unknown.known)] == [1.0, 0.0]
     assert torch.equal(unknown.near, exact.near)
 
 
@@ -200,6 +201,8 @@ def test_a_frozen_network_may_be_what_is_learnt(data: Path, tmp_path: Path) -> N
     (line,) = read_lines(tmp_path / "same" / LOSSES)
     assert line["huber"] < 1e-12
     assert "bce" not in line
+    train(data, tmp_path / "blind", *same[1:], "data.no_depth=1")
+    assert read_lines(tmp_path / "blind" / LOSSES)[0]["huber"] == 0
     train(data, tmp_path / "masks", *same[1:])
     assert read_lines(tmp_path / "masks" / LOSSES)[0]["huber"] > 1e-6
     told_scale = read_focus_transformer(file)

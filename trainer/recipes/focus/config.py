@@ -53,7 +53,9 @@ class Network:
 @dataclass(frozen=True, config=STRICT)
 class Losses:
     bce: float = setting(1.0, "weight of the cross entropy of the saliency map (ours)", ge=0, le=1e6)
-    huber: float = setting(200.0, "weight of the Huber loss of the focus distance", ge=0, le=1e6)
+    huber: float = setting(
+        200.0, "weight of the Huber loss of the focus distance, where depth is told", ge=0, le=1e6
+    )
     reference: str | None = setting(
         None, "file of a frozen network whose map and distance are learnt; empty: those of the masks"
     )

@@ -25,6 +25,7 @@ class Example:
         told: ``[1, H, W]``, what the network is told of it: the same, or nothing.
         mask: ``[H, W]``, 0..1.
         focus: ``[]``, the true disparity of the mask (eq. 4), in the units of ``near``.
+        known: ``[]``, 1 where the network is told the depth, else 0.
     """
 
     picture: Tensor
@@ -32,6 +33,7 @@ class Example:
     told: Tensor
     mask: Tensor
     focus: Tensor
+    known: Tensor
 
 
 def example(dataset: Dataset, index: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +63,8 @@ def told(picture: Tensor, disparity: Tensor, mask: Tensor, worse: Tensor, known:
     near = normalised(worse[None])[0]
     focus = focus_by_weight(disparity[None], mask[None])[0]
     focus = (focus - low) / (high - low) if bool(high > low) else focus.new_tensor(UNKNOWN)
-    return Example(picture, near, near if known else torch.full_like(near, UNKNOWN), mask, focus)
+    shown = near if known else torch.full_like(near, UNKNOWN)
+    return Example(picture, near, shown, mask, focus, torch.tensor(float(known)))
 
 
 def drawn(

@@ -159,7 +159,10 @@ class Focusing(Recipe):
             with torch.no_grad():
                 mask = self.reference(batch.picture, batch.near).saliency
                 focus = focus_by_weight(batch.near, mask)
-        return Rows(losses(found, batch.near, mask, focus), slots)
+        wanted = losses(found, batch.near, mask, focus)
+        # Who is not told the depth cannot know where it is wrong, and would learn to make up for it everywhere.
+        wanted["huber"] = wanted["huber"] * batch.known
+        return Rows(wanted, slots)
 
     def record(self) -> dict[str, Any]:
         return {"settings": to_plain(self.settings), "identities": self.identities}
