@@ -31,7 +31,7 @@ TINY = Sizes(side=8, patch=4, width=8, heads=2, layers=1)
 
 def tiny(dtype: torch.dtype = torch.float32, sizes: Sizes = TINY) -> FocusTransformer:
     """A network of random weights; its scale is that of a fresh one."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return FocusTransformer(sizes).to(dtype)
 

@@ -201,7 +201,7 @@ def normalised(disparity: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def find_main_thing(
     network: FocusTransformer,
     pictures: Tensor,
