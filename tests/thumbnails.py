@@ -135,7 +135,8 @@ def any_aperture(found: Results) -> Image.Image:
 def main_thing(found: Results) -> Image.Image:
     frames = found["Picture, main thing, focused on it"]
     names = {"picture": 0, "main thing": 1, "focused on it": 2}
-    return strips({name: square(frames[index], 0.5) for name, index in names.items()})
+    parts = {name: square(frames[index], 0.5) for name, index in names.items()}
+    return quarters({**parts, "its edge": square(frames[2], 0.55, 0.5, 0.4)})
 
 
 MADE: dict[str, Callable[[Results], Image.Image]] = {
