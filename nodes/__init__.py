@@ -19,6 +19,7 @@ class BokehExtension(ComfyExtension):
         from .genfocus import DeblurPhotograph, LoadGenfocus, RefocusPhotograph
         from .invert import BokehInvert
         from .lens import BokehAperture, BokehFocus
+        from .main_thing import BokehMainThing
         from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
         from .sheet import BokehContactSheet
@@ -40,6 +41,7 @@ class BokehExtension(ComfyExtension):
             BokehDefocusViews,
             BokehAperture,
             BokehFocus,
+            BokehMainThing,
             BokehLoadDepth,
             BokehEstimateDepth,
             BokehDepthFromGeometry,

@@ -158,8 +158,9 @@ class BokehFocus(io.ComfyNode):
                     options=[mode.value for mode in FocusMode],
                     default=FocusMode.POINT.value,
                     tooltip="point: what lies at x, y. mask: the median depth of the mask. whole mask sharp: "
-                    "all of the mask, whatever its depth. automatic: the nearest region of a saliency mask. "
-                    "disparity value and distance in metres: value or values.",
+                    "all of the mask, whatever its depth. weighted by the mask: the mean depth, weighted by a soft "
+                    "mask. automatic: the nearest region of a saliency mask. disparity value and distance in metres: "
+                    "value or values.",
                 ),
                 io.Float.Input(
                     "x",
@@ -214,8 +215,8 @@ class BokehFocus(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="For the modes mask, whole mask sharp and automatic: white is the subject. Automatic takes "
-                    "any saliency map or background remover's mask.",
+                    tooltip="For the modes mask, whole mask sharp, weighted by the mask and automatic: white is the "
+                    "subject. The last two take any saliency map or background remover's mask.",
                 ),
             ],
             outputs=[FocusType.Output("focus", display_name="focus", tooltip="For Lens Blur from Depth.")],

@@ -13,6 +13,7 @@ from bokeh_ops.depth.focus import (
     FocusMode,
     focus_at_distance,
     focus_at_point,
+    focus_by_weight,
     focus_in_mask,
     focus_on_salient,
     focus_on_whole_mask,
@@ -90,6 +91,75 @@ def test_distance() -> None:
     for metres in (0.0, -1.0, math.nan):
         with pytest.raises(BokehError, match="above 0"):
             focus_at_distance(metres)
+
+
+def test_the_weighted_mean_by_hand(device: str) -> None:
+    """Eq. 4: (1 x 0.5 + 2 x 0 + 3 x 1 + 4 x 0.25) / 1.75, and ten times that."""
+    weights = torch.zeros(1, 40, 60, device=device)
+    weights[:, :20, :30], weights[:, 20:, :30], weights[:, 20:, 30:] = 0.5, 1.0, 0.25
+    expected = 4.5 / 1.75
+    disparity = quadrants().to(device)
+    assert focus_by_weight(disparity, weights).tolist() == pytest.approx([expected, expected * 10])
+    assert focus_by_weight(disparity, weights * 3e38).tolist() == pytest.approx([expected, expected * 10])
+    halves = focus_by_weight(disparity.half(), weights.half())
+    assert halves.tolist() == pytest.approx([expected, expected * 10])
+    (step,) = Focus(FocusMode.WEIGHTED, mask=weights, band=0.5).find(disparity)
+    assert step.disparity.tolist() == pytest.approx([expected, expected * 10])
+    assert step.sharp is None
+    small = torch.tensor([[[0.0, 0.0], [1.0, 0.0]]], device=device)  # resized, so soft between the quarters
+    assert 2.5 < float(focus_by_weight(disparity, small)[0]) < 3.0
+    each = focus_by_weight(disparity, torch.cat([weights, (weights == 0.25).float()]))
+    assert each.tolist() == pytest.approx([expected, 40])
+
+
+def test_the_weighted_mean_stays_in_the_range_of_the_map() -> None:
+    source = torch.Generator().manual_seed(0)
+    for value in (0.1, 0.7, 1e6):  # sums of many of these are rounded
+        flat = torch.full((1, 1, 101, 97), value)
+        assert (
+            focus_by_weight(flat, torch.rand(1, 101, 97, generator=source)).tolist()
+            == flat[0, 0, 0, :1].tolist()
+        )
+    maps = torch.randn(20, 1, 9, 7, generator=source)
+    found = focus_by_weight(maps, torch.rand(20, 9, 7, generator=source) ** 8)
+    assert bool((found >= maps.amin((1, 2, 3))).all() and (found <= maps.amax((1, 2, 3))).all())
+
+
+def test_gradients_of_the_weighted_mean() -> None:
+    source = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 1, 3, 4, generator=source, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(2, 3, 4, generator=source, dtype=torch.float64, requires_grad=True)
+    coarse = torch.rand(1, 2, 2, generator=source, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(focus_by_weight, (maps, weights))
+    assert torch.autograd.gradcheck(focus_by_weight, (maps, coarse))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.0, r"mask of image 2 of 2 is 0 everywhere; expected values from 0 to 1, some above 0\. Paint"),
+        (math.nan, "mask of image 2 of 2 is from nan to nan; expected values from 0 to 1"),
+        (-0.5, r"mask of image 2 of 2 is from -0\.5 to -0\.5"),
+        (math.inf, "mask of image 2 of 2 is from inf to inf"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(value: float, message: str) -> None:
+    weights = torch.ones(2, 40, 60)
+    weights[1] = value
+    with pytest.raises(BokehError, match=message):
+        focus_by_weight(quadrants(), weights)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_maps_whose_mean_is_none_are_refused(value: float) -> None:
+    disparity = quadrants()
+    disparity[1, 0, 3, 3] = value
+    with pytest.raises(
+        BokehError, match=r"map of image 2 of 2 runs from .*Give disparity, in which infinitely far is 0"
+    ):
+        focus_by_weight(disparity, torch.ones(1, 40, 60))
+    with pytest.raises(BokehError, match="3 focus masks for 2 images"):
+        focus_by_weight(quadrants(), torch.ones(3, 40, 60))
 
 
 def test_the_whole_mask_is_sharp_and_nothing_else_by_it() -> None:
@@ -210,6 +280,7 @@ def test_a_focus_outside_the_map_is_remarked_on() -> None:
     [
         ({"mode": FocusMode.MASK}, True, "'mask' but no mask is connected"),
         ({"mode": FocusMode.AUTOMATIC}, True, "'automatic' but no mask is connected"),
+        ({"mode": FocusMode.WEIGHTED}, True, "'weighted by the mask' but no mask is connected"),
         ({"mode": FocusMode.DISTANCE}, False, "forgets the units"),
         ({"mode": FocusMode.DISTANCE, "values": (0.0,)}, True, "focus distance is 0"),
         (

@@ -32,6 +32,7 @@ WANTED = {
     "generated_sweep_demo": {"LoadBokehDemoModel", "GroundedSampler", "LabColorMatch", "BokehContactSheet"},
     "photo_edit_demo": {"LoadBokehDemoModel", "BokehInvert", "GroundedSampler", "BokehMeRender"},
     "any_aperture_demo": {"BokehInvert", "GroundedSampler", "BokehMeRender", "BokehLensOrModel"},
+    "find_main_thing_demo": {"BokehMainThing", "BokehFocus", "BokehMeRender"},
     "photo_edit_sd15": {"BokehInvert", "GroundedSampler"},
     "photo_edit_sdxl": {"BokehInvert", "GroundedSampler"},
     "photo_edit_flux": {"BokehInvert", "GroundedSamplerAdvanced"},

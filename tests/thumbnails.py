@@ -132,6 +132,13 @@ def any_aperture(found: Results) -> Image.Image:
     return quarters({name: square(frames[index], 0.5) for name, index in names.items()})
 
 
+def main_thing(found: Results) -> Image.Image:
+    frames = found["Picture, main thing, focused on it"]
+    names = {"picture": 0, "main thing": 1, "focused on it": 2}
+    parts = {name: square(frames[index], 0.5) for name, index in names.items()}
+    return quarters({**parts, "its edge": square(frames[2], 0.55, 0.5, 0.4)})
+
+
 MADE: dict[str, Callable[[Results], Image.Image]] = {
     "first_lens_blur": first,
     "photo_rerendered_from_depth": photo,
@@ -143,6 +150,7 @@ MADE: dict[str, Callable[[Results], Image.Image]] = {
     "generated_sweep_demo": generated,
     "photo_edit_demo": edited,
     "any_aperture_demo": any_aperture,
+    "find_main_thing_demo": main_thing,
 }
 
 

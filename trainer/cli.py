@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "synthesize": ("trainer.synthesis.command", "make scenes of tilted planes, traced through a thin lens"),
     "fit": ("trainer.recipes.bokeh.command", "train a bokeh adapter"),
     "lens": ("trainer.recipes.one_step.command", "train a diffusion lens"),
+    "focus": (
+        "trainer.recipes.focus.command",
+        "train a focus transformer, which finds the main thing of a picture",
+    ),
     "toy": ("trainer.toy", "make a toy world to try training in"),
     "world": ("trainer.world.command", "make, learn and measure the small world"),
     "export": ("trainer.export.command", "convert an adapter between file layouts and precisions"),

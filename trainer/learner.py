@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,19 @@ class Learner:
         else:
             save_file({name: value.detach().cpu().contiguous() for name, value in self.weights.items()}, path)
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While it is open, the weights are their average, where there is one."""
+        if self.average is None:
+            yield
+            return
+        own = {name: value.detach().clone() for name, value in self.weights.items()}
+        try:
+            _put(self.weights, self.average.weights)
+            yield
+        finally:
+            _put(self.weights, own)
+
     def begin(self, step: int) -> float:
         """Before the gradients of a step; its learning rate."""
         rate = self.rate(step)
@@ -69,6 +83,12 @@ class Learner:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         return rate
+
+
+@torch.no_grad()
+def _put(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+    for name, value in weights.items():
+        value.copy_(others[name])
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], wanted: Optimizer) -> torch.optim.Optimizer:

@@ -256,7 +256,7 @@ def _filled(disparity: Tensor, holes: Tensor, kind: DepthKind, notice: Notice | 
 
 def _normalised(disparity: Tensor, scaling: DepthRange, notice: Notice | None) -> Tensor:
     """Maps ``[B, 1, H, W]`` from 0 to 1, each by itself or all together; in place."""
-    bounds = [_bounds(plane) for plane in disparity]
+    bounds = [robust_range(plane) for plane in disparity]
     low, high = (torch.stack(each).view(-1, 1, 1, 1) for each in zip(*bounds, strict=True))
     together = scaling is DepthRange.NORMALISE_BATCH
     if together:
@@ -289,8 +289,8 @@ _OUTLIERS = 0.001  # share of a map, at either end, that may lie far outside
 _FAR_OUTSIDE = 0.5  # of what the others span
 
 
-def _bounds(plane: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and largest value of a map but for outliers."""
+def robust_range(plane: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and largest value of a map ``[H, W]`` but for a few that lie far outside what the others span."""
     values = plane.flatten()
     least, most = values.aminmax()
     few = int(_OUTLIERS * len(values))

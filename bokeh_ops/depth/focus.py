@@ -2,7 +2,8 @@
 
 Each function gives one focus disparity per image, in the units of the disparity map, for
 :class:`bokeh_ops.render.Lens`. Medians make it robust against a few wrong pixels of an estimated map; the
-median of an even count is the lower of the two middle values, so the result always occurs in the map.
+median of an even count is the lower of the two middle values, so the result always occurs in the map. A mean weighted
+by saliency (:func:`focus_by_weight`) is less robust, but smooth, so that what finds the saliency can learn from it.
 :class:`Focus` is a choice among them, made before any map is seen.
 """
 
@@ -32,6 +33,7 @@ class FocusMode(str, Enum):
     POINT = "point"
     MASK = "mask"
     WHOLE_MASK = "whole mask sharp"
+    WEIGHTED = "weighted by the mask"
     AUTOMATIC = "automatic"
     DISPARITY = "disparity value"
     DISTANCE = "distance in metres"
@@ -140,6 +142,57 @@ def focus_on_salient(disparity: Maps, saliency: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+def focus_by_weight(values: Maps, weights: Tensor) -> Tensor:
+    """The mean of a map, weighted by saliency: ``sum(d S) / sum(S)`` (Shrivastava et al., "Fine-grained Defocus Blur
+    Control", eq. 4). Differentiable in both; never outside the range of the map.
+
+    The paper averages depth in metres. Here maps are disparity, whose far end is finite (sky is 0), where one pixel of
+    sky makes the mean of depth infinite. The two differ where weight lies on several depths: the mean of disparity is
+    then the nearer one, a harmonic mean of depth. Either may be given.
+
+    Args:
+        values: ``[B, 1, H, W]``, or B maps (:data:`bokeh_ops.depth.frames.Maps`): disparity, or depth, finite.
+        weights: ``[B or 1, h, w]``, 0 or more, as saliency and matting networks give them; another size is resized
+            bilinearly. Soft ones count as they are.
+
+    Returns:
+        ``[B]``, in the units of the map.
+
+    Raises:
+        BokehError: another rank or batch; weights that are all 0, negative, NaN or infinite; a map that is not finite.
+    """
+    _check_masks(values, weights)
+    found = []
+    for row, (plane, own) in enumerate(_pairs(planes(values), weights)):
+        low, high = plane.detach().aminmax()
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            raise BokehError(
+                f"The map of image {row + 1} of {len(values)} runs from {float(low):g} to {float(high):g}; its mean "
+                "needs finite values. Give disparity, in which infinitely far is 0, and fill in what is not known."
+            )
+        plane = plane if plane.dtype == torch.float64 else plane.float()
+        weight = own.to(plane)
+        if weight.shape != plane.shape:
+            weight = F.interpolate(weight[None, None], size=plane.shape, mode="bilinear", antialias=True)[
+                0, 0
+            ]
+        least, most = weight.detach().aminmax()
+        if not bool((least >= 0) & (most > 0) & torch.isfinite(most)):
+            what = (
+                "0 everywhere"
+                if bool(most == 0) and bool(least == 0)
+                else f"from {float(least):g} to {float(most):g}"
+            )
+            raise BokehError(
+                f"The focus mask of image {row + 1} of {len(values)} is {what}; expected values from 0 to 1, some "
+                "above 0. Paint over what should be sharp, or focus by a point."
+            )
+        share = weight / most  # so that no weights are too large to be added up
+        mean = (plane * share).sum() / share.sum()
+        found.append(mean.clamp(low.to(mean), high.to(mean)))  # the sums are rounded
+    return torch.stack(found)
+
+
 def focus_at_distance(metres: float) -> float:
     """Focus at a distance: ``1 / metres`` dioptres. For disparity that is in dioptres only.
 
@@ -152,6 +205,15 @@ def focus_at_distance(metres: float) -> float:
     if math.isnan(metres) or metres <= 0:
         raise BokehError(f"The focus distance is {metres} m; it must be above 0.")
     return 1 / metres
+
+
+_MEASURES: dict[FocusMode, Callable[[Maps, Tensor], Tensor]] = {
+    FocusMode.MASK: focus_in_mask,
+    FocusMode.WEIGHTED: focus_by_weight,
+    FocusMode.AUTOMATIC: focus_on_salient,
+}
+"""What finds the focus disparity in a mask, in the modes that do nothing else with it."""
+_MASKED = (*_MEASURES, FocusMode.WHOLE_MASK)
 
 
 class FocusStep(NamedTuple):
@@ -226,7 +288,7 @@ class Focus:
             self._remark_unused(mode, notice)
         if mode is FocusMode.POINT:
             return [FocusStep(focus_at_point(disparity, self.x, self.y), band)]
-        if mode in (FocusMode.MASK, FocusMode.WHOLE_MASK, FocusMode.AUTOMATIC):
+        if mode in _MASKED:
             if self.mask is None:
                 raise BokehError(
                     f"The focus mode is {mode.value!r} but no mask is connected; connect one or choose "
@@ -235,8 +297,7 @@ class Focus:
             if mode is FocusMode.WHOLE_MASK:
                 middle, sharp = focus_on_whole_mask(disparity, self.mask)
                 return [FocusStep(middle, band, sharp)]
-            find = focus_in_mask if mode is FocusMode.MASK else focus_on_salient
-            return [FocusStep(find(disparity, self.mask), band)]
+            return [FocusStep(_MEASURES[mode](disparity, self.mask), band)]
         values = list(self.values)
         if mode is FocusMode.DISTANCE:
             if not units:
@@ -260,7 +321,7 @@ class Focus:
         return [FocusStep(step, band) for step in steps]
 
     def _remark_unused(self, mode: FocusMode, notice: Callable[[str], None]) -> None:
-        masked = mode in (FocusMode.MASK, FocusMode.WHOLE_MASK, FocusMode.AUTOMATIC)
+        masked = mode in _MASKED
         if self.mask is not None and not masked:
             notice(
                 f"The focus mask is not looked at: the focus mode is {mode.value!r}. For the mask choose "
@@ -286,15 +347,19 @@ def _remark(disparity: Maps, focus: Tensor, band: Tensor, notice: Callable[[str]
         )
 
 
-def _inside(disparity: Maps, mask: Tensor) -> Tensor:
-    """Where the mask is above one half, ``[B or 1, H, W]`` as the mask; each has such pixels."""
+def _check_masks(disparity: Maps, mask: Tensor) -> None:
     if mask.ndim != 3 or 0 in mask.shape:
         raise BokehError(f"Expected a focus mask [B, H, W]; got {tuple(mask.shape)}.")
-    batch, first = len(disparity), disparity[0]
-    if mask.shape[0] not in (1, batch):
+    if mask.shape[0] not in (1, len(disparity)):
         raise BokehError(
-            f"There are {mask.shape[0]} focus masks for {batch} images; give one, or one per image."
+            f"There are {mask.shape[0]} focus masks for {len(disparity)} images; give one, or one per image."
         )
+
+
+def _inside(disparity: Maps, mask: Tensor) -> Tensor:
+    """Where the mask is above one half, ``[B or 1, H, W]`` as the mask; each has such pixels."""
+    _check_masks(disparity, mask)
+    batch, first = len(disparity), disparity[0]
     size = first.shape[-2:]
     chosen = torch.empty(len(mask), *size, dtype=torch.bool, device=first.device)
     for row, own in enumerate(mask):

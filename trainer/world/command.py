@@ -14,6 +14,7 @@
     python -m trainer world edit FOLDER BASE --adapter FILE              # photographs at another K, every way
     python -m trainer world lens FILE                                    # a diffusion lens that has learnt nothing
     python -m trainer world lenses FOLDER DATA --lens NAME=FILE ...      # lens models as depth gets worse
+    python -m trainer world focus FOLDER [--network FILE]                # what to focus on, as depth gets worse
 
 ``train``, ``sweep`` and ``edit`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the
 result of ``train``, the average of the weights; the trainer's ``base.checkpoint`` reads it.
@@ -116,6 +117,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also depth by this network: ONNX, from 0..255 to disparity",
     )
+    focus = commands.add_parser("focus", help="ways to find what to focus on in held-out scenes")
+    focus.add_argument("folder", type=Path)
+    focus.add_argument(
+        "--network", type=Path, help="made by `python -m trainer focus`; default: the shipped one"
+    )
+    focus.add_argument("--mask", type=Path, help="file written by `mask`; default: the one that is here")
+    focus.add_argument("--scenes", type=int, default=200)
     edit = commands.add_parser(
         "edit", help="photographs of held-out scenes at another K, against true renders"
     )
@@ -140,6 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
         "edit": _edit,
         "lens": _lens,
         "lenses": _lenses,
+        "focus": _focus,
     }
     return actions[arguments.action](arguments)
 
@@ -277,6 +286,20 @@ def _lenses(chosen: argparse.Namespace) -> int:
         faults[name], files[name] = depth_by(chosen.depth), str(chosen.depth)
     made_of = {name: content_key(Path(file).read_bytes()) for name, file in files.items()}
     print(markdown(measure(chosen.folder, chosen.data, models, chosen.scenes, load_lpips(), faults, made_of)))
+    return 0
+
+
+def _focus(chosen: argparse.Namespace) -> int:
+    from bokeh_ops.depth.focus_transformer import SHIPPED as SHIPPED_NETWORK
+    from bokeh_ops.depth.focus_transformer import read_focus_transformer
+    from trainer.world.focus import markdown, measure
+    from trainer.world.mask import SHIPPED, read_mask
+    from trainer.world.sweeps import held_out
+
+    network = read_focus_transformer(chosen.network or SHIPPED_NETWORK)
+    print(
+        markdown(measure(chosen.folder, network, read_mask(chosen.mask or SHIPPED), held_out(chosen.scenes)))
+    )
     return 0
 
 

@@ -281,7 +281,7 @@ class OneStep(Recipe):
     def result(self, step: int) -> None:
         from bokeh_ops.host.diffusion_lens.weights import released_encoder
 
-        with self._averaged():
+        with self.learner.averaged():
             if self.lora is not None:
                 tensors = self.lora.released()
                 replace_file(self.out / LORA, lambda path: save_file(tensors, path, {"format": "pt"}))
@@ -305,27 +305,13 @@ class OneStep(Recipe):
             }
             replace_file(self.out / LENS, lambda path: small.save(path, torch.float16))
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """While it is open, what trains holds the average of its weights, where there is one."""
-        average, weights = self.learner.average, self.learner.weights
-        if average is None:
-            yield
-            return
-        own = {name: value.detach().clone() for name, value in weights.items()}
-        try:
-            _put(weights, average.weights)
-            yield
-        finally:
-            _put(weights, own)
-
     @torch.no_grad()
     def _kept_apart(self) -> tuple[list[Example], Tensor]:
         """Scenes that are not trained on, and what the lens makes of them with a hard edge."""
         self.hard = HARDEST
         first = len(self.scenes) - self.kept
         examples = [self.scenes.example(first + number, number) for number in range(self.kept)]
-        with self._averaged():
+        with self.learner.averaged():
             made = [self.rendered([each], [each.disparity]) for each in examples]
         return examples, torch.cat(made).clamp(0, 1).cpu()
 
@@ -346,9 +332,3 @@ class OneStep(Recipe):
         found = contact_sheet(pictures, ["all in focus", "the lens", "truth"], columns=3, cell_size=384)[0]
         write_png(self.out / "samples" / f"step-{step:08d}.png", found)
         return found
-
-
-@torch.no_grad()
-def _put(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
-    for name, value in weights.items():
-        value.copy_(others[name])

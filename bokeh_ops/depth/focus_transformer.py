@@ -1,0 +1,317 @@
+"""What a picture is focused on: a saliency transformer on picture and depth (the focus distance transformer).
+
+After Shrivastava et al., "Fine-grained Defocus Blur Control" (sec. 3.2), with the plan of the Visual Saliency
+Transformer (Liu et al., ICCV 2021) that it builds on: tokens of picture and depth see one another in an encoder; a
+decoder has a learnt saliency token beside the patch tokens, and where these agree with it is the saliency map. The map
+gives the focus (eq. 4, :func:`bokeh_ops.depth.focus.focus_by_weight`), and the saliency token after the decoder's first
+layer the scale of the focus distance (eq. 5). Small, and trained by ``python -m trainer focus``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import BokehError
+from ..render.checkpoint import fill
+from .conventions import robust_range
+
+SHIPPED = Path(__file__).with_suffix(".safetensors")
+"""Weights that come with the project, trained on pictures of the small world (``docs/world.md``)."""
+METADATA = "bokeh_focus_transformer"
+"""The entry of a file's metadata: JSON with ``version`` and ``sizes``."""
+VERSION = 1
+UNKNOWN = 0.5
+"""What is told everywhere where no depth is known."""
+_FINE = 8  # channels of what a pixel is compared by
+_MLP = 2  # width of a layer's hidden part, over its width
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a network is.
+
+    Attributes:
+        side: pixels, both ways, that any picture is resized to.
+        patch: pixels of a token, both ways; even, and a divisor of ``side``.
+        width: of a token.
+        heads: of attention; a divisor of ``width``.
+        layers: of the encoder.
+
+    Raises:
+        BokehError: sizes that do not go together.
+    """
+
+    side: int = 64
+    patch: int = 8
+    width: int = 64
+    heads: int = 4
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        values = asdict(self)
+        whole = all(isinstance(value, int) and 1 <= value <= 4096 for value in values.values())
+        if not whole or self.patch % 2 or self.side % self.patch or self.width % self.heads:
+            raise BokehError(
+                f"The sizes of a focus transformer are {values}; expected whole numbers of 1 to 4096, of which patch "
+                "is even and divides side, and heads divides width."
+            )
+
+
+class MainThing(NamedTuple):
+    """What the network says of a batch of pictures."""
+
+    logits: Tensor
+    """``[B, H, W]``, of the saliency, at the pictures' resolution."""
+    scale: Tensor
+    """``[B]``, > 0: the scale of the focus distance (eq. 5)."""
+
+    @property
+    def saliency(self) -> Tensor:
+        """``[B, H, W]``, 0..1: the weights of eq. 4."""
+        return self.logits.sigmoid()
+
+
+class _Layer(nn.Module):
+    """Self-attention and a perceptron, each after a norm and beside a way around it: ``[B, N, width]`` to the same."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        width = sizes.width
+        self.heads = sizes.heads
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, _MLP * width), nn.GELU(), nn.Linear(_MLP * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(self.before(x)).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        x = x + self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.between(x))
+
+
+class FocusTransformer(nn.Module):
+    """Pictures and their depth to what they are focused on. A fresh one says the scale 1.
+
+    Args:
+        sizes: of the network.
+    """
+
+    def __init__(self, sizes: Sizes = Sizes()) -> None:
+        super().__init__()
+        self.sizes = sizes
+        side, patch, width = sizes.side, sizes.patch, sizes.width
+        tokens = (side // patch) ** 2
+        self.picture, self.depth = (nn.Conv2d(channels, width, patch, patch) for channels in (3, 1))
+        # Two of each place, as picture and depth are told apart by them.
+        self.places = nn.Parameter(0.02 * torch.randn(2 * tokens, width))
+        self.encoder = nn.Sequential(*(_Layer(sizes) for _ in range(sizes.layers)))
+        self.fuse = nn.Linear(2 * width, width)
+        self.token = nn.Parameter(0.02 * torch.randn(width))
+        self.first, self.second = _Layer(sizes), _Layer(sizes)
+        self.finer = nn.Linear(width, 4 * width)
+        self.again = nn.Conv2d(4, width, patch // 2, patch // 2)
+        self.norm = nn.LayerNorm(width)
+        self.pixels = nn.Linear(width, _FINE * (patch // 2) ** 2)
+        self.detail = nn.Sequential(
+            nn.Conv2d(4, _FINE, 3, padding=1), nn.GELU(), nn.Conv2d(_FINE, _FINE, 3, padding=1)
+        )
+        self.compared = nn.Linear(width, _FINE + 1)
+        self.scale_norm, self.scale = nn.LayerNorm(width), nn.Linear(width, 1)
+        nn.init.zeros_(self.scale.weight)
+        nn.init.zeros_(self.scale.bias)
+
+    def forward(self, pictures: Tensor, depth: Tensor | None = None) -> MainThing:
+        """Find the main thing. Differentiable in pictures, depth and weights.
+
+        Args:
+            pictures: ``[B, 3, H, W]`` as displayed, 0..1, of any size and aspect ratio.
+            depth: disparity ``[B or 1, 1, h, w]``, each map from 0 (farthest) to 1 (nearest)
+                (:func:`normalised`), of any size; None where it is not known.
+
+        Raises:
+            BokehError: other shapes.
+        """
+        if pictures.ndim != 4 or pictures.shape[1] != 3 or 0 in pictures.shape:
+            raise BokehError(f"Expected pictures [B, 3, H, W]; got {tuple(pictures.shape)}.")
+        batch, _, height, width = pictures.shape
+        if depth is None:
+            depth = pictures.new_full((1, 1, 1, 1), UNKNOWN)
+        if depth.ndim != 4 or depth.shape[0] not in (1, batch) or depth.shape[1] != 1 or 0 in depth.shape:
+            raise BokehError(
+                f"Expected one depth map [1, 1, h, w], or one for each of {batch} pictures; got {tuple(depth.shape)}."
+            )
+        shown = [self._resized(each) * 2 - 1 for each in (pictures, depth.expand(batch, -1, -1, -1))]
+        both = torch.cat(shown, 1)
+        tokens = [
+            embed(each).flatten(2).mT for embed, each in zip((self.picture, self.depth), shown, strict=True)
+        ]
+        x = self.encoder(torch.cat(tokens, 1) + self.places)
+        x = self.fuse(torch.cat(x.chunk(2, 1), -1))
+        x = self.first(torch.cat((self.token.expand(batch, 1, -1), x), 1))
+        token, x = x[:, :1], x[:, 1:]
+        scale = self.scale(self.scale_norm(token)).exp()[:, 0, 0]
+        # Twice as many tokens each way, as the reverse tokens-to-token of the Visual Saliency Transformer.
+        x = (self._unfolded(self.finer(x), 2) + self.again(both)).flatten(2).mT
+        x = self.norm(self.second(torch.cat((token, x), 1)))
+        features = self._unfolded(self.pixels(x[:, 1:]), self.sizes.patch // 2) + self.detail(both)
+        wanted = self.compared(x[:, 0])
+        logits = torch.einsum("bchw,bc->bhw", features, wanted[:, 1:]) + wanted[:, :1, None]
+        if logits.shape[1:] != (height, width):
+            logits = F.interpolate(logits[:, None], (height, width), mode="bilinear")[:, 0]
+        return MainThing(logits, scale)
+
+    def _resized(self, maps: Tensor) -> Tensor:
+        size = (self.sizes.side, self.sizes.side)
+        if maps.shape[2:] == size:
+            return maps
+        return F.interpolate(maps, size, mode="bilinear", antialias=True)
+
+    @staticmethod
+    def _unfolded(tokens: Tensor, factor: int) -> Tensor:
+        """Tokens ``[B, N, c factor^2]`` of a square as a map ``[B, c, n factor, n factor]``."""
+        side = round(tokens.shape[1] ** 0.5)
+        return F.pixel_shuffle(tokens.mT.unflatten(2, (side, side)), factor)
+
+
+def normalised(disparity: Tensor) -> Tensor:
+    """Disparity as the network is told it: each map from 0, its farthest, to 1, its nearest.
+
+    Args:
+        disparity: ``[B, 1, h, w]``, finite, larger is nearer, in any unit.
+
+    Returns:
+        The same shape. A few values far outside what the others span do not count, and are cut off. A map that is flat
+        says nothing, and is :data:`UNKNOWN` everywhere.
+    """
+    found = []
+    for plane in disparity:
+        low, high = robust_range(plane)
+        flat = bool(low == high)
+        found.append(torch.full_like(plane, UNKNOWN) if flat else ((plane - low) / (high - low)).clamp(0, 1))
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def find_main_thing(
+    network: FocusTransformer,
+    pictures: Tensor,
+    disparity: Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Saliency and scale of pictures, one after another, where the network is.
+
+    Args:
+        network: :class:`FocusTransformer`.
+        pictures: ``[B, C, H, W]`` as displayed, 0..1, C = 1, 3 or 4 (alpha is not looked at).
+        disparity: ``[B or 1, 1, h, w]``, finite, larger is nearer, in any unit; None where it is not known.
+        progress: called as ``progress(done, total)`` before each picture and at the end; may raise to stop.
+
+    Returns:
+        Saliency ``[B, H, W]``, 0..1, and scale ``[B]``, both fp32 on the CPU.
+
+    Raises:
+        BokehError: other shapes.
+    """
+    if pictures.ndim != 4 or 0 in pictures.shape or pictures.shape[1] not in (1, 3, 4):
+        raise BokehError(
+            f"Expected pictures [B, C, H, W] with 1, 3 or 4 channels; got {tuple(pictures.shape)}."
+        )
+    if disparity is not None and len(disparity) not in (1, len(pictures)):
+        raise BokehError(
+            f"There are {len(disparity)} depth maps for {len(pictures)} images; give one, or one per image."
+        )
+    weight = network.token
+    saliency = torch.empty(len(pictures), *pictures.shape[2:])
+    scale = torch.empty(len(pictures))
+    for row, picture in enumerate(pictures):
+        if progress:
+            progress(row, len(pictures))
+        own = picture[None, :3].expand(-1, 3, -1, -1).to(weight).nan_to_num(0.0).clamp(0, 1)
+        depth = None if disparity is None else normalised(disparity[row % len(disparity)][None].to(weight))
+        found = network(own, depth)
+        saliency[row], scale[row] = found.saliency[0], found.scale[0]
+    if progress:
+        progress(len(pictures), len(pictures))
+    return saliency, scale
+
+
+def write_focus_transformer(
+    path: Path, network: FocusTransformer, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a network to a safetensors file that :func:`read_focus_transformer` reads.
+
+    Args:
+        path: of the file.
+        network: to write.
+        dtype: that the weights are kept in.
+    """
+    weights = {
+        name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()
+    }
+    description = {"version": VERSION, "sizes": asdict(network.sizes)}
+    save_file(weights, path, {METADATA: json.dumps(description)})
+
+
+def read_focus_transformer(path: str | Path = SHIPPED) -> FocusTransformer:
+    """A network from its file: fp32 on the CPU, without gradients.
+
+    Args:
+        path: written by :func:`write_focus_transformer`.
+
+    Raises:
+        BokehError: no such file, a damaged one, another kind of file, one of a newer version, or weights of other
+            shapes than it says.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BokehError(f"There is no file {path}; expected a focus transformer, a .safetensors file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get(METADATA)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BokehError(
+            f"{path} ({path.stat().st_size} bytes) cannot be read as safetensors ({error}). Expected a focus "
+            "transformer, which `python -m trainer focus` writes; if it is one, copy or download it again."
+        ) from error
+    if said is None:
+        names = ", ".join(sorted(weights)[:3]) or "none"
+        raise BokehError(
+            f"{path} is no focus transformer: it has {len(weights)} tensors such as {names}, and no {METADATA!r} in "
+            "its metadata. Give a file that `python -m trainer focus` has written."
+        )
+    network = FocusTransformer(_sizes(said, path))
+    fill(network, weights, path)
+    return network.eval().requires_grad_(False)
+
+
+def _sizes(said: str, path: Path) -> Sizes:
+    """What the metadata of a file says."""
+    try:
+        description: Mapping[str, Any] = json.loads(said)
+        version, sizes = description["version"], dict(description["sizes"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BokehError(
+            f"{path} says {said[:80]!r} of its sizes; expected JSON with version and sizes. The file is damaged."
+        ) from error
+    if version != VERSION:
+        raise BokehError(
+            f"{path} is a focus transformer of version {version}; this extension reads version {VERSION}. Update the "
+            "extension, or train another."
+        )
+    known = {field.name for field in fields(Sizes)}
+    if set(sizes) != known:
+        raise BokehError(
+            f"{path} says the sizes {', '.join(map(str, sizes)) or 'none'}; expected {', '.join(sorted(known))}."
+        )
+    return Sizes(**sizes)
