@@ -149,8 +149,8 @@ def narrowed(dtype: torch.dtype) -> tuple[Any, Any]:
         model = golden.flux_model(dict(FLUX), dtype, torch.device("cpu"))
         model.model.diffusion_model.load_state_dict(source)
     # PyTorch's attention, as on cards: the host's own for CPUs holds all weights of attention at once.
-    model.model_options["transformer_options"]["optimized_attention_override"] = (
-        lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)
+    model.model_options["transformer_options"]["optimized_attention_override"] = lambda _, *args, **kwargs: (
+        attention_pytorch(*args, **kwargs)
     )
     settings = {"pooled_output": torch.randn(1, 768), "guidance": 1.0}
     return model, [[torch.randn(1, 512, 4096), settings]]
