@@ -108,8 +108,9 @@ class Streams:
         timestep: Tensor,
         guidance: float,
         columns: Sequence[int] | None = None,
+        control: Tensor | None = None,
     ) -> Tensor:
-        """What the network predicts for latents ``[R, C, h, w]`` of even sides."""
+        """What the network predicts for latents ``[R, C, h, w]`` of even sides; ``control`` as a ControlNet's first."""
         net, rows = self.net, len(latent)
         tall, wide = (side // 2 for side in latent.shape[-2:])
         grid = torch.cartesian_prod(torch.arange(tall), torch.arange(wide))
@@ -126,6 +127,8 @@ class Streams:
             streams.append(Stream(x, told if index else main, angles_of(places + shift, axes), index > 0))
         for number, block in enumerate(net.double_blocks):
             text, streams = self.double(f"transformer_blocks.{number}", block, text, streams)
+            if number == 0 and control is not None:
+                streams[0] = streams[0]._replace(x=streams[0].x + control)
         together = [text, *streams]
         for number, block in enumerate(net.single_blocks):
             together = self.single(f"single_transformer_blocks.{number}", block, together)

@@ -50,7 +50,14 @@ def velocity(denoised: Tensor, x: Tensor) -> Tensor:
     return (x - denoised) / SIGMA
 
 
-def by_hand(model: Any, x: Tensor, shown: Tensor, columns: Sequence[int] | None, tensors: Any) -> Tensor:
+def by_hand(
+    model: Any,
+    x: Tensor,
+    shown: Tensor,
+    columns: Sequence[int] | None,
+    tensors: Any,
+    control: Tensor | None = None,
+) -> Tensor:
     ((context, told),) = conditioning("flux")
     rows = len(x)
     with torch.no_grad():
@@ -62,6 +69,7 @@ def by_hand(model: Any, x: Tensor, shown: Tensor, columns: Sequence[int] | None,
             torch.full((rows,), SIGMA),
             told["guidance"],
             columns,
+            control,
         )
 
 
@@ -336,6 +344,27 @@ def test_beside_a_lora_and_a_mask_of_attention(pack: ModuleType, base: Any, lora
     ]
     assert relative(outs[0], once(*patched(pack, base, lora, shown), x)) < 1e-5
     assert relative(outs[1], outs[0]) > 1e-3
+
+
+def test_beside_a_controlnet(pack: ModuleType, base: Any, lora: Any) -> None:
+    """It acts on what is made alone."""
+    import comfy.controlnet
+
+    x, shown = randn(1, 16, 4, 6, seed=1), randn(1, 2, 16, 4, 6, seed=2)
+    added = randn(1, 6, 32, seed=11)
+
+    class Net(comfy.controlnet.ControlBase):
+        def get_control(self, *_: Any, **__: Any) -> dict[str, list[Any]]:
+            return {"input": [added.clone()], "output": []}
+
+        def copy(self) -> Any:
+            return self
+
+    ((context, told),) = conditioning("flux")
+    positive = [[context, {**told, "control": Net(), "control_apply_to_uncond": False}]]
+    out = velocity(once(*patched(pack, base, lora, shown, positive=positive), x), x)
+    assert relative(out, by_hand(base, x, shown, None, lora_tensors(), added)) < 1e-5
+    assert relative(out, by_hand(base, x, shown, None, lora_tensors())) > 1e-3
 
 
 def test_another_forward_is_told(pack: ModuleType, base: Any, lora: Any) -> None:

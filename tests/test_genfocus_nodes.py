@@ -272,6 +272,20 @@ def test_tiles_and_kept_keys(pack: ModuleType, base: Any, loras: Any) -> None:
     assert 0 < relative(kept, tiled) < 0.5
 
 
+def test_a_compiled_model_runs_uncompiled(
+    pack: ModuleType, base: Any, loras: Any, said: Callable[[], list[str]]
+) -> None:
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    compiled = base.clone()
+    set_torch_compile_wrapper(compiled, backend="eager")
+    image, lora = photograph(), loras["deblurNet"]
+    exact = deblur(pack, base, lora, image)
+    assert not said()
+    assert torch.equal(deblur(pack, compiled, lora, image), exact)
+    assert any("runs uncompiled" in text for text in said())
+
+
 def test_where_memory_runs_out(
     pack: ModuleType, base: Any, loras: Any, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
 ) -> None:

@@ -142,6 +142,11 @@ def _cropped(given: Any, x: Tensor, tile: Tile, patch: int) -> Any:
     return {name: each if name in whole else cut(each) for name, each in given.items()}
 
 
+def is_compiled(patcher: Any) -> bool:
+    """Whether a MODEL is compiled while it samples; compiled modules leave out what is done where they are called."""
+    return bool(patcher.wrappers.get(WrappersMP.APPLY_MODEL, {}).get(_COMPILED))
+
+
 def with_branches(
     patcher: Any,
     positive: list[Any],
@@ -154,7 +159,7 @@ def with_branches(
     """A clone of a MODEL, and a copy of a CONDITIONING, with which FLUX sees pictures as further tokens.
 
     Args:
-        patcher: a MODEL of FLUX.1-dev; it is not touched.
+        patcher: a MODEL of FLUX.1-dev; it is not touched. The clone is not compiled.
         positive: CONDITIONING.
         lora: for their tokens.
         latents: ``[R, n, C, h, w]`` from the VAE: of each picture of the batch ``n`` that it sees.

@@ -21,7 +21,7 @@ from ..differences import out_of_memory
 from ..notices import say
 from ..sampling.grounded import make_guider, make_sigmas
 from ..sampling.preview import Progress
-from .patch import with_branches
+from .patch import is_compiled, with_branches
 
 MULTIPLE = 16
 """Pixels that the sides of what FLUX sees are a multiple of."""
@@ -88,6 +88,12 @@ class Sampling:
             say(
                 f"the picture is {width} x {height}; FLUX takes sides that are a multiple of {MULTIPLE}, so it is "
                 f"sampled as {wide} x {tall}, continued at its right and lower edge, and cut again.",
+                self.node_id,
+            )
+        if is_compiled(self.model):
+            say(
+                "the model is compiled (TorchCompileModel), which would leave out the photograph; it runs uncompiled "
+                "here.",
                 self.node_id,
             )
         sigmas = make_sigmas(self.model, self.sampler, self.scheduler, self.steps, self.denoise)
