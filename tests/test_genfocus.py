@@ -371,11 +371,18 @@ def test_another_forward_is_told(pack: ModuleType, base: Any, lora: Any) -> None
     from comfy.patcher_extension import WrappersMP
 
     x, shown = randn(1, 16, 4, 6, seed=1), randn(1, 2, 16, 4, 6, seed=2)
-    other = base.clone()
-    # Has a forward of its own that leaves ComfyUI's patches out.
-    other.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "other", lambda executor, x, *_, **__: x)
-    with pytest.raises(pack.bokeh_ops.errors.BokehError, match="runs FLUX's forward in its own way"):
-        once(*patched(pack, other, lora, shown), x)
+
+    def without_patches(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        (options,) = (each for each in args if isinstance(each, dict) and "patches" in each)
+        options["patches"].pop("post_input")
+        return executor(*args, **kwargs)
+
+    # Has a forward of its own that leaves ComfyUI's patches out; or the blocks, too.
+    for wrapper in (without_patches, lambda executor, x, *_, **__: x):
+        other = base.clone()
+        other.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "other", wrapper)
+        with pytest.raises(pack.bokeh_ops.errors.BokehError, match="runs FLUX's forward in its own way"):
+            once(*patched(pack, other, lora, shown), x)
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])

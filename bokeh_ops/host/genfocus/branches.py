@@ -153,11 +153,7 @@ def branches(
             stack.callback(handle.remove)
         attend = _attend_apart(tokens, len(conditions.columns), kept)
         yield stack.enter_context(attending(options, network, paths, attend))
-    if not tokens.total:
-        raise BokehError(
-            "Another extension runs FLUX's forward in its own way and leaves out ComfyUI's patches, so the photograph "
-            "does not reach the model. Remove that extension from this model."
-        )
+    tokens.check()
 
 
 class _Tokens:
@@ -172,6 +168,19 @@ class _Tokens:
         self.total = 0
         self._lengths: dict[str, int] = {}  # tokens that are modulated in a kind of block
         self._told: Tensor | None = None
+
+    def check(self) -> Tensor:
+        """What modulation is told of them, ``[R, 1, C]``.
+
+        Raises:
+            BokehError: they are not there.
+        """
+        if self._told is None:
+            raise BokehError(
+                "Another extension runs FLUX's forward in its own way and leaves out ComfyUI's patches, so the "
+                "photograph does not reach the model. Remove that extension from this model."
+            )
+        return self._told
 
     def append(self, given: dict[str, Any]) -> dict[str, Any]:
         """The host's ``post_input`` patch."""
@@ -231,6 +240,7 @@ class _Tokens:
 
     def _layer(self, path: str) -> Callable[..., Tensor]:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            self.check()
             self._change(path, out[:, -self.total :], args[0][:, -self.total :])
             return out
 
@@ -238,9 +248,9 @@ class _Tokens:
 
     def _modulation(self, path: str, kind: str) -> Callable[..., Any]:
         def hook(module: Any, _args: Any, out: tuple[Any, ...]) -> tuple[Any, ...]:
-            assert self._told is not None
-            made = module.lin(self._told)
-            self._change(path, made, self._told)
+            told = self.check()
+            made = module.lin(told)
+            self._change(path, made, told)
             parts = iter(made.chunk(module.multiplier, -1))
             return tuple(
                 None
