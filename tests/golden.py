@@ -120,7 +120,13 @@ def flux_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device)
         "dtype": dtype,
     }
     settings = comfy.supported_models.Flux(flux_config(unet_config))
+    settings.manual_cast_dtype = _computed_in(dtype)
     return patcher(comfy.model_base.Flux(settings, device=device), device)
+
+
+def _computed_in(dtype: torch.dtype) -> torch.dtype | None:
+    """What the host computes in, where that is not the weights' own type."""
+    return torch.float32 if dtype.itemsize == 1 else None
 
 
 def unet_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
@@ -130,6 +136,7 @@ def unet_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device)
 
     settings = comfy.supported_models.SD15({**config, "dtype": dtype})
     settings.unet_config = {**config, "dtype": dtype}
+    settings.manual_cast_dtype = _computed_in(dtype)
     return patcher(comfy.model_base.BaseModel(settings, device=device), device)
 
 
@@ -140,6 +147,7 @@ def sdxl_model(config: dict[str, Any], dtype: torch.dtype, device: torch.device)
 
     settings = comfy.supported_models.SDXL({**config, "dtype": dtype})
     settings.unet_config = {**config, "dtype": dtype}
+    settings.manual_cast_dtype = _computed_in(dtype)
     return patcher(comfy.model_base.SDXL(settings, device=device), device)
 
 

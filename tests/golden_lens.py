@@ -60,7 +60,8 @@ class LensGolden(Golden):
         load_models_gpu([self.model])  # without the LoRA, which another case may have left on the weights
         path = pack.bokeh_ops.host.diffusion_lens.attach.lens_layers(self.model)[0]
         layer = self.model.model.diffusion_model.get_submodule(path)
-        given = self.io["layer_in"].to(self.device, layer.to_q.weight.dtype)
+        computed_in = self.model.model.manual_cast_dtype or layer.to_q.weight.dtype
+        given = self.io["layer_in"].to(self.device, computed_in)
         side = round(given.shape[1] ** 0.5)
         heads = [
             pack.bokeh_ops.adapter.attention.split_heads(project(given), layer.heads)

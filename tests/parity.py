@@ -1,4 +1,4 @@
-"""``python -m tests.parity DIR [--dtype fp32|fp16|bf16] [--device cpu]``: golden outputs through the real nodes.
+"""``python -m tests.parity DIR [--dtype fp32|fp16|bf16|fp8] [--device cpu]``: golden outputs through the real nodes.
 
 Prints ``case relative_error`` per line and exits with 1 if one is above the bound of the precision, or if the directory
 holds what was not tried: tensors of cases that are not known here (named), or no case at all.
@@ -13,10 +13,11 @@ from math import inf, isnan
 from pathlib import Path
 from types import ModuleType
 
-DTYPES = ("fp32", "fp16", "bf16")
+DTYPES = ("fp32", "fp16", "bf16", "fp8")
+"""Of the weights; those in fp8 (e4m3) are computed with in fp32, as the host does."""
 # fp32: rounding alone. In half precision the host's own rounding of a small random network comes first, so the
 # bound there is on top of 1.25 x the error of the plain base model.
-BOUNDS = {"fp32": 1e-5, "fp16": 3e-3, "bf16": 2e-2}
+BOUNDS = {"fp32": 1e-5, "fp16": 3e-3, "bf16": 2e-2, "fp8": 3e-2}
 # fp32 on another device than the outputs were computed on: a card was measured at 1.8e-5.
 ELSEWHERE = 5e-5
 
@@ -41,7 +42,12 @@ def compare(folder: Path, dtype: str, device: str, pack: ModuleType, bound: floa
 
     from tests import golden
 
-    number = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    number = {
+        "fp32": torch.float32,
+        "fp16": torch.float16,
+        "bf16": torch.bfloat16,
+        "fp8": torch.float8_e4m3fn,
+    }[dtype]
     case = golden.load(folder, number, device)
     errors = {name: golden.relative_error(case.run(pack, name), case.io[name]) for name in case.cases()}
     if bound is None:

@@ -81,7 +81,7 @@ def test_what_the_authors_computed(
     assert tried == ["out_base", "out_conditions_no_lora", "out_lora", "out_lora_one_condition"]
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8"])
 def test_what_the_authors_computed_in_half_precision(shared: Path, pack: ModuleType, dtype: str) -> None:
     assert parity.main([str(shared / "golden" / "genfocus_official"), "--dtype", dtype]) == 0
 

@@ -45,7 +45,7 @@ def test_outputs_of_others_in_single_precision(
     assert all(float(error) < 1e-5 for _, error in lines)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_outputs_of_others_in_half_precision(shared: Path, pack: ModuleType, name: str, dtype: str) -> None:
     assert parity.main([str(shared / "golden" / name), "--dtype", dtype]) == 0
