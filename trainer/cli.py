@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "synthesize": ("trainer.synthesis.command", "make scenes of tilted planes, traced through a thin lens"),
     "fit": ("trainer.recipes.bokeh.command", "train a bokeh adapter"),
     "lens": ("trainer.recipes.one_step.command", "train a diffusion lens"),
+    "distil": ("trainer.recipes.dmd.command", "distil a generator of a few steps"),
     "toy": ("trainer.toy", "make a toy world to try training in"),
     "world": ("trainer.world.command", "make, learn and measure the small world"),
     "export": ("trainer.export.command", "convert an adapter between file layouts and precisions"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,19 @@ class Learner:
         else:
             save_file({name: value.detach().cpu().contiguous() for name, value in self.weights.items()}, path)
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While it is open, the weights are their average, where there is one."""
+        if self.average is None:
+            yield
+            return
+        own = {name: value.detach().clone() for name, value in self.weights.items()}
+        try:
+            _put(self.weights, self.average.weights)
+            yield
+        finally:
+            _put(self.weights, own)
+
     def begin(self, step: int) -> float:
         """Before the gradients of a step; its learning rate."""
         rate = self.rate(step)
@@ -115,3 +129,9 @@ def clip_gradients(gradients: list[Tensor], most: float) -> float:
         for gradient in gradients:
             gradient.mul_(most / norm)
     return norm
+
+
+@torch.no_grad()
+def _put(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+    for name, value in others.items():
+        weights[name].copy_(value)

@@ -232,7 +232,7 @@ class World(Recipe):
         return {name: value for name, value in settings.items() if name not in FREE}
 
     def result(self, step: int) -> None:
-        with self._averaged():
+        with self.learner.averaged():
             replace_file(self.out / WEIGHTS, lambda path: self.model.save(path, torch.float16))
 
     def samples(self, step: int) -> Tensor:
@@ -242,7 +242,7 @@ class World(Recipe):
 
         texts = [caption(draw_scene(HELD_OUT + number)) for number in range(8)]
         sampler = (self.model.architecture.sampling.sampler, "simple")
-        with self._averaged():
+        with self.learner.averaged():
             rows = [sample_texts(self.model, texts, 1, (SIDE, SIDE), 20, cfg, *sampler) for cfg in (1.0, 3.0)]
         loading.on_device(self.model.patcher)
         pictures = torch.cat(rows).repeat_interleave(3, 1).repeat_interleave(3, 2)
@@ -250,18 +250,3 @@ class World(Recipe):
         sheet = contact_sheet(pictures, labels, columns=8, cell_size=192)[0]
         write_png(self.out / "samples" / f"step-{step:06d}.png", sheet)
         return sheet
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """While it is open, the network holds the average of its weights."""
-        own = {name: value.detach().clone() for name, value in self.parameters.items()}
-        try:
-            self._put(self.average.weights)
-            yield
-        finally:
-            self._put(own)
-
-    @torch.no_grad()
-    def _put(self, weights: Mapping[str, Tensor]) -> None:
-        for name, value in self.parameters.items():
-            value.copy_(weights[name])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -37,6 +37,9 @@ from trainer.recipes.one_step.objective import edges, hardness, mean_square
 from trainer.recipes.one_step.scenes import Example, Scenes, estimated
 from trainer.recipes.recipe import Recipe, Rows, Turn
 from trainer.settings import to_plain
+
+if TYPE_CHECKING:
+    from bokeh_ops.host.training.lora import Lora
 
 LORA, ENCODER, LENS = "pytorch_lora_weights.safetensors", "vae.safetensors", "lens.safetensors"
 """The result: a LoRA and the encoder's layers, in the layout of the released ones; or a small model."""
@@ -87,7 +90,7 @@ class OneStep(Recipe):
     def __init__(self, settings: LensFit, beside: Path, processes: Alone, base: Base | None = None) -> None:
         start_host(settings.comfyui, beside, cpu=settings.device == "cpu")
         from bokeh_ops.host.diffusion_lens.attach import lens_layers
-        from bokeh_ops.host.diffusion_lens.lora import LensLora
+        from bokeh_ops.host.diffusion_lens.lora import lens_lora
         from bokeh_ops.host.loading import models as loading
         from bokeh_ops.host.small.lens import check_told
         from trainer.frozen.load import check_size, load_base
@@ -107,11 +110,11 @@ class OneStep(Recipe):
         self.layers = lens_layers(self.base.patcher, settings.lens.layers or None)
         loading.on_device(self.base.patcher)
         self.device = loading.device()
-        self.lora: LensLora | None = None
+        self.lora: Lora | None = None
         if settings.lora.rank:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
-                self.lora = LensLora(self.base.patcher, settings.lora.rank, settings.lora.layers).to(
+                self.lora = lens_lora(self.base.patcher, settings.lora.rank, settings.lora.layers).to(
                     self.device
                 )
             trained = dict(self.lora.named_parameters())
@@ -281,7 +284,7 @@ class OneStep(Recipe):
     def result(self, step: int) -> None:
         from bokeh_ops.host.diffusion_lens.weights import released_encoder
 
-        with self._averaged():
+        with self.learner.averaged():
             if self.lora is not None:
                 tensors = self.lora.released()
                 replace_file(self.out / LORA, lambda path: save_file(tensors, path, {"format": "pt"}))
@@ -305,27 +308,13 @@ class OneStep(Recipe):
             }
             replace_file(self.out / LENS, lambda path: small.save(path, torch.float16))
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """While it is open, what trains holds the average of its weights, where there is one."""
-        average, weights = self.learner.average, self.learner.weights
-        if average is None:
-            yield
-            return
-        own = {name: value.detach().clone() for name, value in weights.items()}
-        try:
-            _put(weights, average.weights)
-            yield
-        finally:
-            _put(weights, own)
-
     @torch.no_grad()
     def _kept_apart(self) -> tuple[list[Example], Tensor]:
         """Scenes that are not trained on, and what the lens makes of them with a hard edge."""
         self.hard = HARDEST
         first = len(self.scenes) - self.kept
         examples = [self.scenes.example(first + number, number) for number in range(self.kept)]
-        with self._averaged():
+        with self.learner.averaged():
             made = [self.rendered([each], [each.disparity]) for each in examples]
         return examples, torch.cat(made).clamp(0, 1).cpu()
 
@@ -346,9 +335,3 @@ class OneStep(Recipe):
         found = contact_sheet(pictures, ["all in focus", "the lens", "truth"], columns=3, cell_size=384)[0]
         write_png(self.out / "samples" / f"step-{step:08d}.png", found)
         return found
-
-
-@torch.no_grad()
-def _put(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
-    for name, value in weights.items():
-        value.copy_(others[name])
