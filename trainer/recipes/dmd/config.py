@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from pydantic.dataclasses import dataclass
 
@@ -105,7 +105,7 @@ class Distil(Run):
 
     data: Data = section(Data, "real pictures and captions", required=True)
     steps: int = setting(10000, "updates of the generator (ours)", **STEPS)
-    generator_steps: Literal[1, 2, 4, 8] = setting(4, "steps that a picture is made in")
+    generator_steps: int = setting(4, "steps that a picture is made in", ge=1, le=64)
     lora: Lora = section(Lora)
     matching: Matching = section(Matching)
     fake: Fake = section(Fake)
