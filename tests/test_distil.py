@@ -22,6 +22,7 @@ from tests.fit import losses, workshop  # noqa: F401
 from tests.host.setup import host_folder
 from tests.models import one_thread, relative  # noqa: F401
 from trainer.cli import UsageError
+from trainer.measure.metrics import frechet_distance
 from trainer.recipes.dmd.config import Distil
 from trainer.recipes.dmd.objective import Head, few_steps, matching_gradient, matching_loss
 from trainer.settings import parse_settings, to_yaml
@@ -418,10 +419,17 @@ def test_two_processes_make_the_losses_of_one(workshop: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "in 2 processes on cpu" in done.stderr
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+    for name in ("loss", "generator/gradient", "fake/gradient"):
+        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=1e-4)
     assert two[0]["fake/loss"] == one[0]["fake/loss"]  # of the very same rows
+    # Together, as AdamW gives a weight whose gradient is nothing but rounding a whole step of either sign.
     mine, theirs = (load_file(tmp_path / each / "generator_lora.safetensors") for each in ("one", "two"))
-    assert all(torch.allclose(value, theirs[name], rtol=1e-3, atol=1e-5) for name, value in mine.items())
+    changed = [name for name in mine if name.endswith("lora_B.weight")]  # 0 at first
+    whole, apart = (
+        torch.cat([(mine[name] - other * theirs[name]).flatten() for name in changed]).norm()
+        for other in (0, 1)
+    )
+    assert float(apart) < 0.02 * float(whole)
 
 
 def test_pictures_may_go_through_a_lens(workshop: Path, tmp_path: Path) -> None:
@@ -460,6 +468,47 @@ def test_samples_and_validation(workshop: Path, tmp_path: Path) -> None:
     trained = {made.pictures.drawn(0, step).key for step in range(60)}
     assert len(trained) == 4
     assert not kept & trained  # six of the toy's pictures are sharp, two of them kept apart
+
+
+# ---- what it is worth ----
+
+
+def test_the_frechet_distance_in_closed_form() -> None:
+    rows = models.randn(500, 3, seed=1).double()
+    assert frechet_distance(rows, rows) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(rows, rows + torch.tensor([3.0, 0.0, 4.0])) == pytest.approx(25)
+    # Covariances C and 4 C about the same mean: tr(C + 4 C - 2 * 2 C) = tr C.
+    centred = rows - rows.mean(0)
+    assert frechet_distance(centred, 2 * centred) == pytest.approx(float(rows.var(0).sum()))
+    with pytest.raises(
+        BokehError, match=r"two sets \[N, C\] of at least 2 rows .* got \(1, 3\) and \(500, 3\)"
+    ):
+        frechet_distance(rows[:1], rows)
+
+
+def test_generators_beside_their_teacher(pack: Any, tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    from bokeh_ops.host.small.model import read_small
+    from tests.test_small import small
+    from trainer.world.mask import SHIPPED, read_mask
+    from trainer.world.steps import measure, renders, ways
+
+    network = read_mask(SHIPPED)
+    assert network.features(renders([0]).movedim(-1, 1)).shape == (1, 128)
+    model = read_small(small(tmp_path / "base", "flux"))
+    compared = ways(model, {"distilled": model})
+    assert [(way.steps, way.cfg, way.sampler) for way in compared.values()] == [
+        (20, 1.0, "euler"),
+        (4, 1.0, "euler"),
+        (4, 1.0, "lcm"),
+        (4, 1.0, "lcm"),
+    ]
+    found = measure(tmp_path / "out", compared, network, 3, 3)
+    assert list(found) == ["renders", *compared]
+    assert found["teacher, 4 steps of lcm"][0] == found["distilled, 4 steps"][0]
+    assert found["renders"][0] < found["distilled, 4 steps"][0]
+    assert (tmp_path / "out" / "steps.png").is_file()
+    assert (tmp_path / "out" / "steps.md").read_text().count("\n") == 7
 
 
 # ---- what cannot be ----

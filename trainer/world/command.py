@@ -13,6 +13,7 @@
     python -m trainer world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
     python -m trainer world edit FOLDER BASE --adapter FILE              # photographs at another K, every way
     python -m trainer world lens FILE                                    # a diffusion lens that has learnt nothing
+    python -m trainer world steps FOLDER BASE --generator NAME=FILE ...   # few-step generators and their teacher
     python -m trainer world lenses FOLDER DATA --lens NAME=FILE ...      # lens models as depth gets worse
 
 ``train``, ``sweep`` and ``edit`` may be stopped and given again: they go on. ``OUT/base.safetensors`` is the
@@ -116,6 +117,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also depth by this network: ONNX, from 0..255 to disparity",
     )
+    steps = commands.add_parser(
+        "steps", help="generators of few steps beside their teacher, against sharp renders"
+    )
+    steps.add_argument("folder", type=Path)
+    steps.add_argument("base", type=Path, help="file of the teacher")
+    steps.add_argument(
+        "--generator", nargs="+", default=[], metavar="NAME=FILE", help="made by `python -m trainer distil`"
+    )
+    steps.add_argument("--steps", type=int, default=4, help="of a generator")
+    steps.add_argument("--scenes", type=int, default=100, help="held-out captions")
+    steps.add_argument("--reference", type=int, default=500, help="renders that all are compared with")
     edit = commands.add_parser(
         "edit", help="photographs of held-out scenes at another K, against true renders"
     )
@@ -140,6 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
         "edit": _edit,
         "lens": _lens,
         "lenses": _lenses,
+        "steps": _steps,
     }
     return actions[arguments.action](arguments)
 
@@ -277,6 +290,25 @@ def _lenses(chosen: argparse.Namespace) -> int:
         faults[name], files[name] = depth_by(chosen.depth), str(chosen.depth)
     made_of = {name: content_key(Path(file).read_bytes()) for name, file in files.items()}
     print(markdown(measure(chosen.folder, chosen.data, models, chosen.scenes, load_lpips(), faults, made_of)))
+    return 0
+
+
+def _steps(chosen: argparse.Namespace) -> int:
+    from trainer.world.mask import SHIPPED, read_mask
+    from trainer.world.steps import markdown, measure, ways
+
+    named = dict(each.partition("=")[::2] for each in chosen.generator)
+    if not all((*named, *named.values())):
+        raise BokehError(f"--generator has {', '.join(chosen.generator)}; expected NAME=FILE.")
+    start(None, Path.cwd(), cpu=True)
+    from bokeh_ops.host.small.model import read_small
+
+    generators = {name: read_small(Path(file)) for name, file in named.items()}
+    compared = ways(read_small(chosen.base), generators, chosen.steps)
+    print(
+        markdown(measure(chosen.folder, compared, read_mask(SHIPPED), chosen.scenes, chosen.reference)),
+        end="",
+    )
     return 0
 
 
