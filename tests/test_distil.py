@@ -23,7 +23,7 @@ from tests.host.setup import host_folder
 from tests.models import one_thread, relative  # noqa: F401
 from trainer.cli import UsageError
 from trainer.recipes.dmd.config import Distil
-from trainer.recipes.dmd.objective import Head, few_steps, matching_gradient, matching_loss
+from trainer.recipes.dmd.objective import few_steps, matching_gradient, matching_loss
 from trainer.settings import parse_settings, to_yaml
 
 # ruff: noqa: F811 (the fixture `workshop` is imported)
@@ -200,20 +200,6 @@ def test_the_head_is_told_by_softplus(workshop: Path, tmp_path: Path) -> None:
         # Made ones first, then real ones: log(1 + e^-1) + log(1 + e^-3).
         of_both = only(made, "fake")["head"]
         assert of_both.tolist() == pytest.approx([math.log1p(math.exp(-1)) + math.log1p(math.exp(-3))] * 2)
-
-
-def test_the_head_learns_to_tell() -> None:
-    torch.manual_seed(0)
-    head = Head(8, 16)
-    real, fake = models.randn(32, 4, 8, seed=1) + 0.5, models.randn(32, 4, 8, seed=2)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
-    for _ in range(60):
-        loss = (F.softplus(head(fake)) + F.softplus(-head(real))).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert float(loss.detach()) < 0.8 * 2 * math.log(2)
-    assert head(real).shape == (32, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -494,6 +480,49 @@ def test_samples_and_validation(workshop: Path, tmp_path: Path) -> None:
     trained = {made.pictures.drawn(0, step).key for step in range(60)}
     assert len(trained) == 4
     assert not kept & trained  # six of the toy's pictures are sharp, two of them kept apart
+
+
+def test_a_checkpoint_of_the_host(workshop: Path, tmp_path: Path) -> None:
+    """Not a small model: text encoder and autoencoder are asked once for each caption and picture, and let go."""
+    import comfy.sd
+
+    from bokeh_ops.host.architectures import named
+    from trainer.frozen.model import Base, Embedding, HostBase
+    from trainer.loop import Loop, Schedule
+
+    asked: list[str] = []
+
+    class Host(HostBase):
+        text_fingerprint = image_fingerprint = "b"
+
+        def __init__(self) -> None:
+            Base.__init__(self, named("sdxl"), models.host_model("sdxl"), "a")
+            self._vae = SimpleNamespace(
+                encode=lambda p: F.avg_pool2d(p[..., [0, 1, 2, 0]].movedim(-1, 1), 2),
+                decode=lambda x: F.interpolate(x[:, :3], scale_factor=2.0).movedim(1, -1),
+            )
+
+        def encode_text(self, texts: Any) -> list[Embedding]:
+            asked.extend(texts)
+            context, told = models.conditioning("sdxl")[0]
+            return [Embedding(context[0], told["pooled_output"][0]) for _ in texts]
+
+    def run(out: Path) -> Any:
+        cache = f"cache.folder={tmp_path / 'cache'}"
+        made = recipe(workshop, out, "sdxl", cache, "samples.steps=1", "optimizer.lr=0.02", base=Host())
+        made.prepare()
+        Loop(made, Schedule(1, 1, samples=1), out).run()
+        return made
+
+    made = run(tmp_path / "a")
+    assert sorted(asked) == ["", "a patch", "patch"]
+    assert made.base.encoded == len(made.pictures.indices)
+    assert run(tmp_path / "b").base.encoded == 0
+    assert len(asked) == 3
+    lora = load_file(tmp_path / "a/generator_lora.safetensors")
+    loaded, _ = comfy.sd.load_lora_for_models(models.host_model("sdxl"), None, lora, 1.0, 0.0)
+    assert len(loaded.patches) == len(lora) // 2
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
 # ---- what cannot be ----

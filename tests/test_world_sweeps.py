@@ -224,15 +224,16 @@ def test_generators_beside_their_teacher(base: Any, tmp_path: Path) -> None:
     network = read_mask()
     assert network.features(renders([0]).movedim(-1, 1)).shape == (1, 128)
     compared = ways(base, {"distilled": base})
-    assert [(way.steps, way.cfg, way.sampler) for way in compared.values()] == [
-        (20, 1.0, "euler"),
-        (4, 1.0, "euler"),
-        (4, 1.0, "lcm"),
-        (4, 1.0, "lcm"),
+    assert [(way.steps, way.cfg, way.sampler, way.told) for way in compared.values()] == [
+        (20, 1.0, "euler", ""),
+        (4, 1.0, "euler", ""),
+        (20, 1.0, "euler", "sharp background"),
+        (4, 1.0, "lcm", ""),
+        (4, 1.0, "lcm", ""),
     ]
     found = measure(tmp_path / "out", compared, network, 3, 3)
     assert list(found) == ["renders", *compared]
     assert found["teacher, 4 steps of lcm"][0] == found["distilled, 4 steps"][0]
     assert found["renders"][0] < found["distilled, 4 steps"][0]
     assert (tmp_path / "out" / "steps.png").is_file()
-    assert (tmp_path / "out" / "steps.md").read_text().count("\n") == 7
+    assert (tmp_path / "out" / "steps.md").read_text().count("\n") == 8

@@ -15,6 +15,7 @@ from bokeh_ops.picture.sheet import contact_sheet
 from trainer.files import replace_text
 from trainer.measure.metrics import frechet_distance
 from trainer.recipes.bokeh.samples import large_enough, write_png
+from trainer.world.base import blur_words
 from trainer.world.data import scene_sample
 from trainer.world.mask import MainThing
 from trainer.world.paint import SIDE
@@ -31,12 +32,14 @@ class Way:
     Attributes:
         model: a :class:`~bokeh_ops.host.small.model.SmallModel`.
         steps, cfg, sampler: of the host, with its scheduler ``simple``.
+        told: words after the caption.
     """
 
     model: Any
     steps: int
     cfg: float
     sampler: str
+    told: str = ""
 
 
 def ways(teacher: Any, generators: Mapping[str, Any], steps: int = 4) -> dict[str, Way]:
@@ -44,6 +47,8 @@ def ways(teacher: Any, generators: Mapping[str, Any], steps: int = 4) -> dict[st
     usual = teacher.architecture.sampling
     cfg = min(usual.cfg, 3.0)
     found = {f"teacher, {count} steps": Way(teacher, count, cfg, usual.sampler) for count in (20, steps)}
+    # What the generators have learnt of their sharp pictures, words can ask of the teacher.
+    found["teacher, 20 steps, told"] = Way(teacher, 20, cfg, usual.sampler, blur_words(0.0))
     found[f"teacher, {steps} steps of lcm"] = Way(teacher, steps, 1.0, "lcm")
     return found | {
         f"{name}, {steps} steps": Way(model, steps, 1.0, "lcm") for name, model in generators.items()
@@ -84,7 +89,7 @@ def measure(
     for name, way in compared.items():
         made, began = [], time.monotonic()
         for seed in seeds:
-            text = caption(draw_scene(seed))
+            text = f"{caption(draw_scene(seed))} {way.told}".strip()
             made.append(
                 sample_texts(way.model, [text], seed, (SIDE, SIDE), way.steps, way.cfg, way.sampler, "simple")
             )
