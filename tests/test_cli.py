@@ -23,7 +23,7 @@ def test_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    names = ("prepare", "pairs", "synthesize", "fit", "lens", "export", "evaluate", "toy", "world")
+    names = ("prepare", "pairs", "synthesize", "fit", "lens", "distil", "export", "evaluate", "toy", "world")
     assert all(name in said for name in names)
     with pytest.raises(SystemExit) as ended:
         cli.main(["prepair"])

@@ -22,6 +22,7 @@ from trainer.measure.metrics import (
     drift,
     energy,
     focus_drift,
+    frechet_distance,
     laplacian_variance,
     lvcorr,
     mean_lab,
@@ -170,3 +171,16 @@ def test_what_is_in_focus_is_compared_with_the_anchor() -> None:
     one = float(rgb_to_lab(brighter.double(), dim=0)[0, 0, 0] - rgb_to_lab(anchor.double(), dim=0)[0, 0, 0])
     assert focus_drift(anchor, [brighter, moved], focus) == pytest.approx(one / 2, rel=1e-3)
     assert math.isnan(focus_drift(anchor, [moved], ~focus & focus))
+
+
+def test_the_frechet_distance_in_closed_form() -> None:
+    rows = torch.randn(500, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert frechet_distance(rows, rows) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(rows, rows + torch.tensor([3.0, 0.0, 4.0])) == pytest.approx(25)
+    # Covariances C and 4 C about the same mean: tr(C + 4 C - 2 * 2 C) = tr C.
+    centred = rows - rows.mean(0)
+    assert frechet_distance(centred, 2 * centred) == pytest.approx(float(rows.var(0).sum()))
+    with pytest.raises(
+        BokehError, match=r"two sets \[N, C\] of at least 2 rows .* got \(1, 3\) and \(500, 3\)"
+    ):
+        frechet_distance(rows[:1], rows)

@@ -20,6 +20,7 @@ from trainer.measure.sweeps import find_sweeps, match_reference
 from trainer.world.data import write_dataset
 from trainer.world.mask import overlap, read_mask, train_mask, write_mask
 from trainer.world.scene import HELD_OUT
+from trainer.world.steps import measure, renders, ways
 from trainer.world.sweeps import KS, Variant, held_out, write_reference, write_sweeps
 
 pytest.importorskip("skimage")
@@ -217,3 +218,22 @@ def test_edits_are_measured_against_true_renders(
     assert made == [1] * len(edit.FROM)
     with pytest.raises(BokehError, match=r"values\.json is of another base or adapter"):
         edit.measure(base, patcher, held_out(2), chosen, None, tmp_path, "another")
+
+
+def test_generators_beside_their_teacher(base: Any, tmp_path: Path) -> None:
+    network = read_mask()
+    assert network.features(renders([0]).movedim(-1, 1)).shape == (1, 128)
+    compared = ways(base, {"distilled": base})
+    assert [(way.steps, way.cfg, way.sampler, way.told) for way in compared.values()] == [
+        (20, 1.0, "euler", ""),
+        (4, 1.0, "euler", ""),
+        (20, 1.0, "euler", "sharp background"),
+        (4, 1.0, "lcm", ""),
+        (4, 1.0, "lcm", ""),
+    ]
+    found = measure(tmp_path / "out", compared, network, 3, 3)
+    assert list(found) == ["renders", *compared]
+    assert found["teacher, 4 steps of lcm"][0] == found["distilled, 4 steps"][0]
+    assert found["renders"][0] < found["distilled, 4 steps"][0]
+    assert (tmp_path / "out" / "steps.png").is_file()
+    assert (tmp_path / "out" / "steps.md").read_text().count("\n") == 8

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "trainer.recipes.focus.command",
         "train a focus transformer, which finds the main thing of a picture",
     ),
+    "distil": ("trainer.recipes.dmd.command", "distil a generator of a few steps"),
     "toy": ("trainer.toy", "make a toy world to try training in"),
     "world": ("trainer.world.command", "make, learn and measure the small world"),
     "export": ("trainer.export.command", "convert an adapter between file layouts and precisions"),

@@ -87,8 +87,8 @@ class Learner:
 
 @torch.no_grad()
 def _put(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
-    for name, value in weights.items():
-        value.copy_(others[name])
+    for name, value in others.items():
+        weights[name].copy_(value)
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], wanted: Optimizer) -> torch.optim.Optimizer:

@@ -13,6 +13,7 @@
     python -m trainer world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
     python -m trainer world edit FOLDER BASE --adapter FILE              # photographs at another K, every way
     python -m trainer world lens FILE                                    # a diffusion lens that has learnt nothing
+    python -m trainer world steps FOLDER BASE --generator NAME=FILE ...   # few-step generators and their teacher
     python -m trainer world lenses FOLDER DATA --lens NAME=FILE ...      # lens models as depth gets worse
     python -m trainer world focus FOLDER [--network FILE]                # what to focus on, as depth gets worse
 
@@ -124,6 +125,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     focus.add_argument("--mask", type=Path, help="file written by `mask`; default: the one that is here")
     focus.add_argument("--scenes", type=int, default=200)
+    steps = commands.add_parser(
+        "steps", help="generators of few steps beside their teacher, against sharp renders"
+    )
+    steps.add_argument("folder", type=Path)
+    steps.add_argument("base", type=Path, help="file of the teacher")
+    steps.add_argument(
+        "--generator", nargs="+", default=[], metavar="NAME=FILE", help="made by `python -m trainer distil`"
+    )
+    steps.add_argument("--steps", type=int, default=4, help="of a generator")
+    steps.add_argument("--scenes", type=int, default=100, help="held-out captions")
+    steps.add_argument("--reference", type=int, default=500, help="renders that all are compared with")
     edit = commands.add_parser(
         "edit", help="photographs of held-out scenes at another K, against true renders"
     )
@@ -149,6 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
         "lens": _lens,
         "lenses": _lenses,
         "focus": _focus,
+        "steps": _steps,
     }
     return actions[arguments.action](arguments)
 
@@ -299,6 +312,25 @@ def _focus(chosen: argparse.Namespace) -> int:
     network = read_focus_transformer(chosen.network or SHIPPED_NETWORK)
     print(
         markdown(measure(chosen.folder, network, read_mask(chosen.mask or SHIPPED), held_out(chosen.scenes)))
+    )
+    return 0
+
+
+def _steps(chosen: argparse.Namespace) -> int:
+    from trainer.world.mask import SHIPPED, read_mask
+    from trainer.world.steps import markdown, measure, ways
+
+    named = dict(each.partition("=")[::2] for each in chosen.generator)
+    if not all((*named, *named.values())):
+        raise BokehError(f"--generator has {', '.join(chosen.generator)}; expected NAME=FILE.")
+    start(None, Path.cwd(), cpu=True)
+    from bokeh_ops.host.small.model import read_small
+
+    generators = {name: read_small(Path(file)) for name, file in named.items()}
+    compared = ways(read_small(chosen.base), generators, chosen.steps)
+    print(
+        markdown(measure(chosen.folder, compared, read_mask(SHIPPED), chosen.scenes, chosen.reference)),
+        end="",
     )
     return 0
 

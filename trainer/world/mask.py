@@ -53,6 +53,14 @@ class MainThing(nn.Module):
         return F.pixel_shuffle(self.leave(x), 2)
 
     @torch.no_grad()
+    def features(self, pictures: Tensor) -> Tensor:
+        """The deepest features, averaged over the picture, ``[N, C]``."""
+        x = self.enter(F.pixel_unshuffle(pictures * 2 - 1, 2))
+        for layer in self.down:
+            x = layer(x)
+        return self.deep(x).mean((2, 3))
+
+    @torch.no_grad()
     def mask(self, pictures: Tensor, certain: float = 0.5) -> Tensor:
         """Bool ``[N, S, S]``: where the main thing is more likely than ``certain``."""
         return self(pictures).sigmoid()[:, 0] > certain

@@ -214,6 +214,14 @@ class Architecture(ABC):
     def checkpoint_blocks(self, network: Any) -> Iterator[tuple[nn.Module, tuple[str, int] | None]]:
         """The parts of a network whose inside is computed again on the way back, each with the host's slot for it."""
 
+    @abstractmethod
+    def bottleneck(self, network: Any) -> tuple[nn.Module, int]:
+        """The layer that gives a network's deepest features of a picture, and how many there are at each place."""
+
+    @abstractmethod
+    def features(self, given: Any) -> Tensor:
+        """Those features, ``[R, L, C]``, in what that layer gives."""
+
     def watched(self, options: dict[str, Any], paths: list[str], watch: Watch) -> dict[str, Any]:
         """A copy of ``transformer_options`` with which ``watch`` sees the cross-attentions of ``paths``."""
         raise NotImplementedError(f"{self.title} has no cross-attention to look at.")

@@ -126,5 +126,11 @@ class Flux(Architecture):
             for index, block in enumerate(getattr(network, f"{kind}_blocks")):
                 yield block, (f"{kind}_block", index)
 
+    def bottleneck(self, network: Any) -> tuple[nn.Module, int]:
+        return network.double_blocks[-1], network.hidden_size
+
+    def features(self, given: Any) -> Tensor:
+        return given[0]  # the picture's tokens, before the text's
+
 
 ARCHITECTURE = Flux()

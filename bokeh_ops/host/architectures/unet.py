@@ -104,6 +104,14 @@ class UNet(Architecture):
             if type(module).__name__ in self.recomputed:
                 yield module, None
 
+    def bottleneck(self, network: Any) -> tuple[nn.Module, int]:
+        # The host calls the parts of a block one by one. KOALA has no middle block.
+        last = (network.middle_block or network.input_blocks[-1])[-1]
+        return last, last.out_channels
+
+    def features(self, given: Any) -> Tensor:
+        return given.flatten(2).mT
+
     def watched(self, options: dict[str, Any], paths: list[str], watch: Watch) -> dict[str, Any]:
         from ..attention.unet import watch_cross_attention
 

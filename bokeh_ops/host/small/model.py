@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.sample
 import comfy.sd
 import comfy.supported_models_base
 import torch
@@ -28,6 +27,7 @@ from ...errors import BokehError
 from ..architectures import named
 from ..differences import published_weights, tell_how_to_load_again, weights_for_host
 from ..loading.models import small_model, use_flux_shift
+from ..sampling.plain import sample_plain
 from .parts import Codec, Cosines, Grey, Pixels, Words
 
 METADATA = "bokeh_small"
@@ -307,18 +307,6 @@ def sample_texts(
 
     patch = model.codec.patch
     blank = torch.zeros(len(texts), model.codec.channels, size[1] // patch, size[0] // patch)
-    noise = comfy.sample.prepare_noise(blank, seed)
-    found = comfy.sample.sample(
-        model.patcher,
-        noise,
-        steps,
-        cfg,
-        sampler,
-        scheduler,
-        conditioning(rows),
-        conditioning([empty] * len(texts)),
-        blank,
-        disable_pbar=True,
-        seed=seed,
-    )
+    positive, negative = conditioning(rows), conditioning([empty] * len(texts))
+    found = sample_plain(model.patcher, positive, negative, blank, seed, steps, cfg, sampler, scheduler)
     return model.decode(found)

@@ -49,6 +49,22 @@ def add_noise(patcher: Any, latent: Tensor, noise: Tensor, sigma: Tensor) -> Ten
     return sampling.noise_scaling(sigma.view(-1, *[1] * (latent.ndim - 1)), noise, latent)
 
 
+def levels(patcher: Any, steps: int) -> Tensor:
+    """Noise levels of a sampler's steps with the scheduler ``simple``, falling, ``[steps]``; without the 0 at the end.
+
+    Four steps of a discrete schedule are the timesteps 999, 749, 499 and 249; a flow's are at the same shares of it.
+    """
+    sampling = patcher.get_model_object("model_sampling")
+    return comfy.samplers.calculate_sigmas(sampling, "simple", steps)[:-1].float().cpu()
+
+
+def pure_noise(patcher: Any, noise: Tensor, sigma: Tensor) -> Tensor:
+    """What samplers begin with at the largest noise level ``sigma [R]``: no picture yet, but all its variance."""
+    sampling = patcher.get_model_object("model_sampling")
+    sigma = sigma.view(-1, *[1] * (noise.ndim - 1))
+    return sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), max_denoise=True)
+
+
 def conditioning(
     context: Tensor,
     pooled: Tensor | None,

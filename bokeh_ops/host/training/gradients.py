@@ -12,7 +12,7 @@ The attention is the sampler's, by the same :class:`~bokeh_ops.host.adapter.patc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -84,7 +84,10 @@ def _inner(
 
 @contextmanager
 def differentiable(
-    patcher: Any, adapter: BokehAdapter | None = None, checkpointing: bool = False
+    patcher: Any,
+    adapter: BokehAdapter | None = None,
+    checkpointing: bool = False,
+    now: Callable[[], Callable[[], AbstractContextManager[Any]]] = lambda: nullcontext,
 ) -> Iterator[None]:
     """While this is open, the host's network can be back-propagated through; afterwards it is as it was.
 
@@ -95,6 +98,8 @@ def differentiable(
         adapter: the one that trains; its query/key adapters are put on. None where the network itself trains.
         checkpointing: keep one tensor per block and compute the rest again on the way back: about a third more
             time, a fraction of the memory, the same gradients.
+        now: asked when a block is computed; what it gives is opened while that is done again on the way back, when
+            the network may be in another state (:meth:`.Loras.now`).
     """
     network = patcher.model.diffusion_model
     model = recognise(patcher)
@@ -104,7 +109,7 @@ def differentiable(
             stack.callback(handle.remove)
         if checkpointing:
             for block, slot in model.architecture.checkpoint_blocks(network):
-                stack.enter_context(_checkpointed(block, slot))
+                stack.enter_context(_checkpointed(block, slot, now))
         yield
 
 
@@ -143,7 +148,11 @@ def _add_low_rank(
 
 
 @contextmanager
-def _checkpointed(block: nn.Module, slot: tuple[str, int] | None) -> Iterator[None]:
+def _checkpointed(
+    block: nn.Module,
+    slot: tuple[str, int] | None,
+    now: Callable[[], Callable[[], AbstractContextManager[Any]]],
+) -> Iterator[None]:
     """Checkpoint one block by an attribute of its own that hides its class's ``forward``."""
     original = block.forward
 
@@ -158,7 +167,13 @@ def _checkpointed(block: nn.Module, slot: tuple[str, int] | None) -> Iterator[No
             options = kwargs.get("transformer_options", {})
             stamp = options.get("patches_replace", {}).get("dit", {}).get(slot)
 
+        as_now = now()
+
         def run(*args: Any, **kwargs: Any) -> Any:
+            with as_now():
+                return computed(*args, **kwargs)
+
+        def computed(*args: Any, **kwargs: Any) -> Any:
             if slot is None:
                 return original(*args, **kwargs)
             # FLUX adds into what it is given, in place; and the override of its attention is told of the block by
@@ -176,6 +191,19 @@ def _checkpointed(block: nn.Module, slot: tuple[str, int] | None) -> Iterator[No
         yield
     finally:
         del block.forward
+
+
+@contextmanager
+def bottleneck(patcher: Any) -> Iterator[list[Tensor]]:
+    """While this is open, every call of a MODEL's network leaves its deepest features ``[R, L, C]``, with gradients."""
+    architecture, network = recognise(patcher).architecture, patcher.model.diffusion_model
+    found: list[Tensor] = []
+    layer, _ = architecture.bottleneck(network)
+    handle = layer.register_forward_hook(lambda *call: found.append(architecture.features(call[-1])))
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def _own(value: Any) -> Any:

@@ -6,7 +6,13 @@ tables.
 
 from trainer.measure.metrics.fidelity import DISPLAY_GAMMA, depth_edge_band, display_encode, psnr, ssim
 from trainer.measure.metrics.lpips import Lpips
-from trainer.measure.metrics.statistics import Interval, bootstrap, pearson, rank_correlation
+from trainer.measure.metrics.statistics import (
+    Interval,
+    bootstrap,
+    frechet_distance,
+    pearson,
+    rank_correlation,
+)
 from trainer.measure.metrics.sweep import (
     BothSides,
     Drift,
@@ -38,6 +44,7 @@ __all__ = [
     "drift",
     "energy",
     "focus_drift",
+    "frechet_distance",
     "laplacian_variance",
     "lvcorr",
     "mean_lab",

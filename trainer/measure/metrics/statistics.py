@@ -1,4 +1,4 @@
-"""Correlation, and how sure a mean over scenes is."""
+"""Correlation, distance of two sets, and how sure a mean over scenes is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from bokeh_ops.errors import BokehError
 
@@ -45,6 +46,32 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     from scipy import stats
 
     return pearson(stats.rankdata(x).tolist(), stats.rankdata(y).tolist())
+
+
+def frechet_distance(one: Tensor, other: Tensor) -> float:
+    """Frechet distance of two sets, each taken for normal: ``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))``.
+
+    Heusel et al. 2017, there on features of Inception-v3. It falls with the number of rows even where both sets are
+    alike, so only sets of equal size may be compared.
+
+    Args:
+        one, other: features, ``[N, C]`` and ``[M, C]``, at least two rows each.
+
+    Raises:
+        BokehError: too few rows, or other features.
+    """
+    if one.ndim != 2 or other.ndim != 2 or min(len(one), len(other)) < 2 or one.shape[1] != other.shape[1]:
+        raise BokehError(
+            f"A Frechet distance needs two sets [N, C] of at least 2 rows each with as many features; got "
+            f"{tuple(one.shape)} and {tuple(other.shape)}."
+        )
+    width = one.shape[1]
+    means = [each.double().mean(0) for each in (one, other)]
+    spreads = [torch.cov(each.double().T).view(width, width) for each in (one, other)]
+    # The trace of the root is the sum of the roots of the eigenvalues, which are not negative but for rounding.
+    root = torch.linalg.eigvals(spreads[0] @ spreads[1]).real.clamp(min=0).sqrt().sum()
+    traces = spreads[0].trace() + spreads[1].trace()
+    return float((means[0] - means[1]).square().sum() + traces - 2 * root)
 
 
 def bootstrap(values: Sequence[float | None], level: float = 0.95, seed: int = 0) -> Interval:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -37,6 +37,9 @@ from trainer.recipes.one_step.objective import edges, hardness, mean_square
 from trainer.recipes.one_step.scenes import Example, Scenes, estimated
 from trainer.recipes.recipe import Recipe, Rows, Turn
 from trainer.settings import to_plain
+
+if TYPE_CHECKING:
+    from bokeh_ops.host.training.lora import Lora
 
 LORA, ENCODER, LENS = "pytorch_lora_weights.safetensors", "vae.safetensors", "lens.safetensors"
 """The result: a LoRA and the encoder's layers, in the layout of the released ones; or a small model."""
@@ -87,7 +90,7 @@ class OneStep(Recipe):
     def __init__(self, settings: LensFit, beside: Path, processes: Alone, base: Base | None = None) -> None:
         start_host(settings.comfyui, beside, cpu=settings.device == "cpu")
         from bokeh_ops.host.diffusion_lens.attach import lens_layers
-        from bokeh_ops.host.diffusion_lens.lora import LensLora
+        from bokeh_ops.host.diffusion_lens.lora import lens_lora
         from bokeh_ops.host.loading import models as loading
         from bokeh_ops.host.small.lens import check_told
         from trainer.frozen.load import check_size, load_base
@@ -107,11 +110,11 @@ class OneStep(Recipe):
         self.layers = lens_layers(self.base.patcher, settings.lens.layers or None)
         loading.on_device(self.base.patcher)
         self.device = loading.device()
-        self.lora: LensLora | None = None
+        self.lora: Lora | None = None
         if settings.lora.rank:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
-                self.lora = LensLora(self.base.patcher, settings.lora.rank, settings.lora.layers).to(
+                self.lora = lens_lora(self.base.patcher, settings.lora.rank, settings.lora.layers).to(
                     self.device
                 )
             trained = dict(self.lora.named_parameters())

@@ -1,0 +1,1 @@
+"""A generator of a few steps, by distribution matching (DMD2)."""

@@ -1,0 +1,119 @@
+"""Real pictures as latents, and captions to make pictures of."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bokeh_ops.digest import content_key
+from bokeh_ops.errors import BokehError
+from trainer.data import Dataset
+from trainer.data.pairs.identity import identity
+from trainer.frozen.cache import Store, Texts
+from trainer.frozen.model import Base, Embedding
+from trainer.processes import Alone
+from trainer.recipes.bokeh.feed import choose_caption
+from trainer.seeded import generator
+
+
+class Real(NamedTuple):
+    """A photograph.
+
+    Attributes:
+        key: in the data set.
+        caption: one of its captions.
+        text: that caption's embedding.
+        latent: ``[C, h, w]``, as LATENT holds it.
+    """
+
+    key: str
+    caption: str
+    text: Embedding
+    latent: Tensor
+
+
+class Pictures:
+    """A data set as the recipe takes it.
+
+    Args:
+        dataset: photographs.
+        base: whose encoders they go through.
+        texts, latents: where what the encoders made is kept.
+        captions: how many captions of a photograph are used; 0 is all.
+        sharp: only those that are all in focus.
+        kept: how many, the last ones, are not trained on.
+
+    Raises:
+        BokehError: too few photographs.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        base: Base,
+        texts: Texts,
+        latents: Store,
+        captions: int,
+        sharp: bool,
+        kept: int,
+    ) -> None:
+        self.dataset, self.base, self.texts, self.latents = dataset, base, texts, latents
+        self.captions, self.identity = captions, identity(dataset)
+        wanted = dataset.facts()[1]
+        self.indices = [index for index in range(len(dataset)) if wanted[index] or not sharp]
+        self.kept = min(kept, len(self.indices) - 1)
+        if self.kept < 1:
+            raise BokehError(
+                f"{dataset.folder} has {len(self.indices)} photographs{' that are all in focus' if sharp else ''}; "
+                "training needs two and more."
+            )
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """``(C, h, w)`` of their latents."""
+        return tuple(self.read(0).latent.shape)
+
+    def __len__(self) -> int:
+        """How many are trained on."""
+        return len(self.indices) - self.kept
+
+    def encode(self, processes: Alone) -> None:
+        """Put into the stores what will be needed; every process takes its share."""
+        from tqdm import tqdm
+
+        mine = self.indices[processes.rank :: processes.world]
+        for index in tqdm(mine, desc="Encoding", unit="photo", disable=None if processes.first else True):
+            sample = self.dataset.sample(index)
+            if self.texts.store.folder is not None:
+                self.texts(self.texts.missing(self._used(sample.captions)))
+            if self.latents.folder is not None and self._name(index) not in self.latents:
+                self._latent(index, sample.image)
+        processes.wait()
+
+    def drawn(self, seed: int, *purpose: str | int) -> Real:
+        """One of those that are trained on, by chance."""
+        chance = generator(seed, "picture", *purpose)
+        return self.read(int(chance.integers(len(self))), float(chance.random()))
+
+    def read(self, number: int, share: float = 0.0) -> Real:
+        """That of a number; those from ``len`` on are not trained on. ``share``, 0 to 1, chooses the caption."""
+        index = self.indices[number]
+        sample = self.dataset.sample(index)
+        caption = choose_caption(self._used(sample.captions), share)
+        kept = self.latents.get(self._name(index))
+        latent = self._latent(index, sample.image) if kept is None else kept["latent"]
+        return Real(sample.key, caption, self.texts([caption])[0], latent)
+
+    def _used(self, captions: tuple[str, ...]) -> tuple[str, ...]:
+        return captions[: self.captions or None] or ("",)
+
+    def _name(self, index: int) -> str:
+        return content_key(self.identity, index, self.base.image_fingerprint)
+
+    def _latent(self, index: int, image: object) -> Tensor:
+        (latent,) = self.base.encode_images(torch.as_tensor(image)[None])
+        self.latents.put(self._name(index), {"latent": latent})
+        return latent
