@@ -22,6 +22,7 @@ class BokehExtension(ComfyExtension):
         from .main_thing import BokehMainThing
         from .render import BokehMeRender
         from .sampling import GroundedSampler, GroundedSamplerAdvanced
+        from .save import BokehSavePhotograph
         from .sheet import BokehContactSheet
         from .views import BokehDefocusViews
         from .which_way import BokehLensOrModel
@@ -51,6 +52,7 @@ class BokehExtension(ComfyExtension):
             BokehLensOrModel,
             BokehCarryEdit,
             BokehContactSheet,
+            BokehSavePhotograph,
             LoadBokehDemoModel,
             LoadBokehDemoPhotograph,
         ]

@@ -22,9 +22,11 @@ from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.numbers import PER_DIOPTRE, PerDioptre, format_value, parse_values
 from ..bokeh_ops.picture.sheet import contact_sheet
 from ..bokeh_ops.render import overlay
-from .lens import DepthType
+from .lens import CameraType, DepthType
 
 CUSTOM = "custom width"
+_SHORTEST = 0.5
+"""Millimetres; a focal length below is one in metres."""
 # Empty and not a word: the front end would look for a preview of a file of that name.
 NO_PHOTOGRAPH = ("", "none")
 
@@ -43,7 +45,7 @@ def _camera_inputs() -> list[Any]:
         io.Float.Input(
             "focal_length",
             default=50.0,
-            min=0.5,
+            min=_SHORTEST,
             max=5000.0,
             step=1.0,
             round=False,
@@ -105,6 +107,11 @@ def _camera(
     photograph: str,
 ) -> tuple[Camera, float, list[str]]:
     """The camera that these inputs describe, its pictures' shape (long over short side), and what to say of it."""
+    if focal_length < _SHORTEST:
+        raise BokehError(
+            f"The focal length is {focal_length:g} mm, which no lens has; it is counted in millimetres, so 50 mm is "
+            "50. Metres go times 1000."
+        )
     width, shape = sensor_width / 1000, 1.5
     if sensor != CUSTOM:
         width, shape = named_sensor_width(sensor), SENSORS[sensor][0] / SENSORS[sensor][1]
@@ -175,6 +182,12 @@ class BokehFromCamera(io.ComfyNode):
                     tooltip="The K of each of f_numbers, with commas and their unit: for the K values of Lens "
                     "Blur from Depth. K alone where f_numbers is empty.",
                 ),
+                CameraType.Output(
+                    "camera",
+                    display_name="camera",
+                    tooltip="The camera itself, once for each of f_numbers: for Lens Blur from Depth, where it is "
+                    "focused on what Bokeh Focus chooses, whatever focus_distance says.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -216,8 +229,9 @@ class BokehFromCamera(io.ComfyNode):
             say(" ".join(notes), node_id)
         text = " ".join([f"{camera.describe(image_width)}.", *notes])
         listed = f"{', '.join(f'{k:.8g}' for k in series)} {PER_DIOPTRE}"
+        cameras = tuple(replace(camera, f_number=stop) for stop in stops)
         return io.NodeOutput(
-            PerDioptre(camera.k(image_width), camera.f_number), text, camera.focus_distance, listed
+            PerDioptre(camera.k(image_width), camera.f_number), text, camera.focus_distance, listed, cameras
         )
 
 

@@ -16,6 +16,8 @@ ApertureType = io.Custom("BOKEH_APERTURE")
 DepthType = io.Custom("BOKEH_DEPTH")
 FocusType = io.Custom("BOKEH_FOCUS")
 LensType = io.Custom("BOKEH_LENS")
+CameraType = io.Custom("BOKEH_CAMERA")
+"""A tuple of :class:`~bokeh_ops.camera.optics.Camera` or None, one for each f-number or each picture."""
 
 _SHOWN = 96.0  # blur radius in pixels at which the shape is drawn
 

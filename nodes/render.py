@@ -11,8 +11,8 @@ from comfy_api.latest import io
 
 from ..bokeh_ops.adapter.conditions import K
 from ..bokeh_ops.cache import Kept
-from ..bokeh_ops.camera.optics import TRAINING_WIDTH
-from ..bokeh_ops.camera.strength import Strength
+from ..bokeh_ops.camera.optics import TRAINING_WIDTH, Camera
+from ..bokeh_ops.camera.strength import Strength, distance_of
 from ..bokeh_ops.depth import conventions as depths
 from ..bokeh_ops.depth.focus import Focus, FocusMode
 from ..bokeh_ops.depth.frames import fit_frames
@@ -26,7 +26,7 @@ from ..bokeh_ops.render.contract import USUAL_RECOVERY, largest_radius
 from ..bokeh_ops.render.transfer import TRANSFERS, from_light
 from .adapter import k_slider
 from .depth import range_ends, reading_inputs
-from .lens import ApertureType, DepthType, FocusType, LensType
+from .lens import ApertureType, CameraType, DepthType, FocusType, LensType
 
 AT_REFERENCE, AT_IMAGE = f"{TRAINING_WIDTH} px", "image px"
 BOKEHME = "bokehme"
@@ -203,6 +203,12 @@ class BokehMeRender(io.ComfyNode):
                     "K below it changes nothing. 0 for a picture that is sharp everywhere.",
                     optional=True,
                 ),
+                CameraType.Input(
+                    "camera",
+                    optional=True,
+                    tooltip="From Bokeh K From Camera: its f-numbers, focal length and sensor take K's place, focused "
+                    "where the picture is sharp. Needs depth in metres.",
+                ),
                 LensType.Input(
                     "lens",
                     optional=True,
@@ -218,6 +224,18 @@ class BokehMeRender(io.ComfyNode):
                     display_name="signed defocus",
                     tooltip="The blur radius of each pixel in pixels, as numbers: 0 in focus, positive in front of it, "
                     "negative behind it. For computing on; to look at it, link Bokeh Defocus Views.",
+                ),
+                io.Float.Output(
+                    "distance",
+                    display_name="focus distance",
+                    tooltip="Metres, of the first picture; infinity where it is focused there, 0 where depth has no "
+                    "unit.",
+                ),
+                CameraType.Output(
+                    "cameras",
+                    display_name="camera",
+                    tooltip="The camera of each picture, with its focus, where f-numbers were asked for: for Save "
+                    "Photograph, which writes it into the file.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -258,6 +276,7 @@ class BokehMeRender(io.ComfyNode):
         f_number: float = 0.0,
         photo_bokeh: float = 0.0,
         lens: LensModel | None = None,
+        camera: tuple[Camera, ...] | None = None,
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
 
@@ -268,8 +287,12 @@ class BokehMeRender(io.ComfyNode):
             raise BokehError(f"Expected pictures [B, H, W, C], at least one; got {tuple(image.shape)}.")
         batch, height, width, _ = image.shape
         pictures, gamma = image.movedim(-1, 1), TRANSFERS[transfer]
+        if camera is not None and (f_number or k_values.strip()):
+            notice("f_number and k_values are not looked at, because a camera is linked.")
         strength = (
-            Strength([f_number], stops=True, present=photo_bokeh)
+            Strength([each.f_number for each in camera], stops=True, present=photo_bokeh, camera=camera[0])
+            if camera is not None
+            else Strength([f_number], stops=True, present=photo_bokeh)
             if f_number
             else Strength(
                 parse_values(k_values, camera=k) if k_values.strip() else [k],
@@ -345,7 +368,11 @@ class BokehMeRender(io.ComfyNode):
         if gamma != 1:
             # A recovered highlight may exceed the picture's own range; nodes downstream expect 0..1.
             made.clamp_(max=max(1.0, float(image.max())))
-        return io.NodeOutput(made.movedim(1, -1).contiguous(), defocus[:, 0].contiguous())
+        cameras = [strength.cameras(at.disparity, height, width, focal) for at in steps]
+        # In the order of the lenses: each strength at each step of a focus pull.
+        taken = tuple(one for values in zip(*cameras, strict=True) for pictures in values for one in pictures)
+        distance = float(distance_of(steps[0].disparity)[0]) if units else 0.0
+        return io.NodeOutput(made.movedim(1, -1).contiguous(), defocus[:, 0].contiguous(), distance, taken)
 
 
 def _remark(strength: Strength, largest: float, height: int, width: int, notice: depths.Notice) -> None:

@@ -16,7 +16,7 @@ from tests.host.server import ComfyServer, Run
 
 SIDE, STEPS, FRAMES = 64, 2, 3
 SAMPLERS = {"KSampler", "GroundedSampler", "GroundedSamplerAdvanced"}
-OUTPUTS = {"SaveImage", "PreviewImage", "SaveAnimatedWEBP"}
+OUTPUTS = {"SaveImage", "PreviewImage", "SaveAnimatedWEBP", "BokehSavePhotograph"}
 Prompt = dict[str, Any]
 
 

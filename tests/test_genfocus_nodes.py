@@ -217,7 +217,7 @@ def test_strength_is_that_of_the_other_lenses(
     }
     names = pack.nodes.render.TRANSFERS
     given["transfer"] = next(iter(names))
-    _, expected = pack.nodes.render.BokehMeRender.execute(image, depth, **{**given, **inputs}).result
+    _, expected, *_ = pack.nodes.render.BokehMeRender.execute(image, depth, **{**given, **inputs}).result
     assert float(expected.abs().max()) > 0.1
     assert relative(defocus, expected) < 1e-5
     ((picture, blur),) = (latents[0].unbind(0) for latents in seen)

@@ -89,15 +89,17 @@ def test_colour_match(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) -
 
 def test_k_of_a_camera(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     node = nodes["BokehFromCamera"]
-    k, text, distance, listed = node.execute(**SETTINGS).args
+    k, text, distance, listed, cameras = node.execute(**SETTINGS).args
     assert distance == 2.0
+    (camera,) = cameras
+    assert camera.k(512) == k
     assert listed.endswith(" px/dioptre")
     assert parse_values(listed) == pytest.approx([k], rel=1e-6)
     assert k == pytest.approx(10.13, abs=0.005)
     assert text == (
         "50 mm f/1.8 focused at 2 m on a 36 mm sensor, 512 px: K = 10.13 px of blur radius per dioptre."
     )
-    assert node.execute(**SETTINGS, photograph="none").args == (k, text, distance, listed)
+    assert node.execute(**SETTINGS, photograph="none").args == (k, text, distance, listed, cameras)
     custom = node.execute(**{**SETTINGS, "sensor": "custom width", "sensor_width": 18.0}).args[0]
     assert custom == pytest.approx(2 * k)
     assert not caplog.records
@@ -112,7 +114,8 @@ def test_k_of_a_camera(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) 
 def test_k_of_several_f_numbers(nodes: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     """K is inversely proportional to the f-number; the list is what BokehMe Render takes as k_values."""
     node = nodes["BokehFromCamera"]
-    k, text, _, listed = node.execute(**SETTINGS, f_numbers="1.4, 2.8, 16").args
+    k, text, _, listed, cameras = node.execute(**SETTINGS, f_numbers="1.4, 2.8, 16").args
+    assert [camera.f_number for camera in cameras] == [1.4, 2.8, 16.0]
     assert k == pytest.approx(10.13, abs=0.005)  # of f_number, as without
     series = parse_values(listed)
     assert series == pytest.approx([k * 1.8 / 1.4, k * 1.8 / 2.8, k * 1.8 / 16], rel=1e-6)

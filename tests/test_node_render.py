@@ -39,7 +39,7 @@ def call(pack: ModuleType, **changes: Any) -> tuple[torch.Tensor, ...]:
         "highlight_recovery": 0.0,
     }
     inputs |= changes
-    image, signed = pack.nodes.render.BokehMeRender.execute(**inputs).result
+    image, signed, *_ = pack.nodes.render.BokehMeRender.execute(**inputs).result
     seen = {"image": inputs["image"], "transfer": inputs["transfer"]}
     return image, *pack.nodes.views.BokehDefocusViews.execute(signed, **seen).result, signed
 

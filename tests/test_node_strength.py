@@ -33,7 +33,7 @@ def test_a_camera_gives_the_blur_it_has(pack: ModuleType) -> None:
     """50 mm f/1.8 at 2 m on 36 mm: infinity is blurred by f^2 / (2 N (S - f)) = 0.3561 mm of radius on the sensor."""
     settings = {"f_number": 1.8, "focal_length": 50.0, "focus_distance": 2.0, "sensor": "Full frame"}
     rest = {"sensor_width": 1.0, "image_width": 512}
-    k, _, distance, _ = pack.nodes.camera.BokehFromCamera.execute(**settings, **rest).result
+    k, _, distance, *_ = pack.nodes.camera.BokehFromCamera.execute(**settings, **rest).result
     depth = torch.full((1, 24, 32), float("inf"))
     depth[:, :, :16] = 2.0
     metric = {"depth": depth, "depth_kind": "metric (metres)", "depth_range": "as is"}
@@ -50,7 +50,9 @@ def test_a_camera_gives_the_blur_it_has(pack: ModuleType) -> None:
 
 def test_k_of_a_camera_keeps_its_unit(pack: ModuleType, said: list[str]) -> None:
     """In a map that is normalised it would be several times too strong or too weak."""
-    k, _, _, listed = pack.nodes.camera.BokehFromCamera.execute(4.0, 50.0, 2.0, "Full frame", 1.0, 512).result
+    k, _, _, listed, _ = pack.nodes.camera.BokehFromCamera.execute(
+        4.0, 50.0, 2.0, "Full frame", 1.0, 512
+    ).result
     depth = torch.linspace(1.0, 8.0, 32).expand(1, 24, 32)
     right = call(pack, depth=depth, depth_kind="metric (metres)", depth_range="as is", k=k)[0]
     for given in ({"k": k}, {"k_values": listed}):
@@ -73,7 +75,7 @@ def test_k_of_a_camera_keeps_its_unit(pack: ModuleType, said: list[str]) -> None
 def test_f_numbers_in_lists_of_k(pack: ModuleType) -> None:
     """Where the K beside the list comes from a camera, an f-number is the K that the camera node gives for it."""
     camera = pack.nodes.camera.BokehFromCamera.execute
-    k, _, _, listed = camera(4.0, 50.0, 2.0, "Full frame", 1.0, 512, f_numbers="1.4, 8").result
+    k, _, _, listed, _ = camera(4.0, 50.0, 2.0, "Full frame", 1.0, 512, f_numbers="1.4, 8").result
     depth = {"depth": torch.linspace(1.0, 8.0, 32).expand(1, 24, 32), "depth_kind": "metric (metres)"}
     by_stops = call(pack, **depth, k=k, k_values="f/1.4, f/8")[0]
     assert torch.allclose(by_stops, call(pack, **depth, k_values=listed)[0], atol=1e-5)

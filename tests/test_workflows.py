@@ -54,6 +54,7 @@ WANTED = {
     "photograph_core_depth": {"MoGeInference", "BokehDepthFromGeometry", "BokehMeRender"},
     "portrait_whole_subject": {"LoadBokehDemoPhotograph", "BokehMeRender", "BokehFocus"},
     "aperture_series": {"BokehMeRender", "BokehFromCamera", "BokehFocus", "BokehContactSheet"},
+    "camera_to_file": {"BokehFromCamera", "BokehFocus", "BokehMeRender", "BokehSavePhotograph"},
     "focus_pull": {"BokehMeRender", "BokehFocus", "SaveAnimatedWEBP"},
     "shaped_highlights": {"BokehMeRender", "BokehAperture"},
     "video_focus_pull": {"BokehMeRender", "BokehFocus", "LoadVideo", "SaveVideo"},

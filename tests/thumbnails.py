@@ -103,6 +103,12 @@ def series(found: Results) -> Image.Image:
     return quarters({name: square(frames[index], 0.9, 1.0, 0.8) for name, index in names.items()})
 
 
+def to_file(found: Results) -> Image.Image:
+    frames = [*found["as taken"], *found["Photographs with their camera"]]
+    names = {"as taken": 0, "f/1.4": 1, "f/2.8": 2, "f/8": 3}
+    return quarters({name: square(frames[index], 0.95, 1.0, 0.7) for name, index in names.items()})
+
+
 def shapes(found: Results) -> Image.Image:
     names = ("Hearts", "Six blades", "Anamorphic", "Soap bubbles")
     return quarters({name: square(found[f"{name}, the picture"][0], 0.0, 0.4, 0.66) for name in names})
@@ -145,6 +151,7 @@ MADE: dict[str, Callable[[Results], Image.Image]] = {
     "portrait_whole_subject": portrait,
     "focus_pull": pull,
     "aperture_series": series,
+    "camera_to_file": to_file,
     "shaped_highlights": shapes,
     "video_focus_pull": video,
     "generated_sweep_demo": generated,
@@ -171,7 +178,7 @@ def results(server: ComfyServer, name: str) -> Results:
     found: Results = {"as taken": [Image.open(WORKFLOWS / "assets" / "pug.jpg").convert("RGB")]}
     for node in done.outputs:
         for saved in done.images(node):
-            if saved["filename"].endswith((".png", ".webp")):
+            if saved["filename"].endswith((".png", ".webp", ".jpg")):
                 opened = Image.open(io.BytesIO(server.view(**saved)))
                 pictures = [frame.convert("RGB") for frame in ImageSequence.Iterator(opened)]
                 found[title[node]] = found.get(title[node], []) + pictures

@@ -11,13 +11,15 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 
-from .optics import SENSORS, Camera, sensor_width_from_35mm
+from .optics import FULL_FRAME_DIAGONAL, SENSORS, Camera, sensor_width_from_35mm
 from .photograph import NO_EXIF, exif_block, open_photograph
 from .sensors import is_smartphone, table_sensor
 from .tiff_tags import read_tags
@@ -239,6 +241,41 @@ def exif_of(image: Image.Image) -> CameraExif:
         custom_rendered=rendered if isinstance(rendered, int) else None,
         recorded_size=recorded,
     )
+
+
+def written_exif(camera: Camera, width: int, height: int) -> Image.Exif:
+    """EXIF that tells of a camera, as :func:`read_exif` reads it: f-number, focal length, focus, and the sensor by a
+    35 mm equivalent and the focal plane's resolution.
+
+    Args:
+        camera: of the picture; an infinite focus is left out.
+        width, height: of the picture, in pixels.
+    """
+    found = Image.Exif()
+    found[0x0131] = "ComfyUI, bokeh"  # Software: no camera took it
+    long, short = max(width, height), min(width, height)
+    diagonal = camera.sensor_width * math.hypot(1, short / long)
+    per_millimetre = long / (1000 * camera.sensor_width)
+    part = {
+        0x829D: _ratio(camera.f_number),  # FNumber
+        0x920A: _ratio(1000 * camera.focal_length),  # FocalLength
+        0xA405: max(
+            1, round(1000 * camera.focal_length * FULL_FRAME_DIAGONAL / diagonal)
+        ),  # FocalLengthIn35mmFilm
+        0xA002: width,  # PixelXDimension
+        0xA003: height,
+        0xA20E: _ratio(per_millimetre),  # FocalPlaneXResolution
+        0xA20F: _ratio(per_millimetre),
+        0xA210: 4,  # FocalPlaneResolutionUnit: millimetres
+    }
+    if math.isfinite(camera.focus_distance):
+        part[0x9206] = _ratio(camera.focus_distance)  # SubjectDistance
+    found.get_ifd(0x8769).update(part)
+    return found
+
+
+def _ratio(value: float) -> IFDRational:
+    return IFDRational(Fraction(value).limit_denominator(10000))
 
 
 def fill_in(camera: Camera, photograph: CameraExif) -> tuple[Camera, list[str], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..depth.conventions import IN_METRES, NORMALISED, DepthKind, DepthMap, DepthRange, DepthUnit, Notice
 from ..errors import BokehError
 from ..numbers import PerDioptre
-from .optics import FULL_FRAME_WIDTH, TRAINING_WIDTH, k_at_width, k_from_camera, k_lacking
+from .optics import FULL_FRAME_WIDTH, TRAINING_WIDTH, Camera, k_at_width, k_from_camera, k_lacking
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,10 @@ class Strength:
     Attributes:
         values: K, pixels of blur radius per unit of disparity (:class:`~bokeh_ops.numbers.PerDioptre` where that unit
             is known); or f-numbers.
-        stops: whether they are f-numbers, of a full-frame camera with the picture's own field of view.
+        stops: whether they are f-numbers, of ``camera``, or of a full-frame one with the picture's own field of view.
         width: longer side in pixels of the picture on which K's pixels are counted.
         present: K that the picture has already, of which only the rest is added (:func:`.optics.k_lacking`).
+        camera: whose focal length and sensor f-numbers go with, wherever it is focused then.
 
     Raises:
         BokehError: an f-number that is not above 0; a K below 0 that is there already.
@@ -34,6 +35,7 @@ class Strength:
     stops: bool = False
     width: float = TRAINING_WIDTH
     present: float = 0.0
+    camera: Camera | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.present < math.inf:
@@ -92,7 +94,7 @@ class Strength:
 
     def check_focal(self, focal: float) -> None:
         """Raise where an f-number lacks the picture's focal length (0: not known): before anything is computed."""
-        if self.stops and not focal:
+        if self.stops and self.camera is None and not focal:
             raise BokehError(
                 "f_number needs the focal length of the picture, which its depth does not tell. Link Estimate Depth "
                 "with Depth Pro, or Depth From Geometry; or set focal_pixels; or use Bokeh K From Camera."
@@ -117,12 +119,35 @@ class Strength:
         if not self.stops:
             return [float(k_lacking(k_at_width(value, side, self.width), present)) for value in self.values]
         self.check_focal(focal)
-        length = focal * width / side * FULL_FRAME_WIDTH
-        distance = torch.where(focus_disparity > 0, 1 / focus_disparity.clamp(min=1e-12), torch.inf)
+        length, sensor = focal * width / side * FULL_FRAME_WIDTH, FULL_FRAME_WIDTH
+        if self.camera is not None:
+            length, sensor = self.camera.focal_length, self.camera.sensor_width
+        distance = distance_of(focus_disparity)
         return [
-            k_lacking(
-                torch.as_tensor(k_from_camera(length, value, distance, FULL_FRAME_WIDTH, side)), present
-            )
+            k_lacking(torch.as_tensor(k_from_camera(length, value, distance, sensor, side)), present)
+            for value in self.values
+        ]
+
+    def cameras(
+        self, focus_disparity: Tensor, height: int, width: int, focal: float
+    ) -> list[list[Camera | None]]:
+        """The camera of each picture, for each value: what may be written into its file.
+
+        Args:
+            as for :meth:`at`; the focus disparity in dioptres.
+
+        Returns:
+            For each value one for each of ``[B]``: None for K, which many cameras have.
+        """
+        if not self.stops:
+            return [[None] * len(focus_disparity) for _ in self.values]
+        camera = self.camera
+        if camera is None:
+            length = focal * width / max(height, width) * FULL_FRAME_WIDTH
+            camera = Camera(length, 1.0, math.inf, FULL_FRAME_WIDTH)
+        distances = distance_of(focus_disparity).tolist()
+        return [
+            [replace(camera, f_number=value, focus_distance=one) for one in distances]
             for value in self.values
         ]
 
@@ -131,3 +156,8 @@ class Strength:
         if self.stops:
             return "An f-number needs depth in metres"
         return "K is in pixels per dioptre, as Bokeh K From Camera gives it"
+
+
+def distance_of(disparity: Tensor) -> Tensor:
+    """Metres from dioptres; infinite where these are 0 or less."""
+    return torch.where(disparity > 0, 1 / disparity.clamp(min=1e-12), torch.inf)
