@@ -287,6 +287,8 @@ class BokehMeRender(io.ComfyNode):
             raise BokehError(f"Expected pictures [B, H, W, C], at least one; got {tuple(image.shape)}.")
         batch, height, width, _ = image.shape
         pictures, gamma = image.movedim(-1, 1), TRANSFERS[transfer]
+        if camera is not None:
+            camera = _one_lens(camera)
         if camera is not None and (f_number or k_values.strip()):
             notice("f_number and k_values are not looked at, because a camera is linked.")
         strength = (
@@ -373,6 +375,27 @@ class BokehMeRender(io.ComfyNode):
         taken = tuple(one for values in zip(*cameras, strict=True) for pictures in values for one in pictures)
         distance = float(distance_of(steps[0].disparity)[0]) if units else 0.0
         return io.NodeOutput(made.movedim(1, -1).contiguous(), defocus[:, 0].contiguous(), distance, taken)
+
+
+def _one_lens(cameras: tuple[Camera | None, ...]) -> tuple[Camera, ...]:
+    """One camera for each f-number.
+
+    Raises:
+        BokehError: there is none, or they have several lenses or sensors.
+    """
+    known = [each for each in cameras if each is not None]
+    if not known:
+        raise BokehError(
+            "The camera that is linked is of pictures that were blurred by K, which many cameras have. Link that of "
+            "Bokeh K From Camera."
+        )
+    lenses = {(each.focal_length, each.sensor_width) for each in known}
+    if len(lenses) > 1:
+        raise BokehError(
+            f"The cameras that are linked have {len(lenses)} different lenses or sensors; give one, with one or more "
+            "f-numbers, as Bokeh K From Camera does."
+        )
+    return tuple({each.f_number: each for each in known}.values())
 
 
 def _remark(strength: Strength, largest: float, height: int, width: int, notice: depths.Notice) -> None:

@@ -16,6 +16,7 @@ from ..bokeh_ops.errors import BokehError
 from .lens import CameraType
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WebP": ".webp"}
+_MOST_PIXELS = {"JPEG": 65500, "PNG": 2**31 - 1, "WebP": 16383}
 
 
 class BokehSavePhotograph(io.ComfyNode):
@@ -69,6 +70,12 @@ class BokehSavePhotograph(io.ComfyNode):
         if images.ndim != 4 or 0 in images.shape or images.shape[-1] not in (1, 3, 4):
             raise BokehError(f"Expected pictures [B, H, W, C], at least one; got {tuple(images.shape)}.")
         batch, height, width, _ = images.shape
+        most = _MOST_PIXELS[format]
+        if max(height, width) > most:
+            raise BokehError(
+                f"The pictures are {width} x {height}; {format} holds {most} pixels each way. Choose PNG, or make them "
+                "smaller."
+            )
         cameras = camera or (None,)
         if len(cameras) not in (1, batch):
             raise BokehError(

@@ -150,3 +150,33 @@ def test_pictures_that_cannot_be_saved(pack: ModuleType, tmp_path: Path) -> None
         node.execute(torch.rand(0, 4, 4, 3), "a", "PNG", 95)
     with pytest.raises(error, match="There are 2 cameras for 3 pictures"):
         node.execute(torch.rand(3, 4, 4, 3), "a", "PNG", 95, cameras(pack, "2, 8"))
+    with pytest.raises(error, match=r"WebP holds 16383 pixels each way\. Choose PNG"):
+        node.execute(torch.rand(1, 1, 16384, 3), "a", "WebP", 95)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (24, 18), (36, 24), (48, 24), (20, 60)])
+def test_the_sensor_of_a_picture_of_any_shape(
+    pack: ModuleType, size: tuple[int, int], tmp_path: Path
+) -> None:
+    (camera,) = cameras(pack)
+    exif = pack.bokeh_ops.camera.exif.written_exif(camera, *size)
+    Image.new("RGB", size).save(tmp_path / "a.jpg", exif=exif)
+    read = pack.bokeh_ops.camera.exif.read_exif(tmp_path / "a.jpg")
+    filled, _, _ = pack.bokeh_ops.camera.exif.fill_in(replace(camera, sensor_width=1.0, f_number=9.0), read)
+    assert filled.sensor_width == pytest.approx(0.0235, rel=0.02)  # equivalents are whole millimetres
+    assert filled.f_number == pytest.approx(2.0)
+
+
+def test_a_camera_of_another_renderer(pack: ModuleType) -> None:
+    """Each f-number once; none of pictures by K, and not several lenses."""
+    error = pack.bokeh_ops.errors.BokehError
+    *_, taken = rendered(pack, cameras(pack, "2, 8"), pictures=2)
+    assert len(taken) == 4
+    image, *_, again = rendered(pack, taken)
+    assert [each.f_number for each in again] == [2.0, 8.0]
+    assert len(image) == 2
+    *_, none = rendered(pack, None)
+    with pytest.raises(error, match="blurred by K, which many cameras have"):
+        rendered(pack, none)
+    with pytest.raises(error, match="2 different lenses or sensors"):
+        rendered(pack, (*cameras(pack), *cameras(pack, focal_length=50.0)))

@@ -244,8 +244,10 @@ def exif_of(image: Image.Image) -> CameraExif:
 
 
 def written_exif(camera: Camera, width: int, height: int) -> Image.Exif:
-    """EXIF that tells of a camera, as :func:`read_exif` reads it: f-number, focal length, focus, and the sensor by a
-    35 mm equivalent and the focal plane's resolution.
+    """EXIF that tells of a camera, as :func:`read_exif` reads it: f-number, focal length, focus, and the sensor by the
+    focal plane's resolution and a 35 mm equivalent.
+
+    Equivalents are of whole sensors, 3:2 to 4:3: of a picture of another shape, that of the one it would be cut from.
 
     Args:
         camera: of the picture; an infinite focus is left out.
@@ -254,14 +256,15 @@ def written_exif(camera: Camera, width: int, height: int) -> Image.Exif:
     found = Image.Exif()
     found[0x0131] = "ComfyUI, bokeh"  # Software: no camera took it
     long, short = max(width, height), min(width, height)
-    diagonal = camera.sensor_width * math.hypot(1, short / long)
     per_millimetre = long / (1000 * camera.sensor_width)
+    least, most = _SENSOR_SHAPES
+    aspect = min(max(long / short, least), most)
+    whole = camera.sensor_width * max(1.0, aspect * short / long)
+    equivalent = camera.focal_length * FULL_FRAME_DIAGONAL / (whole * math.hypot(1, 1 / aspect))
     part = {
         0x829D: _ratio(camera.f_number),  # FNumber
         0x920A: _ratio(1000 * camera.focal_length),  # FocalLength
-        0xA405: max(
-            1, round(1000 * camera.focal_length * FULL_FRAME_DIAGONAL / diagonal)
-        ),  # FocalLengthIn35mmFilm
+        0xA405: max(1, round(1000 * equivalent)),  # FocalLengthIn35mmFilm
         0xA002: width,  # PixelXDimension
         0xA003: height,
         0xA20E: _ratio(per_millimetre),  # FocalPlaneXResolution

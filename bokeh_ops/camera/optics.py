@@ -370,8 +370,10 @@ def _reach(focal_length: Quantity, f_number: Quantity, focus_distance: Quantity)
     _above_zero(f_number, "f-number", "")
     _above_zero(focus_distance, "focus distance", "metres", infinite=True)
     if not _all(focus_distance - focal_length, lambda value: value > 0):
+        least = float(torch.as_tensor(focus_distance).min())
+        longest = float(torch.as_tensor(focal_length).max())
         raise BokehError(
-            f"The focus distance is {focus_distance} m and the focal length {focal_length} m; the focus must be "
+            f"The focus distance is {least:g} m and the focal length {longest:g} m; the focus must be "
             "farther than the focal length. Lengths are in metres: 50 mm is 0.05."
         )
     return focal_length * focal_length / (f_number * (1 - focal_length / focus_distance))
