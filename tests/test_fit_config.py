@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer.changes import differences
 from trainer.cli import UsageError, main
 from trainer.config import Fit, fixed_part, record_for_others
-from trainer.settings import describe_settings, differences, parse_settings, to_plain, to_yaml
+from trainer.settings import describe_settings, parse_settings, to_plain, to_yaml
 
 SD15 = """
 out: run

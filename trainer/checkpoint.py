@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
+from trainer.changes import differences
 from trainer.files import WRITE_ERRORS, replace_text, unwritable
 from trainer.learner import Learner
-from trainer.settings import differences
 
 _NAME = re.compile(r"^step-(\d{8,})$")
 VERSION = 1

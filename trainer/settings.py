@@ -262,13 +262,3 @@ def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) is list:
         return f"list of {_TYPES[_bare(typing.get_args(kind)[0])]}s"
     return _TYPES[kind]
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """``key: before -> after`` for every setting in which two of :func:`to_plain`'s dictionaries differ."""
-    for key in [*one, *(key for key in other if key not in one)]:
-        before, after = one.get(key, "(not there)"), other.get(key, "(not there)")
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            yield f"{prefix}{key}: {before} -> {after}"

@@ -20,6 +20,7 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.colour import match_lab
 from bokeh_ops.picture.sheet import contact_sheet
+from trainer.changes import differences
 from trainer.config import Fit
 from trainer.data.shard import file_sha256
 from trainer.files import read_json
@@ -28,7 +29,7 @@ from trainer.measure.pictures import write_png
 from trainer.measure.report import write_json
 from trainer.measure.sweeps import read_picture
 from trainer.recipes.bokeh.samples import Laid, check, large_enough, sweep
-from trainer.settings import differences, to_plain
+from trainer.settings import to_plain
 
 if TYPE_CHECKING:
     from trainer.measure.references import Renderer

@@ -14,14 +14,17 @@ Min-SNR weighting (Hang et al. 2023) multiplies the first by ``min(SNR, gamma) /
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bokeh_ops.host.architectures import named
-from trainer.config import Fit, Noise
 from trainer.seeded import generator as draws
 from trainer.seeded import normal
+
+if TYPE_CHECKING:
+    from trainer.config import Fit, Noise  # needs pydantic, which training the small world does without
 
 LEAST_FLOW_SIGMA = 1e-3
 """Smallest noise level of flow matching that is trained: below, its error drowns in rounding."""

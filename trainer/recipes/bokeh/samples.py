@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from bokeh_ops.adapter.network import BokehAdapter
 from bokeh_ops.adapter.rows import resolve_grounding_steps
 from bokeh_ops.numbers import format_value
 from bokeh_ops.picture.sheet import contact_sheet
-from trainer.config import Fit
 from trainer.frozen.model import Base, Embedding
+
+if TYPE_CHECKING:
+    from trainer.config import Fit  # needs pydantic, which training the small world does without
 
 LEAST_SIDE = 128
 """Pixels that a picture on a sheet is wide at least."""
