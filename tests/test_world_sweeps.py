@@ -18,7 +18,8 @@ from trainer.data import open_dataset
 from trainer.measure.sweep_measures import measure_sweep
 from trainer.measure.sweeps import find_sweeps, match_reference
 from trainer.world.data import write_dataset
-from trainer.world.mask import overlap, read_mask, train_mask, write_mask
+from trainer.world.depth import depth_errors, read_depth, train_depth
+from trainer.world.mask import overlap, read_mask, train_mask, write_network
 from trainer.world.scene import HELD_OUT
 from trainer.world.steps import measure, renders, ways
 from trainer.world.sweeps import KS, Variant, held_out, write_reference, write_sweeps
@@ -175,10 +176,20 @@ def test_the_mask_of_the_main_thing_can_be_learnt(pack: Any, tmp_path: Path) -> 
     dataset = open_dataset(write_dataset(tmp_path / "data", photographs=6, sharp=2))
     untaught, taught = train_mask(dataset, 1, batch=4), train_mask(dataset, 40, batch=8)
     assert overlap(taught, dataset, range(8)) > max(0.5, overlap(untaught, dataset, range(8)) + 0.2)
-    write_mask(tmp_path / "mask.safetensors", taught)
+    write_network(tmp_path / "mask.safetensors", taught)
     assert overlap(read_mask(tmp_path / "mask.safetensors"), dataset, range(8)) == pytest.approx(
         overlap(taught, dataset, range(8)), abs=0.02
     )
+
+
+def test_depth_can_be_learnt(pack: Any, tmp_path: Path) -> None:
+    dataset = open_dataset(write_dataset(tmp_path / "data", photographs=6, sharp=2))
+    untaught, taught = train_depth(dataset, 1, batch=4), train_depth(dataset, 60, batch=8)
+    before, after = (depth_errors(each, dataset, range(8)) for each in (untaught, taught))
+    assert all(after[name] < 0.6 * before[name] for name in before)
+    write_network(tmp_path / "depth.safetensors", taught)
+    again = depth_errors(read_depth(tmp_path / "depth.safetensors"), dataset, range(8))
+    assert again == pytest.approx(after, rel=0.05)
 
 
 def test_edits_are_measured_against_true_renders(

@@ -9,6 +9,7 @@
     python -m trainer world reference FOLDER [--scenes N]                # what held-out scenes look like at 5 K
     python -m trainer world sweep FOLDER BASE [--adapter FILE] [--scenes N] [--grounding G] ...
     python -m trainer world mask FILE --data FOLDER                      # a network that finds what is in focus
+    python -m trainer world depth FILE --data FOLDER                     # a network that finds depth
     python -m trainer evaluate images SWEEPS --reference REFERENCE
     python -m trainer world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
     python -m trainer world edit FOLDER BASE --adapter FILE              # photographs at another K, every way
@@ -81,6 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mask.add_argument("file", type=Path)
     mask.add_argument("--data", type=Path, required=True, help="folder written by `data`")
     mask.add_argument("--steps", type=int, default=500)
+    depth = commands.add_parser("depth", help="train the network that finds the depth of a picture")
+    depth.add_argument("file", type=Path)
+    depth.add_argument("--data", type=Path, required=True, help="folder written by `data`")
+    depth.add_argument("--steps", type=int, default=3000)
     experiment = commands.add_parser("experiment", help="all comparisons, as sweeps and one table")
     experiment.add_argument("folder", type=Path)
     experiment.add_argument("base", type=Path, help="file of the base model")
@@ -156,6 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
         "reference": _reference,
         "sweep": _sweep,
         "mask": _mask,
+        "depth": _depth,
         "experiment": _experiment,
         "edit": _edit,
         "lens": _lens,
@@ -224,9 +230,18 @@ def _sweep(chosen: argparse.Namespace) -> int:
 
 def _mask(chosen: argparse.Namespace) -> int:
     from trainer.data import open_dataset
-    from trainer.world.mask import train_mask, write_mask
+    from trainer.world.mask import train_mask, write_network
 
-    write_mask(chosen.file, train_mask(open_dataset(chosen.data), chosen.steps))
+    write_network(chosen.file, train_mask(open_dataset(chosen.data), chosen.steps))
+    return 0
+
+
+def _depth(chosen: argparse.Namespace) -> int:
+    from trainer.data import open_dataset
+    from trainer.world.depth import train_depth
+    from trainer.world.mask import write_network
+
+    write_network(chosen.file, train_depth(open_dataset(chosen.data), chosen.steps))
     return 0
 
 

@@ -6,15 +6,17 @@ so it is found by a network that has seen the world at every K.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainer.data import Dataset
+from trainer.data import Dataset, Sample
 from trainer.files import replace_file
 from trainer.seeded import generator as draws
 
@@ -74,24 +76,54 @@ def inside(mask: Tensor) -> Tensor | None:
 
 def train_mask(dataset: Dataset, steps: int, batch: int = 16, seed: int = 0) -> MainThing:
     """Teach the network the masks of a data set of the world, mirrored at random."""
+    network = new_network(MainThing, seed)
+    loss = F.binary_cross_entropy_with_logits
+    teach(network, dataset, lambda sample: sample.mask, loss, steps, batch, seed)
+    return network
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def new_network(kind: Callable[[], Network], seed: int) -> Network:
+    """One that has learnt nothing, the same for a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = MainThing()
+        return kind()
+
+
+def teach(
+    network: nn.Module,
+    dataset: Dataset,
+    wanted: Callable[[Sample], np.ndarray],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+    batch: int,
+    seed: int,
+) -> None:
+    """Teach a network what is exactly known of pictures of the world, mirrored at random.
+
+    Args:
+        network: pictures ``[N, 3, S, S]``, 0..1, to ``[N, 1, S, S]``.
+        dataset: pictures.
+        wanted: map ``[S, S]`` of one.
+        loss: of what the network says and what is wanted.
+        steps, batch, seed: of the training.
+    """
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
     for step in range(steps):
         chance = draws(seed, "mask", step)
         samples = [dataset.sample(int(index)) for index in chance.integers(len(dataset), size=batch)]
         pictures = torch.stack([torch.from_numpy(s.image) for s in samples]).movedim(-1, 1).float() / 255
-        masks = torch.stack([torch.from_numpy(s.mask) for s in samples])[:, None]
+        maps = torch.stack([torch.from_numpy(wanted(s)) for s in samples])[:, None]
         if chance.random() < 0.5:
-            pictures, masks = pictures.flip(3), masks.flip(3)
-        loss = F.binary_cross_entropy_with_logits(network(pictures), masks)
+            pictures, maps = pictures.flip(3), maps.flip(3)
+        error = loss(network(pictures), maps)
         optimizer.zero_grad()
-        loss.backward()
+        error.backward()
         optimizer.step()
         schedule.step()
-    return network
 
 
 def overlap(network: MainThing, dataset: Dataset, indices: Iterable[int]) -> float:
@@ -105,12 +137,17 @@ def overlap(network: MainThing, dataset: Dataset, indices: Iterable[int]) -> flo
     return sum(found) / len(found)
 
 
-def write_mask(path: Path, network: MainThing) -> None:
+def write_network(path: Path, network: nn.Module) -> None:
+    """Weights in half precision."""
     state = {name: value.half().contiguous() for name, value in network.state_dict().items()}
     replace_file(path, lambda temporary: save_file(state, temporary))
 
 
-def read_mask(path: Path = SHIPPED) -> MainThing:
-    network = MainThing()
+def read_network(path: Path, network: Network) -> Network:
+    """A network with the weights of a file."""
     network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     return network
+
+
+def read_mask(path: Path = SHIPPED) -> MainThing:
+    return read_network(path, MainThing())
