@@ -327,6 +327,19 @@ FREE = ("out", "device", "comfyui", "tensorboard", "checkpointing", "checkpoint"
 FREE_WITHIN = {"data": ("workers",), "batch": ("micro",)}
 
 
+def fixed_but_free(settings: Mapping[str, Any], apart: str) -> dict[str, Any]:
+    """What of a recipe's settings has to stay as it is when it is resumed: all but what is free for every recipe.
+
+    Args:
+        settings: :func:`~trainer.settings.to_plain`.
+        apart: the setting of ``samples`` that says what is not trained on.
+    """
+    kept = {key: value for key, value in settings.items() if key not in (*FREE, "cache")}
+    kept["batch"] = {"total": settings["batch"]["total"]}
+    kept["samples"] = {apart: settings["samples"][apart]}
+    return kept
+
+
 def fixed_part(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's settings (:func:`~trainer.settings.to_plain`) has to stay as it is when it is resumed.
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.processes import Alone
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +25,35 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show", action="store_true", help="print all settings with their defaults, and stop"
     )
+
+
+def carry_out(settings: Any, make: Callable[[Alone], Any], result: Callable[[Any], str]) -> bool:
+    """Train a recipe from its last checkpoint, where there is one, with processes of its own.
+
+    Args:
+        settings: resolved; with ``steps``, ``device``, ``checkpoint``, ``samples`` and ``tensorboard``.
+        make: makes the recipe, which has a folder ``out``.
+        result: name of the file in it that is to be used.
+
+    Returns:
+        Whether all steps are done (else someone asked to stop, and a checkpoint was written).
+
+    Raises:
+        BokehError: as the recipe's parts say.
+    """
+    from trainer.loop import Schedule, train
+    from trainer.processes import Processes
+
+    processes = Processes(cpu=settings.device == "cpu")
+    try:
+        recipe = make(processes)
+        every = settings.checkpoint
+        schedule = Schedule(
+            settings.steps, every.every, every.keep, settings.samples.every, settings.tensorboard
+        )
+        return train(recipe, schedule, recipe.out, processes, result(recipe))
+    finally:
+        processes.close()
 
 
 def run_settings(

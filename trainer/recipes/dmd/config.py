@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from trainer.config import FREE, STEPS, Cache, Optimizer, Run, usual
+from trainer.config import STEPS, Cache, Optimizer, Run, fixed_but_free, usual
 from trainer.settings import STRICT, Flag, section, setting
 
 
@@ -144,9 +144,7 @@ class Distil(Run):
 
 def fixed_part(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's settings has to stay as it is when it is resumed."""
-    kept = {key: value for key, value in settings.items() if key not in (*FREE, "cache")}
-    kept["batch"] = {"total": settings["batch"]["total"]}
-    kept["samples"] = {"captions": settings["samples"]["captions"]}  # what is not trained on
+    kept = fixed_but_free(settings, "captions")
     if settings["optimizer"]["schedule"] == "constant":
         kept.pop("steps")
     return kept

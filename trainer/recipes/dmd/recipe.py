@@ -21,11 +21,11 @@ from trainer.data import open_dataset
 from trainer.frozen.cache import Store, Texts, stack
 from trainer.frozen.model import Base, Embedding, Fingerprints
 from trainer.learner import Average, Learner, learning_rate, make_optimizer
-from trainer.loop import Schedule, train
-from trainer.processes import Alone, Processes
+from trainer.processes import Alone
 from trainer.recipes.bokeh.objective import LEAST_FLOW_SIGMA, row_losses, weights
 from trainer.recipes.bokeh.samples import large_enough, write_png
 from trainer.recipes.bokeh.trainee import AUTOCAST
+from trainer.recipes.command import carry_out
 from trainer.recipes.dmd.config import Distil, fixed_part
 from trainer.recipes.dmd.networks import Adapted, Networks, Role, Whole
 from trainer.recipes.dmd.objective import Head, few_steps, matching_gradient, matching_loss
@@ -72,16 +72,11 @@ def distil(settings: Distil, beside: Path, base: Base | None = None) -> bool:
         BokehError: as the parts say.
     """
     settings = settings.resolved()
-    processes = Processes(cpu=settings.device == "cpu")
-    try:
-        recipe = Dmd(settings, beside, processes, base)
-        every = settings.checkpoint
-        schedule = Schedule(
-            settings.steps, every.every, every.keep, settings.samples.every, settings.tensorboard
-        )
-        return train(recipe, schedule, recipe.out, processes, recipe.networks.result)
-    finally:
-        processes.close()
+    return carry_out(
+        settings,
+        lambda processes: Dmd(settings, beside, processes, base),
+        lambda recipe: recipe.networks.result,
+    )
 
 
 class Dmd(Recipe):

@@ -6,15 +6,14 @@ not say is marked "(ours)".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
 from bokeh_ops.depth.focus_transformer import Sizes
 from bokeh_ops.errors import BokehError
-from trainer.config import FREE, STEPS, Checkpoints, Optimizer
+from trainer.config import STEPS, Checkpoints, Optimizer
 from trainer.settings import STRICT, Flag, section, setting
 
 
@@ -109,11 +108,3 @@ class FocusFit:
         """A copy in which everything that depends on something else is filled in."""
         wanted = self.optimizer
         return replace(self, optimizer=replace(wanted, name=wanted.name or "adamw", lr=wanted.lr or 1e-3))
-
-
-def fixed_part(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's settings has to stay as it is when it is resumed."""
-    kept = {key: value for key, value in settings.items() if key not in FREE}
-    kept["batch"] = {"total": settings["batch"]["total"]}
-    kept["samples"] = {"scenes": settings["samples"]["scenes"]}  # what is not trained on
-    return kept

@@ -22,14 +22,15 @@ from bokeh_ops.depth.focus_transformer import (
 from bokeh_ops.digest import file_key
 from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.sheet import contact_sheet
+from trainer.config import fixed_but_free
 from trainer.data import open_dataset
 from trainer.data.pairs.identity import identity
 from trainer.files import replace_file
 from trainer.learner import Average, Learner, learning_rate, make_optimizer
-from trainer.loop import Schedule, train
-from trainer.processes import Alone, Processes
+from trainer.processes import Alone
 from trainer.recipes.bokeh.samples import large_enough, write_png
-from trainer.recipes.focus.config import FocusFit, fixed_part
+from trainer.recipes.command import carry_out
+from trainer.recipes.focus.config import FocusFit
 from trainer.recipes.focus.examples import Example, drawn, example, stacked, told
 from trainer.recipes.recipe import Recipe, Rows, Turn
 from trainer.settings import to_plain
@@ -56,16 +57,7 @@ def train_focus(settings: FocusFit, beside: Path) -> bool:
         BokehError: as the parts say.
     """
     settings = settings.resolved()
-    processes = Processes(cpu=settings.device == "cpu")
-    try:
-        recipe = Focusing(settings, beside, processes)
-        every = settings.checkpoint
-        schedule = Schedule(
-            settings.steps, every.every, every.keep, settings.samples.every, settings.tensorboard
-        )
-        return train(recipe, schedule, recipe.out, processes, RESULT)
-    finally:
-        processes.close()
+    return carry_out(settings, lambda processes: Focusing(settings, beside, processes), lambda _: RESULT)
 
 
 class Focusing(Recipe):
@@ -168,7 +160,7 @@ class Focusing(Recipe):
         return {"settings": to_plain(self.settings), "identities": self.identities}
 
     def fixed(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        return fixed_part(settings)
+        return fixed_but_free(settings, "scenes")
 
     def result(self, step: int) -> None:
         with self.learner.averaged():

@@ -6,16 +6,15 @@ marked "(ours)".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
 from bokeh_ops.diffusion_lens import PROMPT, TIMESTEP
 from bokeh_ops.diffusion_lens.attention import HARDEST
 from bokeh_ops.host.architectures import architectures
-from trainer.config import FREE, STEPS, Optimizer, Run
+from trainer.config import STEPS, Optimizer, Run
 from trainer.settings import STRICT, Flag, section, setting
 
 
@@ -124,11 +123,3 @@ class LensFit(Run):
             base=replace(self.base, weights=weights),
             optimizer=replace(wanted, name=wanted.name or "adamw", lr=wanted.lr or 1e-4),
         )
-
-
-def fixed_part(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's settings has to stay as it is when it is resumed."""
-    kept = {key: value for key, value in settings.items() if key not in FREE}
-    kept["batch"] = {"total": settings["batch"]["total"]}
-    kept["samples"] = {"scenes": settings["samples"]["scenes"]}  # what is not trained on
-    return kept

@@ -18,20 +18,20 @@ from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.sheet import contact_sheet
 from bokeh_ops.render import Lens
 from trainer.comfyui import start as start_host
-from trainer.config import Optimizer
+from trainer.config import Optimizer, fixed_but_free
 from trainer.data import open_dataset
 from trainer.data.pairs.identity import identity
 from trainer.files import replace_file, replace_text
 from trainer.frozen.model import Base, Fingerprints
 from trainer.frozen.small import SmallBase
 from trainer.learner import Average, Learner, learning_rate, make_optimizer
-from trainer.loop import Schedule, train
 from trainer.measure.metrics import psnr
 from trainer.measure.metrics.weights import HOW_TO_GET, load_lpips
-from trainer.processes import Alone, Processes
+from trainer.processes import Alone
 from trainer.recipes.bokeh.samples import large_enough, write_png
 from trainer.recipes.bokeh.trainee import AUTOCAST
-from trainer.recipes.one_step.config import LensFit, fixed_part
+from trainer.recipes.command import carry_out
+from trainer.recipes.one_step.config import LensFit
 from trainer.recipes.one_step.judge import Judge, looks_made, looks_real
 from trainer.recipes.one_step.objective import edges, hardness, mean_square
 from trainer.recipes.one_step.scenes import Example, Scenes, estimated
@@ -63,16 +63,11 @@ def train_lens(settings: LensFit, beside: Path, base: Base | None = None) -> boo
         BokehError: as the parts say.
     """
     settings = settings.resolved()
-    processes = Processes(cpu=settings.device == "cpu")
-    try:
-        recipe = OneStep(settings, beside, processes, base)
-        every = settings.checkpoint
-        schedule = Schedule(
-            settings.steps, every.every, every.keep, settings.samples.every, settings.tensorboard
-        )
-        return train(recipe, schedule, recipe.out, processes, LORA if settings.lora.rank else LENS)
-    finally:
-        processes.close()
+    return carry_out(
+        settings,
+        lambda processes: OneStep(settings, beside, processes, base),
+        lambda _: LORA if settings.lora.rank else LENS,
+    )
 
 
 class OneStep(Recipe):
@@ -279,7 +274,7 @@ class OneStep(Recipe):
         return {"settings": to_plain(self.settings), "identities": self.identities}
 
     def fixed(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        return fixed_part(settings)
+        return fixed_but_free(settings, "scenes")
 
     def result(self, step: int) -> None:
         from bokeh_ops.host.diffusion_lens.weights import released_encoder
