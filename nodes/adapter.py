@@ -8,10 +8,10 @@ from comfy_api.latest import io
 
 from ..bokeh_ops.adapter.conditions import K
 from ..bokeh_ops.adapter.files import count_double_blocks, read_adapter
-from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host.adapter.apply import apply_adapter
 from ..bokeh_ops.host.architectures import recognise, titles
 from ..bokeh_ops.host.folders import adapters as library
+from ..bokeh_ops.host.folders.files import check_names
 from ..bokeh_ops.host.graph import samplers_without_adapter
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.host.sampling import conditioning as carry
@@ -69,13 +69,7 @@ class LoadBokehAdapter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, adapter: str | None = None) -> bool | str:
-        # Instead of the host's "value not in list": where was searched, and what to do. None: it comes by a link.
-        if adapter is not None:
-            try:
-                library.adapter_path(adapter)
-            except BokehError as error:
-                return str(error)
-        return True
+        return check_names(library.adapter_path, adapter)
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str | None, **kwargs: Any) -> str | float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..bokeh_ops.errors import BokehError
+from ..bokeh_ops.host.folders.files import check_names
 from ..bokeh_ops.host.small import shipped
 from .lens import DepthType
 
@@ -57,13 +57,7 @@ class LoadBokehDemoModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, demo_model: str | None = None) -> bool | str:
-        # Instead of the host's "value not in list": where was searched, and what to do. None: it comes by a link.
-        if demo_model is not None:
-            try:
-                shipped.demo_path(demo_model)
-            except BokehError as error:
-                return str(error)
-        return True
+        return check_names(shipped.demo_path, demo_model)
 
     @classmethod
     def execute(cls, demo_model: str, with_adapter: bool) -> io.NodeOutput:

@@ -14,6 +14,7 @@ from ..bokeh_ops.host.diffusion_lens.attach import lens_layers
 from ..bokeh_ops.host.diffusion_lens.lens import DiffusionLens
 from ..bokeh_ops.host.diffusion_lens.weights import add_lora, with_encoder
 from ..bokeh_ops.host.folders import renderers as library
+from ..bokeh_ops.host.folders.files import check_names
 from ..bokeh_ops.host.notices import say
 from ..bokeh_ops.host.small.lens import is_lens, read_lens
 from .lens import LensType
@@ -82,14 +83,7 @@ class LoadDiffusionLens(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora: str | None = None, encoder: str | None = None) -> bool | str:
-        # Instead of the host's "value not in list": where was searched, and what to do. None: it comes by a link.
-        try:
-            for name in (lora, encoder):
-                if name is not None:
-                    library.weights_path(name)
-        except BokehError as error:
-            return str(error)
-        return True
+        return check_names(library.weights_path, lora, encoder)
 
     @classmethod
     def fingerprint_inputs(cls, lora: str | None, encoder: str | None, **kwargs: Any) -> str | float:

@@ -10,8 +10,8 @@ from comfy_api.latest import io, ui
 from ..bokeh_ops.depth.conventions import DepthMap
 from ..bokeh_ops.depth.geometry import GeometryUnit, from_geometry
 from ..bokeh_ops.depth.view import as_grey, describe
-from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host.folders import depth_models
+from ..bokeh_ops.host.folders.files import check_names
 from ..bokeh_ops.host.notices import say
 from .lens import DepthType
 
@@ -67,13 +67,7 @@ class BokehEstimateDepth(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model: str | None = None) -> bool | str:
-        # Instead of the host's "value not in list": where was searched, and what to do. None: it comes by a link.
-        if model is not None:
-            try:
-                depth_models.model_folder(model)
-            except BokehError as error:
-                return str(error)
-        return True
+        return check_names(depth_models.model_folder, model)
 
     @classmethod
     def fingerprint_inputs(cls, model: str | None = None, **_: Any) -> str | float:

@@ -17,6 +17,7 @@ from ..bokeh_ops.genfocus import PRE_DEBLURRED_SHIFT, STEPS, Kind, defocus_pictu
 from ..bokeh_ops.genfocus.files import BranchLora, read_branch_lora
 from ..bokeh_ops.genfocus.strength import StrengthUnit, defocus_maps
 from ..bokeh_ops.host.folders import loras as library
+from ..bokeh_ops.host.folders.files import check_names
 from ..bokeh_ops.host.genfocus.sample import TILE, Sampling
 from ..bokeh_ops.host.notices import say
 from .lens import DepthType, FocusType
@@ -71,13 +72,7 @@ class LoadGenfocus(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora: str | None = None) -> bool | str:
-        # Instead of the host's "value not in list": where was searched, and what to do. None: it comes by a link.
-        try:
-            if lora is not None:
-                library.lora_path(lora)
-        except BokehError as error:
-            return str(error)
-        return True
+        return check_names(library.lora_path, lora)
 
     @classmethod
     def fingerprint_inputs(cls, lora: str | None, **_: Any) -> str | float:

@@ -8,8 +8,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..bokeh_ops.depth.conventions import DepthMap
-from ..bokeh_ops.errors import BokehError
 from ..bokeh_ops.host.folders import focus_models as library
+from ..bokeh_ops.host.folders.files import check_names
 from .lens import DepthType
 
 
@@ -61,13 +61,7 @@ class BokehMainThing(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, network: str | None = None) -> bool | str:
-        # Instead of the host's "value not in list": where was searched, and what to do. None: it comes by a link.
-        if network is not None:
-            try:
-                library.focus_model_path(network)
-            except BokehError as error:
-                return str(error)
-        return True
+        return check_names(library.focus_model_path, network)
 
     @classmethod
     def fingerprint_inputs(cls, network: str | None = None, **_: Any) -> str | float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,18 +51,27 @@ def input_file(name: object) -> Path:
     return Path(path)
 
 
-def check_input_file(name: str | None) -> bool | str:
-    """For a node's ``validate_inputs``: True, or what :func:`input_file` says against the name.
+def check_names(find: Callable[[str], object], *names: str | None) -> bool | str:
+    """For a node's ``validate_inputs``: True, or what ``find`` says against a name.
+
+    That takes the place of the host's "value not in list": where was searched, and what to do.
 
     Args:
-        name: None where it comes by a link: then it is known, and checked, only as the node runs.
+        find: what the node will find the file by.
+        names: None where one comes by a link: then it is known, and checked, only as the node runs.
     """
     try:
-        if name is not None:
-            input_file(name)
+        for name in names:
+            if name is not None:
+                find(name)
     except BokehError as error:
         return str(error)
     return True
+
+
+def check_input_file(name: str | None) -> bool | str:
+    """:func:`check_names` of a file that a graph names (:func:`input_file`)."""
+    return check_names(input_file, name)
 
 
 def input_file_hash(name: str | None) -> str | float:
