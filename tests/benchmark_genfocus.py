@@ -80,7 +80,7 @@ def costs(size: int, tile: int, rank: int, dtype: torch.dtype) -> None:
     """Print a line for every way."""
     import comfy.samplers
 
-    from bokeh_ops.host.genfocus.patch import with_branches
+    from bokeh_ops.host.genfocus.patch import with_branches, with_pictures
     from bokeh_ops.host.sampling.grounded import make_guider
 
     class Timed(comfy.samplers.Sampler):
@@ -126,7 +126,8 @@ def costs(size: int, tile: int, rank: int, dtype: torch.dtype) -> None:
     ):
         way, positive, patch = model, prompt, None
         if count:
-            way, positive = with_branches(model, prompt, lora, shown[:, :count], None, side, keep)
+            way = with_branches(model, lora, count, None, side, keep)
+            positive = with_pictures(model, prompt, shown[:, :count])
             patch = way.wrappers["apply_model"]["genfocus"][0]
         sampler = Timed(2 if keep else 1, patch)
         guider = make_guider(way, positive, positive, 1.0)
@@ -161,7 +162,7 @@ def kept(size: int, steps: int, rank: int) -> None:
     """Print how far a picture is off."""
     import comfy.samplers
 
-    from bokeh_ops.host.genfocus.patch import with_branches
+    from bokeh_ops.host.genfocus.patch import with_branches, with_pictures
     from bokeh_ops.host.sampling.grounded import make_guider, make_sigmas
 
     model, prompt = narrowed(torch.float32)
@@ -171,7 +172,8 @@ def kept(size: int, steps: int, rank: int) -> None:
     outs: list[Tensor] = []
     spent: list[float] = []
     for keep in (False, True):
-        way, positive = with_branches(model, prompt, a_lora(model, rank), shown, None, None, keep)
+        way = with_branches(model, a_lora(model, rank), 2, keep=keep)
+        positive = with_pictures(model, prompt, shown)
         torch.manual_seed(1)
         start = time.process_time()
         guider = make_guider(way, positive, positive, 1.0)

@@ -50,5 +50,7 @@ class GenfocusGolden(Golden):
                 lora = pack.nodes.genfocus.LoadGenfocus.execute(
                     lora_of(self.folder), 0.0 if "no_lora" in case else 1.0
                 ).result[0]
-            model, positive = pack.bokeh_ops.host.genfocus.patch.with_branches(model, positive, lora, latents)
+            patching = pack.bokeh_ops.host.genfocus.patch
+            positive = patching.with_pictures(model, positive, latents)
+            model = patching.with_branches(model, lora, len(shown))
         return forward(self, model, positive, io["timestep"])

@@ -35,9 +35,11 @@ def lora(pack: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def patched(pack: ModuleType, model: Any, lora: Any, shown: Tensor, **more: Any) -> tuple[Any, Any]:
     """``shown``: conditions in the model's own scale, ``[R, n, C, h, w]``."""
+    patching = pack.bokeh_ops.host.genfocus.patch
     outside = model.model.process_latent_out(shown)
     positive = more.pop("positive", conditioning("flux"))
-    return pack.bokeh_ops.host.genfocus.patch.with_branches(model, positive, lora, outside, **more)
+    seeing = patching.with_branches(model, lora, shown.shape[1], **more)
+    return seeing, patching.with_pictures(model, positive, outside)
 
 
 def once(model: Any, positive: Any, x: Tensor) -> Tensor:
@@ -344,6 +346,25 @@ def test_beside_a_lora_and_a_mask_of_attention(pack: ModuleType, base: Any, lora
     ]
     assert relative(outs[0], once(*patched(pack, base, lora, shown), x)) < 1e-5
     assert relative(outs[1], outs[0]) > 1e-3
+
+    # In tiles each has its part of the mask; this one hides the text from the left half.
+    wide, long = randn(1, 16, 4, 16, seed=1), randn(1, 2, 16, 4, 16, seed=2)
+    places = torch.arange(2 * 8).unflatten(0, (2, 8))
+    half = torch.zeros(1, 5 + 16, 5 + 16)
+    half[:, 5 + places[:, :4].flatten(), :5] = -1e9
+    told = with_conditions(conditioning("flux"), attention_mask=CONDRegular(half))
+    tiled = once(*patched(pack, base, lora, long, side=2, positive=told), wide)
+    left = torch.zeros(1, 5 + 4, 5 + 4)
+    left[:, 5:, :5] = -1e9
+    for column, part, mask in ((0, slice(4), left), (15, slice(12, 16), None)):
+        more = {} if mask is None else {"attention_mask": CONDRegular(mask)}
+        alone = once(
+            *patched(
+                pack, base, lora, long[..., part], positive=with_conditions(conditioning("flux"), **more)
+            ),
+            wide[..., part],
+        )
+        assert relative(tiled[..., column], alone[..., column - part.start if part.start else column]) < 1e-5
 
 
 def test_beside_a_controlnet(pack: ModuleType, base: Any, lora: Any) -> None:

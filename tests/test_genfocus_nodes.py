@@ -76,13 +76,13 @@ def refocus(
 def seen_by(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The latents of conditions, as each photograph's sampling gets them."""
     sample = pack.bokeh_ops.host.genfocus.sample
-    right, seen = sample.with_branches, []
+    right, seen = sample.with_pictures, []
 
-    def with_branches(model: Any, positive: Any, lora: Any, latents: Tensor, *more: Any) -> Any:
+    def with_pictures(model: Any, positive: Any, latents: Tensor) -> Any:
         seen.append(latents)
-        return right(model, positive, lora, latents, *more)
+        return right(model, positive, latents)
 
-    monkeypatch.setattr(sample, "with_branches", with_branches)
+    monkeypatch.setattr(sample, "with_pictures", with_pictures)
     return seen
 
 
@@ -136,7 +136,9 @@ def test_it_is_what_the_hosts_sampler_gives(pack: ModuleType, base: Any, loras: 
     latent = vae.encode(image)
     ((context, told),) = conditioning("flux")
     positive = [[context, {**told, "guidance": 1.0}]]
-    model, positive = pack.bokeh_ops.host.genfocus.patch.with_branches(base, positive, lora, latent[:, None])
+    patching = pack.bokeh_ops.host.genfocus.patch
+    model = patching.with_branches(base, lora, 1)
+    positive = patching.with_pictures(base, positive, latent[:, None])
     for sampler, scheduler in (("dpmpp_2m", "karras"), ("euler_ancestral", "beta")):
         expected = models.sample(
             model,
@@ -291,19 +293,19 @@ def test_where_memory_runs_out(
 ) -> None:
     """Nothing is lost: it goes on without keys that are kept, then in tiles, and at last says what to do."""
     sample = pack.bokeh_ops.host.genfocus.sample
-    right, fits = sample.with_branches, [None, False]
+    right, fits = sample.Sampling._sampled, [0, False]
 
-    def with_branches(model: Any, positive: Any, lora: Any, latents: Tensor, *more: Any) -> Any:
-        if (more[1], more[2]) != tuple(fits):
+    def sampled(way: Any, *given: Any) -> Tensor:
+        if [way.side, way.keep] != fits:
             raise torch.cuda.OutOfMemoryError("out of memory: 9 GB")
-        return right(model, positive, lora, latents, *more)
+        return right(way, *given)
 
     image, lora = photograph(), loras["deblurNet"]
     exact = deblur(pack, base, lora, image)
-    monkeypatch.setattr(sample, "with_branches", with_branches)
+    monkeypatch.setattr(sample.Sampling, "_sampled", sampled)
     assert torch.equal(deblur(pack, base, lora, image, reuse=True), exact)
     assert any("without reusing them" in text for text in said())
-    fits[0] = sample.LEAST_TILE // 16
+    fits[0] = sample.LEAST_TILE
     deblur(pack, base, lora, image, reuse=True)
     tiles = [text for text in said() if "going on in tiles of" in text]
     assert [text.split()[-2] for text in tiles] == ["512", "256"]
@@ -412,5 +414,12 @@ def test_pictures_and_depth_that_do_not_do(pack: ModuleType, base: Any, loras: A
         deblur(pack, base, loras["deblurNet"], image, mask=torch.ones(3, 32, 48))
     with pytest.raises(error, match="Connect the VAE of FLUX"):
         deblur(pack, base, loras["deblurNet"], image, vae=Halves(4))
+    for wrong in ([], [[torch.zeros(1, 5, 7), {}]]):
+        with pytest.raises(
+            error, match=r"prompt (is empty|has 7 features a token).*FLUX's own text encoders"
+        ):
+            deblur(pack, base, loras["deblurNet"], image, positive=wrong)
+    with pytest.raises(error, match=r"Genfocus' LoRAs are for FLUX\.1-dev"):
+        deblur(pack, models.host_model("sdxl"), loras["deblurNet"], image)  # whatever the VAE is
     with pytest.raises(error, match="the photograph is"):
         deblur(pack, base, loras["deblurNet"], image, pre_deblurred=photograph(16, 16))

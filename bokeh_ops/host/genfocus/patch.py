@@ -11,6 +11,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor, nn
 
+from ...errors import BokehError
 from ...genfocus.files import BranchLora
 from ...low_rank import Pair
 from ...picture.tiles import Tile, from_tiles, tiled
@@ -22,6 +23,8 @@ KEY = "genfocus"
 """Key of the wrapper on a model, and of the conditions in a prompt."""
 _COMPILED = "torch.compile"
 """Key of the host's wrapper that compiles a model."""
+_MASK = "attention_mask"
+"""What the host calls a mask of FLUX's attention, such as Apply Style Model gives."""
 OVERLAP = 1 / 8
 
 
@@ -138,8 +141,15 @@ def _cropped(given: Any, x: Tensor, tile: Tile, patch: int) -> Any:
 
     if isinstance(given, tuple):  # (x, sigma, c_concat, c_crossattn, control, ...)
         return tuple(cut(each) if place in (0, 2, 4) else each for place, each in enumerate(given))
-    whole = ("c_crossattn", "transformer_options", "ref_latents")
-    return {name: each if name in whole else cut(each) for name, each in given.items()}
+    whole = ("c_crossattn", "transformer_options", "ref_latents", _MASK)
+    cropped = {name: each if name in whole else cut(each) for name, each in given.items()}
+    mask = given.get(_MASK)
+    if mask is not None:  # [..., L, L] over the text's tokens and all of the picture's
+        places = torch.arange(rows * columns, device=mask.device).unflatten(0, (rows, columns))
+        text = mask.shape[-1] - rows * columns
+        kept = torch.cat([torch.arange(text, device=mask.device), text + small.of(places).flatten()])
+        cropped[_MASK] = mask[..., kept[:, None], kept]
+    return cropped
 
 
 def is_compiled(patcher: Any) -> bool:
@@ -149,21 +159,19 @@ def is_compiled(patcher: Any) -> bool:
 
 def with_branches(
     patcher: Any,
-    positive: list[Any],
     lora: BranchLora,
-    latents: Tensor,
+    count: int,
     columns: Sequence[int] | None = None,
     side: int | None = None,
     keep: bool = False,
-) -> tuple[Any, list[Any]]:
-    """A clone of a MODEL, and a copy of a CONDITIONING, with which FLUX sees pictures as further tokens.
+) -> Any:
+    """A clone of a MODEL of FLUX that sees the pictures of a prompt (:func:`with_pictures`) as further tokens.
 
     Args:
         patcher: a MODEL of FLUX.1-dev; it is not touched. The clone is not compiled.
-        positive: CONDITIONING.
         lora: for their tokens.
-        latents: ``[R, n, C, h, w]`` from the VAE: of each picture of the batch ``n`` that it sees.
-        columns: tokens to the right at which each of the ``n`` lies, but in tiles; 0 by default.
+        count: how many pictures each row sees.
+        columns: tokens to the right at which each lies, but in tiles; 0 by default.
         side: tokens along a tile (32 is 512 pixels); None: the picture is one.
         keep: their keys and values of the first step serve all others: quicker, takes memory, and is not quite the
             same.
@@ -175,10 +183,10 @@ def with_branches(
     clone = patcher.clone()
     model = patcher.model
     factors = _Factors(changes, model.manual_cast_dtype or model.get_dtype())
-    patch = GenfocusPatch(factors, lora.strength, columns or [0] * latents.shape[1], side, keep)
+    patch = GenfocusPatch(factors, lora.strength, columns or [0] * count, side, keep)
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, _COMPILED)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch)
-    clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _announce_memory(patch, latents.shape[1]))
+    clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _announce_memory(patch, count))
     for moment in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):
         clone.add_callback_with_key(moment, KEY, patch.forget)
     if changes:
@@ -186,8 +194,36 @@ def with_branches(
             factors, load_device=patcher.load_device, offload_device=patcher.offload_device
         )
         clone.set_additional_models(KEY, [loaded])
-    own = torch.stack([model.process_latent_in(each) for each in latents.unbind(1)], 1)
-    return clone, with_conditions(positive, **{KEY: PictureCondition(own)})
+    return clone
+
+
+def with_pictures(patcher: Any, positive: list[Any], latents: Tensor) -> list[Any]:
+    """A copy of a CONDITIONING that shows pictures to a MODEL of :func:`with_branches`.
+
+    Args:
+        patcher: the MODEL.
+        positive: by FLUX's text encoders.
+        latents: ``[R, n, C, h, w]`` from the VAE: of each picture of the batch ``n`` that it sees.
+    """
+    own = torch.stack([patcher.model.process_latent_in(each) for each in latents.unbind(1)], 1)
+    return with_conditions(positive, **{KEY: PictureCondition(own)})
+
+
+def check_prompt(patcher: Any, positive: list[Any]) -> None:
+    """Raise unless a prompt is one for a MODEL of FLUX.
+
+    Raises:
+        BokehError: there is none, or it is of other text encoders.
+    """
+    width = patcher.model.diffusion_model.params.context_in_dim
+    if not positive:
+        raise BokehError("The prompt is empty; encode one with FLUX's own text encoders.")
+    for text, _ in positive:
+        if text.shape[-1] != width:
+            raise BokehError(
+                f"The prompt has {text.shape[-1]} features a token, but the model takes {width}. Encode it with FLUX's "
+                "own text encoders."
+            )
 
 
 def _announce_memory(patch: GenfocusPatch, count: int) -> Any:

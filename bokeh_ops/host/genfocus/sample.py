@@ -21,7 +21,8 @@ from ..differences import out_of_memory
 from ..notices import say
 from ..sampling.grounded import make_guider, make_sigmas
 from ..sampling.preview import Progress
-from .patch import is_compiled, with_branches
+from .branches import changes_of
+from .patch import check_prompt, is_compiled, with_branches, with_pictures
 
 MULTIPLE = 16
 """Pixels that the sides of what FLUX sees are a multiple of."""
@@ -82,6 +83,8 @@ class Sampling:
         Raises:
             BokehError: a VAE of another model; what applying the LoRA raises.
         """
+        changes_of(self.lora, self.model)  # its faults and the prompt's are said before anything is encoded
+        check_prompt(self.model, self.positive)
         batch, _, height, width = photographs.shape
         tall, wide = fitted(height, MULTIPLE), fitted(width, MULTIPLE)
         if (tall, wide) != (height, width):
@@ -100,7 +103,7 @@ class Sampling:
         if len(sigmas) < 2:  # denoise 0
             return photographs.clone()
         progress = Progress(self.model, len(sigmas) - 1, batch, self.node_id)
-        made, way = [], self
+        made, way, model = [], self, self._model(seen, columns)
         noise = torch.empty(0)
         for row in range(batch):
             pictures = torch.stack([photographs[row], *seen[row]]).float().clamp(0, 1)
@@ -112,11 +115,11 @@ class Sampling:
             while out is None:
                 try:
                     out = way._sampled(
+                        model,
                         latents[:1],
                         latents[None, 1:],
                         noise[row : row + 1],
                         sigmas,
-                        columns,
                         None if masked is None else _continued(masked[None, None].float(), tall, wide),
                         progress.of_group(row, 1),
                     )
@@ -129,6 +132,7 @@ class Sampling:
                 ):  # only here, as inside the handler the error still holds what the failed run held
                     comfy.model_management.soft_empty_cache()
                     way = way._smaller(short)
+                    model = way._model(seen, columns)
             picture = self.vae.decode(out).movedim(-1, 1)[0, :, :height, :width].to(photographs)
             if masked is not None:
                 picture = torch.lerp(photographs[row], picture, masked.to(picture))
@@ -169,19 +173,23 @@ class Sampling:
             )
         return latents
 
+    def _model(self, seen: Sequence[Sequence[Tensor]], columns: Sequence[int] | None) -> Any:
+        return with_branches(
+            self.model, self.lora, len(seen[0]), columns, self.side // MULTIPLE or None, self.keep
+        )
+
     def _sampled(
         self,
+        model: Any,
         start: Tensor,
         seen: Tensor,
         noise: Tensor,
         sigmas: Tensor,
-        columns: Sequence[int] | None,
         mask: Tensor | None,
         callback: Any,
     ) -> Tensor:
         positive = [[text, {**told, "guidance": self.guidance}] for text, told in self.positive]
-        side = self.side // MULTIPLE or None
-        model, positive = with_branches(self.model, positive, self.lora, seen, columns, side, self.keep)
+        positive = with_pictures(model, positive, seen)
         guider = make_guider(model, positive, positive, 1.0)
         out = guider.sample(
             noise,
