@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,20 @@ WHITE = 65535
 JPEG_QUALITY = 95
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+class Taken(NamedTuple):
+    """How a photograph was taken.
+
+    Attributes:
+        f_number: N.
+        focal_length: metres.
+        sensor_width: metres, of what the picture's width shows.
+    """
+
+    f_number: float
+    focal_length: float
+    sensor_width: float
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,14 @@ class Sample:
     k: float | None
     all_in_focus: bool
     info: dict[str, Any]
+
+    @property
+    def taken(self) -> Taken | None:
+        """How it was taken; None where part of that is unknown."""
+        known: list[Any] = [self.info.get(name) for name in ("f_number", "f_mm", "sensor_shown_mm")]
+        if not all(_is_number(value) and value > 0 for value in known):
+            return None
+        return Taken(float(known[0]), known[1] / 1000, known[2] / 1000)
 
 
 def encode_sample(

@@ -29,9 +29,9 @@ def scene_sample(scene: Scene) -> Sample:
         "k": shot.k_at(SIDE),
         "all_in_focus": pinhole,
         "s1_m": shot.focus_distance,
-        "focal_length_m": shot.focal_length,
+        "f_mm": 1000 * shot.focal_length,
         "f_number": shot.f_number,
-        "sensor_width_m": shot.sensor_width,
+        "sensor_shown_mm": 1000 * shot.sensor_width,
         "seed": scene.seed,
     }
     sharp = Sample(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from bokeh_ops.digest import content_key
 from bokeh_ops.errors import BokehError
 from trainer.data import Dataset
 from trainer.data.pairs.identity import identity
+from trainer.data.sample import Taken
 from trainer.frozen.cache import Store, Texts
 from trainer.frozen.model import Base, Embedding
 from trainer.processes import Alone
@@ -27,12 +28,23 @@ class Real(NamedTuple):
         caption: one of its captions.
         text: that caption's embedding.
         latent: ``[C, h, w]``, as LATENT holds it.
+        taken: how it was taken; None where that is unknown.
     """
 
     key: str
     caption: str
     text: Embedding
     latent: Tensor
+    taken: Taken | None
+
+
+Kind = Literal["any", "sharp", "shallow"]
+"""Of photographs: all of them, those that are all in focus, or those with blur and a lens that is known."""
+_TOLD = {
+    "any": "",
+    "sharp": " that are all in focus",
+    "shallow": " that are not all in focus and whose lens is known",
+}
 
 
 class Pictures:
@@ -43,7 +55,7 @@ class Pictures:
         base: whose encoders they go through.
         texts, latents: where what the encoders made is kept.
         captions: how many captions of a photograph are used; 0 is all.
-        sharp: only those that are all in focus.
+        kind: which of them.
         kept: how many, the last ones, are not trained on.
 
     Raises:
@@ -57,18 +69,19 @@ class Pictures:
         texts: Texts,
         latents: Store,
         captions: int,
-        sharp: bool,
+        kind: Kind,
         kept: int,
     ) -> None:
         self.dataset, self.base, self.texts, self.latents = dataset, base, texts, latents
         self.captions, self.identity = captions, identity(dataset)
-        wanted = dataset.facts()[1]
-        self.indices = [index for index in range(len(dataset)) if wanted[index] or not sharp]
+        k, sharp = dataset.facts()
+        chosen = {"any": sharp | True, "sharp": sharp, "shallow": ~sharp & (k > 0)}[kind]
+        self.indices = [int(index) for index in chosen.nonzero()[0]]
         self.kept = min(kept, len(self.indices) - 1)
         if self.kept < 1:
             raise BokehError(
-                f"{dataset.folder} has {len(self.indices)} photographs{' that are all in focus' if sharp else ''}; "
-                "training needs two and more."
+                f"{dataset.folder} has {len(self.indices)} photographs{_TOLD[kind]}; training needs two and "
+                "more."
             )
 
     @cached_property
@@ -105,7 +118,7 @@ class Pictures:
         caption = choose_caption(self._used(sample.captions), share)
         kept = self.latents.get(self._name(index))
         latent = self._latent(index, sample.image) if kept is None else kept["latent"]
-        return Real(sample.key, caption, self.texts([caption])[0], latent)
+        return Real(sample.key, caption, self.texts([caption])[0], latent, sample.taken)
 
     def _used(self, captions: tuple[str, ...]) -> tuple[str, ...]:
         return captions[: self.captions or None] or ("",)

@@ -122,7 +122,13 @@ class Dmd(Recipe):
         latents = Store(kept / "latents" if cache.latents else None)
         wanted = settings.data
         self.pictures = Pictures(
-            dataset, self.base, self.texts, latents, wanted.captions, wanted.sharp, settings.samples.captions
+            dataset,
+            self.base,
+            self.texts,
+            latents,
+            wanted.captions,
+            "sharp" if wanted.sharp else "any",
+            settings.samples.captions,
         )
         self.identities = {"model": self.base.fingerprint, "dataset": self.pictures.identity}
 
