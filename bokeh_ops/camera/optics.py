@@ -109,10 +109,12 @@ def k_from_camera(
     focus_distance: Quantity,
     sensor_width: Quantity = FULL_FRAME_WIDTH,
     image_width: Quantity = TRAINING_WIDTH,
+    focus_scale: Quantity = 1.0,
 ) -> Quantity:
     """K of a camera: ``f^2 S1 / (2 N (S1 - f)) pixel_ratio``, pixels of blur radius per dioptre (eq. 9).
 
-    50 mm at f/1.8, focused at 2 m on a 36 mm sensor and 512 px, is ``K = 10.13``.
+    50 mm at f/1.8, focused at 2 m on a 36 mm sensor and 512 px, is ``K = 10.13``. With a scale of the focus distance
+    it is ``f^2 S1 / (2 N (f_s S1 - f)) pixel_ratio`` (Shrivastava et al., "Fine-grained Defocus Blur Control", eq. 6).
 
     Args:
         focal_length: metres.
@@ -120,11 +122,14 @@ def k_from_camera(
         focus_distance: metres; may be infinite.
         sensor_width: metres.
         image_width: pixels; 512 for the K that Bokeh Diffusion is trained on.
+        focus_scale: ``f_s``, learned with a generator; 1 is the thin lens itself.
 
     Raises:
-        BokehError: a quantity that is not above 0, or a focus no farther than the focal length.
+        BokehError: a quantity that is not above 0, or a focus (scaled) no farther than the focal length.
     """
-    return _reach(focal_length, f_number, focus_distance) / 2 * pixel_ratio(image_width, sensor_width)
+    _above_zero(focus_scale, "scale of the focus", "")
+    reach = _reach(focal_length, f_number, focus_distance * focus_scale) / focus_scale
+    return reach / 2 * pixel_ratio(image_width, sensor_width)
 
 
 @dataclass(frozen=True)
@@ -136,18 +141,25 @@ class Camera:
         f_number: N.
         focus_distance: metres.
         sensor_width: metres.
+        focus_scale: of the focus distance, as for :func:`k_from_camera`.
     """
 
     focal_length: float
     f_number: float
     focus_distance: float
     sensor_width: float
+    focus_scale: float = 1.0
 
     def k(self, image_width: float = TRAINING_WIDTH) -> float:
         """K at a width in pixels (:func:`k_from_camera`)."""
         return float(
             k_from_camera(
-                self.focal_length, self.f_number, self.focus_distance, self.sensor_width, image_width
+                self.focal_length,
+                self.f_number,
+                self.focus_distance,
+                self.sensor_width,
+                image_width,
+                self.focus_scale,
             )
         )
 

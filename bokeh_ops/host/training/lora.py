@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ...errors import BokehError
 
 
 class Lora(nn.Module):
@@ -59,6 +62,30 @@ class Lora(nn.Module):
             found[f"{name}.lora_A.weight"] = self.down[_key(path)].detach().float().cpu().contiguous()
             found[f"{name}.lora_B.weight"] = self.up[_key(path)].detach().float().cpu().contiguous()
         return found
+
+    @torch.no_grad()
+    def take(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the tensors of a file that :meth:`released` made.
+
+        Args:
+            file: for messages.
+            tensors: of it.
+
+        Raises:
+            BokehError: other layers, or another rank.
+        """
+        own = {name: tuple(value.shape) for name, value in self.released().items()}
+        given = {name: tuple(value.shape) for name, value in tensors.items()}
+        if own != given:
+            strange = sorted(set(own.items()) ^ set(given.items()))[0]
+            raise BokehError(
+                f"{file} has {len(given)} tensors and {len(own)} are expected; the first that differs is {strange[0]} "
+                f"of {list(strange[1])}. Give a LoRA that this recipe has written for the same model, with the rank "
+                "that is set."
+            )
+        for path, name in self.places.items():
+            self.down[_key(path)].copy_(tensors[f"{name}.lora_A.weight"])
+            self.up[_key(path)].copy_(tensors[f"{name}.lora_B.weight"])
 
 
 class Loras:

@@ -15,12 +15,30 @@ from pydantic.dataclasses import dataclass
 from trainer.config import STEPS, Cache, Optimizer, Run, fixed_but_free, usual
 from trainer.settings import STRICT, Flag, section, setting
 
+METRIC = "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"
+"""A depth model that measures metres."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Data:
     dataset: str = setting(help="folder made by `python -m trainer prepare` or `world data`")
     captions: int = setting(0, "captions used of each photograph; 0: all", ge=0)
     sharp: Flag = setting(False, "take only photographs that are all in focus (ours)")
+    shallow: str | None = setting(
+        None,
+        "another, of photographs with blur; every other step then trains generator, focus and lens on it",
+    )
+
+
+@dataclass(frozen=True, config=STRICT)
+class Through:
+    depth: str | None = setting(None, "folder of a depth model of transformers that measures metres")
+    focus: str | None = setting(
+        None, "focus transformer to start from, of `python -m trainer focus`; empty: the shipped one"
+    )
+    lr: float | None = setting(
+        None, "learning rate of the focus transformer; empty: the generator's", gt=0, le=10
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,6 +76,9 @@ class Losses:
     adversarial: float = setting(5e-3, "of the generator: weight of the head's opinion", ge=0, le=1e6)
     denoising: float = setting(1.0, "of the fake model: weight of denoising", gt=0, le=1e6)
     head: float = setting(1e-2, "of fake model and head: weight of telling pictures apart", ge=0, le=1e6)
+    focus: float = setting(
+        200.0, "of the focus transformer: weight of what ties it to where it started", ge=0, le=1e6
+    )
 
     def __post_init__(self) -> None:
         if bool(self.adversarial) != bool(self.head):
@@ -104,6 +125,10 @@ class Distil(Run):
     """All settings of a run."""
 
     data: Data = section(Data, "real pictures and captions", required=True)
+    init: str | None = setting(
+        None, "result of an earlier run that the generator starts from; empty: the teacher"
+    )
+    lens: Through = section(Through, "with data.shallow: what pictures go through")
     steps: int = setting(10000, "updates of the generator (ours)", **STEPS)
     generator_steps: int = setting(4, "steps that a picture is made in", ge=1, le=64)
     lora: Lora = section(Lora)
@@ -114,6 +139,14 @@ class Distil(Run):
     optimizer: Descent = section(Descent)
     samples: Samples = section(Samples)
     cache: Cache = section(Cache)
+
+    def __post_init__(self) -> None:
+        if self.data.shallow is not None and self.lens.depth is None:
+            raise ValueError(
+                "data.shallow is set and lens.depth is not, so nothing is known of how deep a generated picture is; "
+                "set lens.depth to the folder of a depth model that measures metres, such as "
+                f"{METRIC}."
+            )
 
     def resolved(self) -> Distil:
         """A copy in which everything that depends on something else is filled in."""
@@ -133,6 +166,7 @@ class Distil(Run):
                 guidance=guidance if guidance is not None else 3.5 if known.guided else 8.0,
             ),
             fake=replace(self.fake, lr=self.fake.lr or lr),
+            lens=replace(self.lens, lr=self.lens.lr or lr),
             optimizer=replace(wanted, name=name, lr=lr),
             samples=replace(
                 self.samples,

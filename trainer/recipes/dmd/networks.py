@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from bokeh_ops.adapter.files import read_tensors
 from bokeh_ops.errors import BokehError
 from trainer.files import replace_file
 from trainer.frozen.model import Base
@@ -48,6 +49,14 @@ class Networks(ABC):
     @abstractmethod
     def write(self, folder: Path) -> None:
         """Write the generator as it is now."""
+
+    @abstractmethod
+    def begin(self, path: Path) -> None:
+        """Let the generator start as one that :meth:`write` wrote.
+
+        Raises:
+            BokehError: the file is of another network, or of another kind.
+        """
 
 
 class Adapted(Networks):
@@ -101,6 +110,9 @@ class Adapted(Networks):
         tensors = self.loras.loras["generator"].released()
         replace_file(folder / LORA, lambda path: save_file(tensors, path, {"format": "pt"}))
 
+    def begin(self, path: Path) -> None:
+        self.loras.loras["generator"].take(path, read_tensors(path)[0])
+
 
 class Whole(Networks):
     """Three small networks, all the teacher's at first.
@@ -153,6 +165,11 @@ class Whole(Networks):
 
         for model in self.models.values():
             loading.on_device(model.patcher)
+
+    def begin(self, path: Path) -> None:
+        from bokeh_ops.host.small.model import read_small
+
+        self.models["generator"].network.load_state_dict(read_small(path).network.state_dict())
 
     def write(self, folder: Path) -> None:
         replace_file(folder / MODEL, lambda path: self.models["generator"].save(path, torch.float16))

@@ -5,19 +5,26 @@ Source: Yin et al., "Improved Distribution Matching Distillation for Fast Image 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from bokeh_ops.camera.optics import FULL_FRAME_WIDTH
+from bokeh_ops.depth.estimate import load_estimator
+from bokeh_ops.depth.focus_transformer import SHIPPED, read_focus_transformer, write_focus_transformer
+from bokeh_ops.digest import content_key, file_key
 from bokeh_ops.picture.sheet import contact_sheet
 from trainer.comfyui import start as start_host
 from trainer.config import Optimizer
 from trainer.data import open_dataset
+from trainer.data.sample import Taken
+from trainer.files import replace_file
 from trainer.frozen.cache import Store, Texts, stack
 from trainer.frozen.model import Base, Embedding, Fingerprints
 from trainer.learner import Average, Learner, learning_rate, make_optimizer
@@ -27,14 +34,20 @@ from trainer.recipes.bokeh.samples import large_enough, write_png
 from trainer.recipes.bokeh.trainee import AUTOCAST
 from trainer.recipes.command import carry_out
 from trainer.recipes.dmd.config import Distil, fixed_part
+from trainer.recipes.dmd.lens import LensChain
 from trainer.recipes.dmd.networks import Adapted, Networks, Role, Whole
 from trainer.recipes.dmd.objective import Head, few_steps, matching_gradient, matching_loss
-from trainer.recipes.dmd.pictures import Pictures, Real
+from trainer.recipes.dmd.pictures import Kind, Pictures, Real
 from trainer.recipes.one_step.judge import looks_made, looks_real
 from trainer.recipes.recipe import Recipe, Rows, Turn
 from trainer.seeded import generator as draws
 from trainer.seeded import normal
 from trainer.settings import to_plain
+
+FOCUS = "focus.safetensors"
+"""Beside the result: the focus transformer that has learnt with it."""
+FAST = Taken(1.8, 0.05, FULL_FRAME_WIDTH)
+"""The camera of the sheets of samples."""
 
 
 class Job(NamedTuple):
@@ -44,6 +57,7 @@ class Job(NamedTuple):
         purpose: what its randomness is drawn for: ``training`` or ``validation``.
         step, turn: of the training.
         first, rows: its first picture in the turn, and how many there are.
+        shallow: whether it is of photographs with blur, and the generator's pictures go through the lens.
     """
 
     purpose: str
@@ -51,6 +65,7 @@ class Job(NamedTuple):
     turn: int
     first: int
     rows: int
+    shallow: bool = False
 
     def of(self, slot: int) -> tuple[str | int, ...]:
         """What tells the randomness of one of its pictures from that of all others."""
@@ -86,8 +101,10 @@ class Dmd(Recipe):
         settings: resolved.
         beside, base: as for :func:`distil`.
         processes: of this run.
-        through: what pictures ``[R, H, W, 3]``, about 0..1, of the generator go through before fake model, teacher
-            and head see them, with a gradient to them, such as a lens; None: nothing, and no autoencoder is needed.
+
+    Attributes:
+        chain: what the pictures of shallow steps go through before fake model, teacher and head see them; None where
+            there are no such steps, and no autoencoder is needed.
 
     Raises:
         BokehError: as for :func:`distil`.
@@ -99,7 +116,6 @@ class Dmd(Recipe):
         beside: Path,
         processes: Alone,
         base: Base | None = None,
-        through: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         start_host(settings.comfyui, beside, cpu=settings.device == "cpu")
         from bokeh_ops.host.loading import models as loading
@@ -107,50 +123,63 @@ class Dmd(Recipe):
         from bokeh_ops.host.training import denoise
         from trainer.frozen.load import check_size, load_base
 
-        self.settings, self.processes, self.through = settings, processes, through
+        self.settings, self.processes = settings, processes
         self.out = beside / Path(settings.out).expanduser()
         assert settings.samples.sampler is not None  # resolved
         check_sampler(settings.samples.sampler, "simple")
-        dataset = open_dataset(beside / Path(settings.data.dataset).expanduser())
-        check_size(dataset, settings.base)
-        self.size = dataset.resolution
         cache = settings.cache
         kept = beside / Path(cache.folder).expanduser() if cache.folder else self.out / "cache"
         self.base = base or load_base(settings, beside, Fingerprints(kept / "files.json"))
         computed = AUTOCAST[settings.precision] or torch.float32
         self.texts = Texts(self.base, Store(kept / "text" if cache.text else None), computed)
         latents = Store(kept / "latents" if cache.latents else None)
+
+        def pictures(folder: str, kind: Kind) -> Pictures:
+            dataset = open_dataset(beside / Path(folder).expanduser())
+            check_size(dataset, settings.base)
+            captions, apart = settings.data.captions, settings.samples.captions
+            return Pictures(dataset, self.base, self.texts, latents, captions, kind, apart)
+
         wanted = settings.data
-        self.pictures = Pictures(
-            dataset,
-            self.base,
-            self.texts,
-            latents,
-            wanted.captions,
-            "sharp" if wanted.sharp else "any",
-            settings.samples.captions,
-        )
+        self.pictures = pictures(wanted.dataset, "sharp" if wanted.sharp else "any")
+        self.size = self.pictures.dataset.resolution
         self.identities = {"model": self.base.fingerprint, "dataset": self.pictures.identity}
+        self.chain: LensChain | None = None
+        if wanted.shallow is not None:
+            self.shallow = pictures(wanted.shallow, "shallow")
+            self.identities["shallow"] = self.shallow.identity
+            self.chain = self._chain(beside)
 
         rank = settings.lora.rank
         self.networks: Networks = Adapted(self.base, rank, settings.seed) if rank else Whole(self.base)
+        if settings.init is not None:
+            path = beside / Path(settings.init).expanduser()
+            self.networks.begin(path)
+            self.identities["init"] = file_key(path)
         self.device = loading.device()
         patcher = self.base.patcher
         self.prediction = denoise.prediction(patcher)
         self.table = denoise.discrete_sigmas(patcher)
         self.levels = denoise.levels(patcher, settings.generator_steps)
-        self.head: Head | None = None
+        self.heads: dict[bool, Head] = {}  # one for pictures of each kind, by whether they are shallow
         if settings.losses.head:
             _, width = self.base.architecture.bottleneck(patcher.model.diffusion_model)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
-                self.head = Head(width).to(self.device)
+                self.heads = {kind: Head(width).to(self.device) for kind in (False, True)[: len(self.sets)]}
         trained = self.networks.trained
         opponent = dict(trained["fake"])
-        if self.head is not None:
-            opponent |= {f"head.{name}": value for name, value in self.head.named_parameters()}
-        self.generator = self._learner(trained["generator"], settings.optimizer, settings.ema)
-        self.fake = self._learner(opponent, replace(settings.optimizer, lr=settings.fake.lr), 0.0)
+        for shallow, head in self.heads.items():
+            own = "head_shallow" if shallow else "head"
+            opponent |= {f"{own}.{name}": value for name, value in head.named_parameters()}
+        wanted, fake = settings.optimizer, replace(settings.optimizer, lr=settings.fake.lr)
+        self.learners = {
+            "generator": self._learner(trained["generator"], wanted, settings.ema),
+            "fake": self._learner(opponent, fake, 0.0),
+        }
+        if self.chain is not None:
+            focus = dict(self.chain.focus.named_parameters())
+            self.learners["focus"] = self._learner(focus, replace(wanted, lr=settings.lens.lr), settings.ema)
         if settings.precision == "fp16":
             self.scaler = torch.amp.GradScaler(self.device.type)  # type: ignore[attr-defined]
 
@@ -164,83 +193,107 @@ class Dmd(Recipe):
             Average(trained, ema) if ema else None,
         )
 
+    def _chain(self, beside: Path) -> LensChain:
+        """Depth, focus and lens, as the settings name them."""
+        from trainer.frozen.depth import FrozenDepth
+
+        wanted = self.settings.lens
+        assert wanted.depth is not None  # checked with the settings
+        folder = beside / Path(wanted.depth).expanduser()
+        path = SHIPPED if wanted.focus is None else beside / Path(wanted.focus).expanduser()
+        focus, reference = (read_focus_transformer(path).to(self.processes.device) for _ in range(2))
+        depth = FrozenDepth(load_estimator(folder)).to(self.processes.device)
+        files = sorted(each for each in folder.iterdir() if each.is_file())
+        self.identities |= {"focus": file_key(path), "depth": content_key(*map(file_key, files))}
+        return LensChain(depth, focus.requires_grad_(True), reference)
+
+    @property
+    def sets(self) -> list[Pictures]:
+        """The data sets, in the order of their turns."""
+        return [self.pictures] if self.chain is None else [self.pictures, self.shallow]
+
     def prepare(self) -> None:
-        self.pictures.encode(self.processes)
+        for each in self.sets:
+            each.encode(self.processes)
         self.texts([self.settings.matching.negative])
         self.base.release_text()
         self.networks.load()
 
     def describe(self) -> str:
-        count = sum(parameter.numel() for parameter in self.generator.parameters)
+        count = sum(parameter.numel() for parameter in self.learners["generator"].parameters)
         world = self.processes.world
+        pictures = " and, through a lens, on ".join(f"{len(each)} pictures" for each in self.sets)
         return (
             f"A generator of {self.settings.generator_steps} steps: {count:,} parameters train on "
-            f"{len(self.pictures)} pictures, {self.settings.batch.total} a step, in {world} "
+            f"{pictures}, {self.settings.batch.total} a step, in {world} "
             f"process{'es' if world > 1 else ''} on {self.device}."
         )
 
     def trainables(self) -> Mapping[str, Learner]:
-        return {"generator": self.generator, "fake": self.fake}
+        return self.learners
 
     def turns(self, step: int) -> list[Turn]:
+        shallow = self.chain is not None and step % 2 == 1
         batch, losses, updates = self.settings.batch, self.settings.losses, self.settings.fake.updates
         rank, world = self.processes.rank, self.processes.world
         starts = range(rank * batch.micro, batch.total, world * batch.micro)
 
         def turn(name: str, number: int, each: Mapping[str, float]) -> Turn:
             jobs = [
-                Job("training", step, number, first, min(batch.micro, batch.total - first))
+                Job("training", step, number, first, min(batch.micro, batch.total - first), shallow)
                 for first in starts
             ]
-            return Turn(
-                (name,), jobs, batch.total, {key: value for key, value in each.items() if value}, name
-            )
+            learners, kind = ((name, "focus"), f"{name} through the lens") if shallow else ((name,), name)
+            told = {key: value for key, value in each.items() if value}
+            return Turn(learners, jobs, batch.total, told, kind)
 
-        fake = {"denoising": losses.denoising, "head": losses.head}
+        tie = {"focus": losses.focus if shallow else 0.0}
+        fake = {"denoising": losses.denoising, "head": losses.head, **tie}
         found = [turn("fake", number, fake) for number in range(updates)]
-        own = {"matching": losses.matching, "adversarial": losses.adversarial}
+        own = {"matching": losses.matching, "adversarial": losses.adversarial, **tie}
         return [*found, turn("generator", updates, own)]
 
     def losses(self, turn: Turn, fed: Job) -> Rows:
-        (name,) = turn.learners
-        for learner in (self.generator, self.fake):
+        for name, learner in self.learners.items():
             for parameter in learner.parameters:
-                parameter.requires_grad_(name == "generator" if learner is self.generator else name == "fake")
+                parameter.requires_grad_(name in turn.learners)
         before = self.base.encoded
         real = self._real(fed)
         if self.base.encoded != before:
             self.networks.load()  # an encoder may have needed the room
         texts = [each.text for each in real]
-        found = self._generator(fed, texts) if name == "generator" else self._fake(fed, real, texts)
+        found = (self._generator if "generator" in turn.learners else self._fake)(fed, real, texts)
         told = [{"photograph": each.key, "caption": each.caption} for each in real]
         return Rows(found, range(fed.first, fed.first + fed.rows), told)
 
-    def _generator(self, job: Job, texts: Sequence[Embedding]) -> dict[str, Tensor]:
+    def _generator(self, job: Job, real: Sequence[Real], texts: Sequence[Embedding]) -> dict[str, Tensor]:
         from bokeh_ops.host.training import denoise
 
-        x = self.shown(self.generated(job, texts))
+        x, found = self.shown(job, self.generated(job, texts), real)
         wanted = self.settings.matching
         sigma = self.drawn_levels(job, wanted.least, wanted.most)
         noisy = denoise.add_noise(self.base.patcher, x, self.noise(job, "matching"), sigma)
         with torch.no_grad():
-            real = self.teacher(noisy, sigma, texts)
+            wished = self.teacher(noisy, sigma, texts)
         # The head's gradient goes through the fake model; the matching takes only its answer.
-        with nullcontext() if self.head is not None else torch.no_grad():
+        with nullcontext() if self.heads else torch.no_grad():
             fake, features = self.estimate("fake", noisy, sigma, texts)
-        gradient = matching_gradient(x.detach(), real, fake.detach())
-        found = {"matching": matching_loss(x, gradient)}
-        if self.head is not None:
-            found["adversarial"] = looks_real([self.head(features)])
+        gradient = matching_gradient(x.detach(), wished, fake.detach())
+        found["matching"] = matching_loss(x, gradient)
+        if self.heads:
+            found["adversarial"] = looks_real([self.heads[job.shallow](features)])
         return found
 
     def _fake(self, job: Job, real: Sequence[Real], texts: Sequence[Embedding]) -> dict[str, Tensor]:
         from bokeh_ops.host.training import denoise
 
         with torch.no_grad():
-            x = self.shown(self.generated(job, texts))
+            x = self.generated(job, texts)
+        x, found = self.shown(job, x, real)
+        x = x.detach()
         sigma = self.drawn_levels(job, 0.0, 1.0)
         given, noise = x, self.noise(job, "denoising")
-        if self.head is not None:  # in one call, as the head is to tell them apart by nothing else
+        if self.heads:  # in one call, as the head is to tell them apart by nothing else
             latents = torch.stack([each.latent for each in real]).to(self.device)
             given = torch.cat((x, self.base.patcher.model.process_latent_in(latents).float()))
             noise = torch.cat((noise, self.noise(job, "real")))
@@ -248,17 +301,17 @@ class Dmd(Recipe):
         noisy = denoise.add_noise(self.base.patcher, given, noise, sigma)
         estimate, features = self.estimate("fake", noisy, sigma, texts)
         weight = weights(self.prediction, sigma[: len(x)], 0.0)
-        found = {"denoising": row_losses(estimate[: len(x)], x, weight)}
-        if self.head is not None:
-            made, true = self.head(features).chunk(2)
+        found["denoising"] = row_losses(estimate[: len(x)], x, weight)
+        if self.heads:
+            made, true = self.heads[job.shallow](features).chunk(2)
             found["head"] = looks_made([made]) + looks_real([true])
         return found
 
     def _real(self, job: Job) -> list[Real]:
-        slots = range(job.first, job.first + job.rows)
+        slots, pictures = range(job.first, job.first + job.rows), self.sets[job.shallow]
         if job.purpose == "validation":
-            return [self.pictures.read(len(self.pictures) + slot) for slot in slots]
-        return [self.pictures.drawn(self.settings.seed, *job.of(slot)) for slot in slots]
+            return [pictures.read(len(pictures) + slot) for slot in slots]
+        return [pictures.drawn(self.settings.seed, *job.of(slot)) for slot in slots]
 
     def generated(self, job: Job, texts: Sequence[Embedding]) -> Tensor:
         """The generator's pictures ``[R, C, h, w]``, in the model's own scale, by some of its steps.
@@ -280,9 +333,31 @@ class Dmd(Recipe):
             self.levels[:count],
         )
 
-    def shown(self, x: Tensor) -> Tensor:
-        """What teacher, fake model and head are shown of the generator's pictures ``[R, C, h, w]``."""
-        return x if self.through is None else self.base.closed(self.through(self.base.opened(x)))
+    def shown(self, job: Job, x: Tensor, real: Sequence[Real]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What teacher, fake model and head are shown of the generator's pictures ``[R, C, h, w]``.
+
+        Args:
+            job: shallow or not.
+            x: the pictures, in the model's own scale.
+            real: whose cameras they are taken with.
+
+        Returns:
+            The pictures, where the job is shallow as the lens forms them; and then the loss of the focus.
+        """
+        if not job.shallow:
+            return x, {}
+        assert self.chain is not None
+        pictures = self.again(self.base.opened, x).movedim(-1, 1)
+        seen = self.chain.see(pictures)
+        found = {"focus": self.chain.tie(pictures, seen)} if self.settings.losses.focus else {}
+        formed = self.chain.through(pictures, seen, cameras(real))
+        return self.again(self.base.closed, formed.movedim(1, -1)), found
+
+    def again(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What a part of the autoencoder makes of ``x``; with ``checkpointing`` computed again on the way back."""
+        if not self.settings.checkpointing:
+            return function(x)
+        return torch.as_tensor(checkpoint(function, x, use_reentrant=False, preserve_rng_state=False))
 
     def noise(self, job: Job, what: str) -> Tensor:
         """Noise of the pictures of a micro-batch, ``[R, C, h, w]``."""
@@ -372,30 +447,51 @@ class Dmd(Recipe):
         return fixed_part(settings)
 
     def result(self, step: int) -> None:
-        with self.generator.averaged():
+        with self.averaged():
             self.networks.write(self.out)
+            if self.chain is not None:
+                focus = self.chain.focus
+                replace_file(self.out / FOCUS, lambda path: write_focus_transformer(path, focus))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While it is open, what trains is its average, where there is one."""
+        with ExitStack() as stack:
+            for learner in self.learners.values():
+                stack.enter_context(learner.averaged())
+            yield
 
     @torch.no_grad()
     def validation(self) -> Mapping[str, float]:
         """Losses on captions, noise and levels that stay the same; in ``matching`` 0 is a perfect match."""
         told: dict[str, float] = {}
-        for number, turn in enumerate(self.turns(0)[-2:]):
-            job = Job("validation", 0, number, 0, self.pictures.kept)
-            losses = self.losses(turn, job).losses
-            told |= {name: float(losses[name].double().mean()) for name in turn.weights}
+        for shallow, pictures in enumerate(self.sets):
+            for number, turn in enumerate(self.turns(shallow)[-2:]):
+                job = Job("validation", 0, number, 0, pictures.kept, bool(shallow))
+                losses = self.losses(turn, job).losses
+                after = "_shallow" if shallow else ""
+                told |= {f"{name}{after}": float(losses[name].double().mean()) for name in turn.weights}
         return told
 
+    @torch.no_grad()
     def samples(self, step: int) -> Tensor:
         """Captions that are not trained on: the generator by the host's ``lcm`` beside the teacher, same seed."""
         wanted, steps = self.settings.samples, self.settings.generator_steps
         assert wanted.cfg is not None  # resolved
         assert wanted.sampler is not None
-        with self.generator.averaged():
+        with self.averaged():
             made = self.sampled("generator", steps, 1.0, "lcm", self.settings.base.guidance)
+            shown = {f"generator, {steps} steps": made}
+            if self.chain is not None:
+                pictures = made.movedim(-1, 1).to(self.device)
+                seen = self.chain.see(pictures)
+                formed = self.chain.through(pictures, seen, [FAST] * len(made))
+                shown["through the lens"] = formed.clamp(0, 1).movedim(1, -1).cpu()
+                shown["saliency"] = seen.saliency[..., None].expand_as(formed.movedim(1, -1)).cpu()
         teacher = self.sampled("teacher", wanted.steps, wanted.cfg, wanted.sampler, wanted.guidance)
-        pictures = large_enough(torch.cat((made, teacher)))
-        labels = [f"generator, {steps} steps", f"teacher, {wanted.steps} steps"]
-        found = contact_sheet(pictures, labels, columns=2, cell_size=384)[0]
+        shown[f"teacher, {wanted.steps} steps"] = teacher
+        pictures = large_enough(torch.cat(list(shown.values())))
+        found = contact_sheet(pictures, list(shown), columns=len(shown), cell_size=384)[0]
         write_png(self.out / "samples" / f"step-{step:08d}.png", found)
         return found
 
@@ -415,3 +511,8 @@ class Dmd(Recipe):
         pictures = torch.cat([self.base.decode(each) for each in made])
         self.networks.load()  # sampling and the autoencoder may have needed the room
         return pictures
+
+
+def cameras(real: Sequence[Real]) -> list[Taken]:
+    """How shallow photographs were taken."""
+    return [each.taken for each in real if each.taken is not None]
