@@ -157,6 +157,16 @@ class BokehFromCamera(io.ComfyNode):
                     tooltip="Several f-numbers at once, as '1.4, 2, 2.8, 4': the output 'K values' then holds the K of "
                     "each, for the k_values of Lens Blur from Depth.",
                 ),
+                io.Float.Input(
+                    "focus_scale",
+                    default=1.0,
+                    min=0.1,
+                    max=10.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="The focus scale of Find Main Thing, which was learned with an image generator: K = f² S / "
+                    "(2 N (focus_scale S - f)), so above 1 it blurs less. 1 for a lens as it is.",
+                ),
             ],
             outputs=[
                 io.Float.Output(
@@ -212,9 +222,11 @@ class BokehFromCamera(io.ComfyNode):
         image_width: int,
         photograph: str = "",
         f_numbers: str = "",
+        focus_scale: float = 1.0,
     ) -> io.NodeOutput:
         node_id = getattr(cls.hidden, "unique_id", None)
         camera, _, notes = _camera(f_number, focal_length, focus_distance, sensor, sensor_width, photograph)
+        camera = replace(camera, focus_scale=focus_scale)
         stops = parse_values(f_numbers, "f-number") if f_numbers.strip() else [camera.f_number]
         series = [replace(camera, f_number=stop).k(image_width) for stop in stops]
         if f_numbers.strip():

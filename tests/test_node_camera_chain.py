@@ -64,6 +64,19 @@ def test_blur_is_that_of_the_camera_focused_where_the_picture_is(pack: ModuleTyp
     assert torch.allclose(signed[0, 0], k * (1 / METRES[0, 0] - 1 / 2), rtol=1e-4, atol=1e-5)
 
 
+def test_the_scale_of_the_focus_is_in_the_blur(pack: ModuleType) -> None:
+    """As eq. 6 of Fine-grained Defocus is printed: ``|d - f_d| / d f^2 / (N (f_s f_d - f))`` in diameter."""
+    chosen = focus(pack, "distance in metres", value=2.0)
+    _, signed, _, (camera,) = rendered(pack, cameras(pack, focus_scale=1.5), focus=chosen)
+    radius = (METRES[0, 0] - 2).abs() / METRES[0, 0] * 0.085**2 / (2 * (1.5 * 2 - 0.085)) / 2 * WIDTH / 0.0235
+    assert torch.allclose(signed[0, 0].abs(), radius, rtol=1e-4, atol=1e-5)
+    assert camera.focus_scale == 1.5
+    near, far = camera.sharp_range(3e-5)
+    for limit in (near, far):  # where that diameter is reached
+        circle = abs(limit - 2) / limit * 0.085**2 / (2 * (1.5 * 2 - 0.085))
+        assert circle == pytest.approx(3e-5)
+
+
 def test_a_series_of_f_numbers_and_a_focus_pull(pack: ModuleType) -> None:
     """Pictures, defocus and cameras come in one order."""
     pull = focus(pack, "distance in metres", values="2, 4")

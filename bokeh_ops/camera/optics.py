@@ -127,8 +127,7 @@ def k_from_camera(
     Raises:
         BokehError: a quantity that is not above 0, or a focus (scaled) no farther than the focal length.
     """
-    _above_zero(focus_scale, "scale of the focus", "")
-    reach = _reach(focal_length, f_number, focus_distance * focus_scale) / focus_scale
+    reach = _reach(focal_length, f_number, focus_distance, focus_scale)
     return reach / 2 * pixel_ratio(image_width, sensor_width)
 
 
@@ -178,7 +177,8 @@ class Camera:
             BokehError: a circle or a setting that is not above 0, or a focus no farther than the focal length.
         """
         _above_zero(circle, "circle of confusion", "metres")
-        dioptres = circle / float(_reach(self.focal_length, self.f_number, self.focus_distance))
+        reach = _reach(self.focal_length, self.f_number, self.focus_distance, self.focus_scale)
+        dioptres = circle / float(reach)
         focus = 1 / self.focus_distance
         # Below the precision of a number, the difference is one of rounding: the focus is the hyperfocal distance.
         far = 1 / (focus - dioptres) if focus - dioptres > 1e-12 * focus else math.inf
@@ -217,10 +217,11 @@ class Camera:
 
     def describe(self, image_width: float = TRAINING_WIDTH) -> str:
         """A line for people: ``50 mm f/1.8 focused at 2 m on a 36 mm sensor, 512 px: K = 10.13 ...``."""
+        scaled = "" if self.focus_scale == 1 else f"focus scale {self.focus_scale:.4g}, "
         return (
             f"{self.focal_length * 1000:.4g} mm f/{self.f_number:.4g} focused at {self.focus_distance:.4g} m on a "
-            f"{self.sensor_width * 1000:.4g} mm sensor, {image_width:g} px: K = {format_value(self.k(image_width))} "
-            "px of blur radius per dioptre"
+            f"{self.sensor_width * 1000:.4g} mm sensor, {scaled}{image_width:g} px: K = "
+            f"{format_value(self.k(image_width))} px of blur radius per dioptre"
         )
 
 
@@ -376,19 +377,22 @@ def k_from_bokehdiff(gain: Quantity, disparity_range: Quantity, image_width: Qua
     return k_from_bokehme(gain * BOKEHDIFF_UNIT, disparity_range, image_width)
 
 
-def _reach(focal_length: Quantity, f_number: Quantity, focus_distance: Quantity) -> Quantity:
-    """``f^2 S1 / (N (S1 - f))``: metres of blur diameter per dioptre. Written so that S1 may be infinite."""
+def _reach(
+    focal_length: Quantity, f_number: Quantity, focus_distance: Quantity, focus_scale: Quantity = 1.0
+) -> Quantity:
+    """``f^2 S1 / (N (f_s S1 - f))``: metres of blur diameter per dioptre. Written so that S1 may be infinite."""
     _above_zero(focal_length, "focal length", "metres")
     _above_zero(f_number, "f-number", "")
     _above_zero(focus_distance, "focus distance", "metres", infinite=True)
-    if not _all(focus_distance - focal_length, lambda value: value > 0):
-        least = float(torch.as_tensor(focus_distance).min())
+    _above_zero(focus_scale, "scale of the focus", "")
+    if not _all(focus_scale * focus_distance - focal_length, lambda value: value > 0):
+        least = float(torch.as_tensor(focus_scale * focus_distance).min())
         longest = float(torch.as_tensor(focal_length).max())
         raise BokehError(
             f"The focus distance is {least:g} m and the focal length {longest:g} m; the focus must be "
             "farther than the focal length. Lengths are in metres: 50 mm is 0.05."
         )
-    return focal_length * focal_length / (f_number * (1 - focal_length / focus_distance))
+    return focal_length * focal_length / (f_number * (focus_scale - focal_length / focus_distance))
 
 
 def _check_aspect(aspect: float) -> None:

@@ -119,12 +119,16 @@ class Strength:
         if not self.stops:
             return [float(k_lacking(k_at_width(value, side, self.width), present)) for value in self.values]
         self.check_focal(focal)
-        length, sensor = focal * width / side * FULL_FRAME_WIDTH, FULL_FRAME_WIDTH
+        length, sensor, scale = focal * width / side * FULL_FRAME_WIDTH, FULL_FRAME_WIDTH, 1.0
         if self.camera is not None:
-            length, sensor = self.camera.focal_length, self.camera.sensor_width
+            length, sensor, scale = (
+                self.camera.focal_length,
+                self.camera.sensor_width,
+                self.camera.focus_scale,
+            )
         distance = distance_of(focus_disparity)
         return [
-            k_lacking(torch.as_tensor(k_from_camera(length, value, distance, sensor, side)), present)
+            k_lacking(torch.as_tensor(k_from_camera(length, value, distance, sensor, side, scale)), present)
             for value in self.values
         ]
 
