@@ -118,13 +118,13 @@ def test_the_generator_of_a_gaussian_moves_to_the_teachers(workshop: Path, tmp_p
     )
     wanted, theta, spread = 0.8, torch.tensor(-0.5, requires_grad=True), 0.4
 
-    def estimate(role: str, x: Tensor, sigma: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    def estimate(role: str, x: Tensor, sigma: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if role == "generator":
             return theta + spread * x / (1 + sigma.view(-1, 1, 1, 1) ** 2).sqrt(), x
         mean = torch.tensor(wanted) if role == "teacher" else theta.detach()
         return gaussian(mean, spread, x, sigma), x
 
-    made.estimate = estimate
+    made.roles.estimate = estimate
     turn = made.turns(0)[-1]
     (job,) = turn.jobs
     loss = made.losses(turn, job).losses["matching"].sum()
@@ -174,7 +174,7 @@ def test_which_step_is_trained_is_drawn_and_stays(workshop: Path, tmp_path: Path
             calls.clear()
             job = again.turns(step)[-1].jobs[0]
             texts = again.texts(["a"] * job.rows)
-            again.estimate = lambda role, x, *_: (calls.append(1), (x, x))[1]
+            again.roles.estimate = lambda role, x, *_, **__: (calls.append(1), (x, x))[1]
             again.generated(job, texts)
             found.append(len(calls))
         return found
@@ -193,7 +193,7 @@ def test_the_head_is_told_by_softplus(workshop: Path, tmp_path: Path) -> None:
             value = torch.full((rows, 4), 2.0) if rows == 2 else torch.tensor([-1.0, -1, 3, 3])[:, None]
             return value + 0 * features.sum()
 
-    made.head = Constant()
+    made.heads[False] = Constant()
     with made.training():
         found = only(made, "generator")["adversarial"]
         assert found.tolist() == pytest.approx([math.log1p(math.exp(-2))] * 2)
@@ -207,13 +207,13 @@ def test_who_gets_a_gradient(workshop: Path, tmp_path: Path, kind: str) -> None:
     """The generator in its turn, through matching and through the head; fake model and head in theirs."""
     made = recipe(workshop, tmp_path, kind)
     with torch.no_grad():
-        for learner in (made.generator, made.fake):
+        for learner in made.learners.values():
             for value in learner.parameters:
                 value += 0.05 * models.randn(*value.shape, seed=len(value))
     touched = lambda learner: sum(p.grad is not None for p in learner.parameters)  # noqa: E731
     with made.training():
         for name, weight in (("generator", "matching"), ("generator", "adversarial"), ("fake", "denoising")):
-            for learner in (made.generator, made.fake):
+            for learner in made.learners.values():
                 learner.optimizer.zero_grad(set_to_none=True)
             only(made, name)[weight].sum().backward()
             mine, other = (
@@ -223,9 +223,9 @@ def test_who_gets_a_gradient(workshop: Path, tmp_path: Path, kind: str) -> None:
             assert touched(mine) > 0
             assert touched(other) == 0
             assert all(p.grad is None for p in made.base.patcher.model.parameters())
-        made.fake.optimizer.zero_grad(set_to_none=True)
+        made.learners["fake"].optimizer.zero_grad(set_to_none=True)
         only(made, "fake")["head"].sum().backward()
-    names = {name for name, value in made.fake.weights.items() if value.grad is not None}
+    names = {name for name, value in made.learners["fake"].weights.items() if value.grad is not None}
     assert any(name.startswith("head.") for name in names)
     assert any(not name.startswith("head.") for name in names)  # as in DMD2, the features learn too
 
@@ -236,11 +236,11 @@ def test_what_the_head_looks_at(workshop: Path, tmp_path: Path, kind: str, width
     made = recipe(workshop, tmp_path, kind)
     x = models.randn(2, *made.pictures.shape)
     texts = made.texts(["a patch", "a"])
-    estimate, features = made.estimate("fake", x, torch.tensor([0.5, 0.7]), texts)
+    estimate, features = made.roles.estimate("fake", x, torch.tensor([0.5, 0.7]), texts)
     assert estimate.shape == x.shape
     assert features.shape == (2, 16, width)
     assert len(texts[0].context) != 16
-    assert made.head(features).shape == (2, 16)
+    assert made.heads[False](features).shape == (2, 16)
 
 
 def test_the_teachers_guidance(workshop: Path, tmp_path: Path) -> None:
@@ -252,14 +252,14 @@ def test_the_teachers_guidance(workshop: Path, tmp_path: Path) -> None:
             told.append(guidance)  # noqa: B023
             return torch.full_like(x, 1.0 if texts == ["x", "y"] else 0.25), x
 
-        made.estimate = estimate
-        out = made.teacher(torch.zeros(2, 1, 1, 1), torch.ones(2), texts)
+        made.roles.estimate = estimate
+        out = made.roles.teacher(torch.zeros(2, 1, 1, 1), torch.ones(2), texts)
         assert told == expected
         assert float(out[0]) == (0.25 + 8 * 0.75 if kind == "sd15" else 1.0)
     seen: list[Any] = []
-    model = recipe(workshop, tmp_path, "flux").conditioning(made.texts(["a", "b"]), 3.5)
+    model = recipe(workshop, tmp_path, "flux").roles.conditioning(made.texts(["a", "b"]), 3.5)
     seen.append(model[0][1]["guidance"])
-    seen.append(made.conditioning(made.texts(["a"]))[0][1]["guidance"])
+    seen.append(made.roles.conditioning(made.texts(["a"]))[0][1]["guidance"])
     assert seen == [3.5, 1.0]
 
 
@@ -275,7 +275,7 @@ def test_its_steps_are_those_of_lcm(workshop: Path, tmp_path: Path, kind: str) -
 
     made = recipe(workshop, tmp_path, kind)
     with torch.no_grad():
-        for value in made.generator.parameters:
+        for value in made.learners["generator"].parameters:
             value += 0.05 * models.randn(*value.shape, seed=len(value))
     sampling = made.base.patcher.get_model_object("model_sampling")
     if kind == "flux":
@@ -293,7 +293,7 @@ def test_its_steps_are_those_of_lcm(workshop: Path, tmp_path: Path, kind: str) -
         job: Any = SimpleNamespace(purpose="validation")
         own = made.base.patcher.model.process_latent_out(made.generated(job, texts))
     with made.training(), made.networks.acting("generator") as patcher:
-        positive = made.conditioning(texts)
+        positive = made.roles.conditioning(texts)
         found = sample_plain(patcher, positive, positive, blank, 5, 4, 1.0, "lcm")
     assert relative(own, found) < 1e-5
 
@@ -313,7 +313,7 @@ def test_what_is_trained_is_what_samples(workshop: Path, tmp_path: Path, kind: s
     before = models.snapshot(read_small(Path(base)).patcher)
     made = train(workshop, tmp_path, kind, *wanted)
     assert models.same_bits(models.snapshot(made.base.patcher), before)
-    for learner in (made.generator, made.fake):
+    for learner in made.learners.values():
         changed = [
             float(value.detach().abs().max())
             for name, value in learner.weights.items()
@@ -332,7 +332,7 @@ def test_what_is_trained_is_what_samples(workshop: Path, tmp_path: Path, kind: s
             )
         )
     texts, blank = made.texts(["a patch"]), torch.zeros(1, *made.pictures.shape)
-    positive = made.conditioning(texts)
+    positive = made.roles.conditioning(texts)
     with made.training(), made.networks.acting("generator") as patcher:
         own = sample_plain(patcher, positive, positive, blank, 5, 4, 1.0, "lcm")
     models.unload()
@@ -446,27 +446,6 @@ def test_two_processes_make_the_losses_of_one(workshop: Path, tmp_path: Path) ->
     assert float(apart) < 0.02 * float(whole)
 
 
-def test_pictures_may_go_through_a_lens(workshop: Path, tmp_path: Path) -> None:
-    """The place for one: pictures, not latents, with a gradient to the generator."""
-    given: list[Tensor] = []
-
-    def dark(pictures: Tensor) -> Tensor:
-        given.append(pictures)
-        return pictures / 2
-
-    made = recipe(workshop, tmp_path, through=dark)
-    x = models.randn(2, 4, 8, 8, seed=1).requires_grad_(True)
-    shown = made.shown(x)
-    assert given[0].shape == (2, 16, 16, 3)
-    assert torch.allclose(made.base.opened(shown), given[0] / 2, atol=1e-6)
-    (gradient,) = torch.autograd.grad(shown.sum(), x)
-    assert float(gradient.abs().max()) > 0
-    with made.training():
-        only(made, "generator")["matching"].sum().backward()
-    assert any(float(p.grad.abs().max()) > 0 for p in made.generator.parameters if p.grad is not None)
-    assert recipe(workshop, tmp_path).shown(x) is x
-
-
 def test_samples_and_validation(workshop: Path, tmp_path: Path) -> None:
     made = train(workshop, tmp_path, "sd15", "steps=1", "ema=0.9")
     own = load_file(tmp_path / "checkpoints/step-00000001/generator.safetensors")
@@ -477,7 +456,9 @@ def test_samples_and_validation(workshop: Path, tmp_path: Path) -> None:
     assert set(found) == {"denoising", "head", "matching", "adversarial"}
     assert sheet.shape[-1] == 3
     assert (tmp_path / "samples" / "step-00000001.png").is_file()
-    assert models.same_bits({name: value.detach() for name, value in made.generator.weights.items()}, own)
+    assert models.same_bits(
+        {name: value.detach() for name, value in made.learners["generator"].weights.items()}, own
+    )
     kept = {made.pictures.read(len(made.pictures) + number).key for number in range(2)}
     trained = {made.pictures.drawn(0, step).key for step in range(60)}
     assert len(trained) == 4

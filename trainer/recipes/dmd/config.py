@@ -129,6 +129,9 @@ class Distil(Run):
         None, "result of an earlier run that the generator starts from; empty: the teacher"
     )
     lens: Through = section(Through, "with data.shallow: what pictures go through")
+    exif: Flag = setting(
+        False, "tell generator and fake model f-number and focal length; photographs without are left out"
+    )
     steps: int = setting(10000, "updates of the generator (ours)", **STEPS)
     generator_steps: int = setting(4, "steps that a picture is made in", ge=1, le=64)
     lora: Lora = section(Lora)
@@ -141,6 +144,12 @@ class Distil(Run):
     cache: Cache = section(Cache)
 
     def __post_init__(self) -> None:
+        if self.exif and (self.data.shallow is not None or self.data.sharp):
+            what = "data.shallow" if self.data.shallow is not None else "data.sharp"
+            raise ValueError(
+                f"exif and {what} are both set; a generator either learns blur from f-number and focal length, on "
+                f"photographs of all kinds, or is sharp and has a lens. Leave out one."
+            )
         if self.data.shallow is not None and self.lens.depth is None:
             raise ValueError(
                 "data.shallow is set and lens.depth is not, so nothing is known of how deep a generated picture is; "

@@ -38,10 +38,12 @@ class Real(NamedTuple):
     taken: Taken | None
 
 
-Kind = Literal["any", "sharp", "shallow"]
-"""Of photographs: all of them, those that are all in focus, or those with blur and a lens that is known."""
+Kind = Literal["any", "taken", "sharp", "shallow"]
+"""Of photographs: all of them, those whose lens is known, those that are all in focus, and those of a known lens that
+are not."""
 _TOLD = {
     "any": "",
+    "taken": " whose lens is known",
     "sharp": " that are all in focus",
     "shallow": " that are not all in focus and whose lens is known",
 }
@@ -75,7 +77,7 @@ class Pictures:
         self.dataset, self.base, self.texts, self.latents = dataset, base, texts, latents
         self.captions, self.identity = captions, identity(dataset)
         k, sharp = dataset.facts()
-        chosen = {"any": sharp | True, "sharp": sharp, "shallow": ~sharp & (k > 0)}[kind]
+        chosen = {"any": sharp | True, "taken": k > 0, "sharp": sharp, "shallow": ~sharp & (k > 0)}[kind]
         self.indices = [int(index) for index in chosen.nonzero()[0]]
         self.kept = min(kept, len(self.indices) - 1)
         if self.kept < 1:

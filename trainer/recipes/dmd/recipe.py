@@ -25,7 +25,7 @@ from trainer.config import Optimizer
 from trainer.data import open_dataset
 from trainer.data.sample import Taken
 from trainer.files import replace_file
-from trainer.frozen.cache import Store, Texts, stack
+from trainer.frozen.cache import Store, Texts
 from trainer.frozen.model import Base, Embedding, Fingerprints
 from trainer.learner import Average, Learner, learning_rate, make_optimizer
 from trainer.processes import Alone
@@ -38,6 +38,7 @@ from trainer.recipes.dmd.lens import LensChain
 from trainer.recipes.dmd.networks import Adapted, Networks, Role, Whole
 from trainer.recipes.dmd.objective import Head, few_steps, matching_gradient, matching_loss
 from trainer.recipes.dmd.pictures import Kind, Pictures, Real
+from trainer.recipes.dmd.roles import Roles
 from trainer.recipes.one_step.judge import looks_made, looks_real
 from trainer.recipes.recipe import Recipe, Rows, Turn
 from trainer.seeded import generator as draws
@@ -46,6 +47,8 @@ from trainer.settings import to_plain
 
 FOCUS = "focus.safetensors"
 """Beside the result: the focus transformer that has learnt with it."""
+EXIF = "exif.safetensors"
+"""Beside the result: what the generator is told f-number and focal length by."""
 FAST = Taken(1.8, 0.05, FULL_FRAME_WIDTH)
 """The camera of the sheets of samples."""
 
@@ -121,6 +124,7 @@ class Dmd(Recipe):
         from bokeh_ops.host.loading import models as loading
         from bokeh_ops.host.sampling.sweep import check_sampler
         from bokeh_ops.host.training import denoise
+        from bokeh_ops.host.training.exif import ExifEmbedding
         from trainer.frozen.load import check_size, load_base
 
         self.settings, self.processes = settings, processes
@@ -141,7 +145,8 @@ class Dmd(Recipe):
             return Pictures(dataset, self.base, self.texts, latents, captions, kind, apart)
 
         wanted = settings.data
-        self.pictures = pictures(wanted.dataset, "sharp" if wanted.sharp else "any")
+        kind: Kind = "taken" if settings.exif else "sharp" if wanted.sharp else "any"
+        self.pictures = pictures(wanted.dataset, kind)
         self.size = self.pictures.dataset.resolution
         self.identities = {"model": self.base.fingerprint, "dataset": self.pictures.identity}
         self.chain: LensChain | None = None
@@ -167,8 +172,17 @@ class Dmd(Recipe):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
                 self.heads = {kind: Head(width).to(self.device) for kind in (False, True)[: len(self.sets)]}
-        trained = self.networks.trained
-        opponent = dict(trained["fake"])
+        exif: dict[Role, ExifEmbedding] = {}
+        if settings.exif:
+            _, width = self.base.architecture.timestep_embedding(patcher.model.diffusion_model)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(settings.seed)
+                exif = {role: ExifEmbedding(width).to(self.device) for role in ("generator", "fake")}
+        self.roles = Roles(settings, self.base, self.networks, self.texts, self.size, exif)
+        trained = {role: dict(weights) for role, weights in self.networks.trained.items()}
+        for role, embedding in exif.items():
+            trained[role] |= {f"exif.{name}": value for name, value in embedding.named_parameters()}
+        opponent = trained["fake"]
         for shallow, head in self.heads.items():
             own = "head_shallow" if shallow else "head"
             opponent |= {f"{own}.{name}": value for name, value in head.named_parameters()}
@@ -269,15 +283,16 @@ class Dmd(Recipe):
     def _generator(self, job: Job, real: Sequence[Real], texts: Sequence[Embedding]) -> dict[str, Tensor]:
         from bokeh_ops.host.training import denoise
 
-        x, found = self.shown(job, self.generated(job, texts), real)
+        taken = [each.taken for each in real]
+        x, found = self.shown(job, self.generated(job, texts, taken), taken)
         wanted = self.settings.matching
         sigma = self.drawn_levels(job, wanted.least, wanted.most)
         noisy = denoise.add_noise(self.base.patcher, x, self.noise(job, "matching"), sigma)
         with torch.no_grad():
-            wished = self.teacher(noisy, sigma, texts)
+            wished = self.roles.teacher(noisy, sigma, texts)
         # The head's gradient goes through the fake model; the matching takes only its answer.
         with nullcontext() if self.heads else torch.no_grad():
-            fake, features = self.estimate("fake", noisy, sigma, texts)
+            fake, features = self.roles.estimate("fake", noisy, sigma, texts, taken=taken)
         gradient = matching_gradient(x.detach(), wished, fake.detach())
         found["matching"] = matching_loss(x, gradient)
         if self.heads:
@@ -287,9 +302,10 @@ class Dmd(Recipe):
     def _fake(self, job: Job, real: Sequence[Real], texts: Sequence[Embedding]) -> dict[str, Tensor]:
         from bokeh_ops.host.training import denoise
 
+        taken = [each.taken for each in real]
         with torch.no_grad():
-            x = self.generated(job, texts)
-        x, found = self.shown(job, x, real)
+            x = self.generated(job, texts, taken)
+        x, found = self.shown(job, x, taken)
         x = x.detach()
         sigma = self.drawn_levels(job, 0.0, 1.0)
         given, noise = x, self.noise(job, "denoising")
@@ -297,9 +313,9 @@ class Dmd(Recipe):
             latents = torch.stack([each.latent for each in real]).to(self.device)
             given = torch.cat((x, self.base.patcher.model.process_latent_in(latents).float()))
             noise = torch.cat((noise, self.noise(job, "real")))
-            sigma, texts = sigma.repeat(2), [*texts, *texts]
+            sigma, texts, taken = sigma.repeat(2), [*texts, *texts], [*taken, *taken]
         noisy = denoise.add_noise(self.base.patcher, given, noise, sigma)
-        estimate, features = self.estimate("fake", noisy, sigma, texts)
+        estimate, features = self.roles.estimate("fake", noisy, sigma, texts, taken=taken)
         weight = weights(self.prediction, sigma[: len(x)], 0.0)
         found["denoising"] = row_losses(estimate[: len(x)], x, weight)
         if self.heads:
@@ -313,7 +329,7 @@ class Dmd(Recipe):
             return [pictures.read(len(pictures) + slot) for slot in slots]
         return [pictures.drawn(self.settings.seed, *job.of(slot)) for slot in slots]
 
-    def generated(self, job: Job, texts: Sequence[Embedding]) -> Tensor:
+    def generated(self, job: Job, texts: Sequence[Embedding], taken: Sequence[Taken | None] = ()) -> Tensor:
         """The generator's pictures ``[R, C, h, w]``, in the model's own scale, by some of its steps.
 
         Which step is the last is drawn by step and turn, the same for all pictures; it alone has a gradient.
@@ -326,20 +342,22 @@ class Dmd(Recipe):
             count = 1 + int(chance.integers(count))
         patcher = self.base.patcher
         return few_steps(
-            lambda x, sigma: self.estimate("generator", x, sigma, texts)[0],
+            lambda x, sigma: self.roles.estimate("generator", x, sigma, texts, taken=taken)[0],
             lambda noise, sigma: denoise.pure_noise(patcher, noise, sigma),
             lambda x, noise, sigma: denoise.add_noise(patcher, x, noise, sigma),
             [self.noise(job, f"step {number}") for number in range(count)],
             self.levels[:count],
         )
 
-    def shown(self, job: Job, x: Tensor, real: Sequence[Real]) -> tuple[Tensor, dict[str, Tensor]]:
+    def shown(
+        self, job: Job, x: Tensor, taken: Sequence[Taken | None] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """What teacher, fake model and head are shown of the generator's pictures ``[R, C, h, w]``.
 
         Args:
             job: shallow or not.
             x: the pictures, in the model's own scale.
-            real: whose cameras they are taken with.
+            taken: the camera of each; used where the job is shallow.
 
         Returns:
             The pictures, where the job is shallow as the lens forms them; and then the loss of the focus.
@@ -350,7 +368,7 @@ class Dmd(Recipe):
         pictures = self.again(self.base.opened, x).movedim(-1, 1)
         seen = self.chain.see(pictures)
         found = {"focus": self.chain.tie(pictures, seen)} if self.settings.losses.focus else {}
-        formed = self.chain.through(pictures, seen, cameras(real))
+        formed = self.chain.through(pictures, seen, [each for each in taken if each is not None])
         return self.again(self.base.closed, formed.movedim(1, -1)), found
 
     def again(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -380,63 +398,6 @@ class Dmd(Recipe):
             sigma = sigma.clamp(min=LEAST_FLOW_SIGMA)
         return sigma.to(self.device)
 
-    def estimate(
-        self,
-        role: Role,
-        x: Tensor,
-        sigma: Tensor,
-        texts: Sequence[Embedding],
-        guidance: float | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """What one of the networks estimates of ``x0``.
-
-        Args:
-            role: which.
-            x: ``[R, C, h, w]``, in the model's own scale.
-            sigma: noise levels ``[R]``.
-            texts: of each row.
-            guidance: distilled guidance; None: ``base.guidance``.
-
-        Returns:
-            ``[R, C, h, w]``, and the network's deepest features ``[R, L, C]``.
-        """
-        from bokeh_ops.host.training import denoise
-        from bokeh_ops.host.training.gradients import bottleneck
-
-        positive = self.conditioning(texts, guidance)
-        autocast = AUTOCAST[self.settings.precision]
-        with (
-            self.networks.acting(role) as patcher,
-            bottleneck(patcher) as features,
-            torch.autocast(self.device.type, autocast) if autocast is not None else nullcontext(),
-        ):
-            made = denoise.denoise(patcher, positive, x, sigma)
-        return made.float(), features[0]
-
-    def conditioning(self, texts: Sequence[Embedding], guidance: float | None = None) -> list[Any]:
-        """CONDITIONING of several rows, as the host's nodes would have it."""
-        from bokeh_ops.host.training import denoise
-
-        context, pooled = stack(texts)
-        architecture = self.base.architecture
-        if architecture.guided:
-            guidance = self.settings.base.guidance if guidance is None else guidance
-        told = guidance if architecture.guided else None
-        size = architecture.picture_conditions(*self.size)
-        return denoise.conditioning(context, pooled, told, [0.0] * len(texts), picture=size)
-
-    def teacher(self, x: Tensor, sigma: Tensor, texts: Sequence[Embedding]) -> Tensor:
-        """The teacher's guided estimate ``[R, C, h, w]``: classifier-free, or as FLUX is told."""
-        wanted = self.settings.matching
-        assert wanted.guidance is not None  # resolved
-        if self.base.architecture.guided:
-            return self.estimate("teacher", x, sigma, texts, wanted.guidance)[0]
-        with_text, _ = self.estimate("teacher", x, sigma, texts)
-        if wanted.guidance == 1:
-            return with_text
-        without, _ = self.estimate("teacher", x, sigma, self.texts([wanted.negative]) * len(texts))
-        return without + wanted.guidance * (with_text - without)
-
     def training(self) -> AbstractContextManager[Any]:
         return self.networks.training(self.settings.checkpointing)
 
@@ -449,6 +410,8 @@ class Dmd(Recipe):
     def result(self, step: int) -> None:
         with self.averaged():
             self.networks.write(self.out)
+            if self.roles.exif:
+                replace_file(self.out / EXIF, self.roles.exif["generator"].save)
             if self.chain is not None:
                 focus = self.chain.focus
                 replace_file(self.out / FOCUS, lambda path: write_focus_transformer(path, focus))
@@ -479,8 +442,9 @@ class Dmd(Recipe):
         wanted, steps = self.settings.samples, self.settings.generator_steps
         assert wanted.cfg is not None  # resolved
         assert wanted.sampler is not None
+        real = [self.pictures.read(len(self.pictures) + number) for number in range(self.pictures.kept)]
         with self.averaged():
-            made = self.sampled("generator", steps, 1.0, "lcm", self.settings.base.guidance)
+            made = self.roles.sampled("generator", real, steps, 1.0, "lcm", self.settings.base.guidance)
             shown = {f"generator, {steps} steps": made}
             if self.chain is not None:
                 pictures = made.movedim(-1, 1).to(self.device)
@@ -488,31 +452,10 @@ class Dmd(Recipe):
                 formed = self.chain.through(pictures, seen, [FAST] * len(made))
                 shown["through the lens"] = formed.clamp(0, 1).movedim(1, -1).cpu()
                 shown["saliency"] = seen.saliency[..., None].expand_as(formed.movedim(1, -1)).cpu()
-        teacher = self.sampled("teacher", wanted.steps, wanted.cfg, wanted.sampler, wanted.guidance)
+        own = wanted.steps, wanted.cfg, wanted.sampler, wanted.guidance
+        teacher = self.roles.sampled("teacher", real, *own)
         shown[f"teacher, {wanted.steps} steps"] = teacher
         pictures = large_enough(torch.cat(list(shown.values())))
         found = contact_sheet(pictures, list(shown), columns=len(shown), cell_size=384)[0]
         write_png(self.out / "samples" / f"step-{step:08d}.png", found)
         return found
-
-    def sampled(self, role: Role, steps: int, cfg: float, sampler: str, guidance: float) -> Tensor:
-        """Pictures ``[N, H, W, 3]``, 0..1, of the captions that are not trained on, by the host's own sampler."""
-        from bokeh_ops.host.sampling.plain import sample_plain
-
-        real = [self.pictures.read(len(self.pictures) + number) for number in range(self.pictures.kept)]
-        empty = self.texts([self.settings.matching.negative])[0]
-        made = []
-        with self.networks.acting(role) as patcher:
-            for number, each in enumerate(real):
-                positive, negative = (self.conditioning([text], guidance) for text in (each.text, empty))
-                blank = torch.zeros_like(each.latent)[None]
-                seed = self.settings.samples.seed + number
-                made.append(sample_plain(patcher, positive, negative, blank, seed, steps, cfg, sampler))
-        pictures = torch.cat([self.base.decode(each) for each in made])
-        self.networks.load()  # sampling and the autoencoder may have needed the room
-        return pictures
-
-
-def cameras(real: Sequence[Real]) -> list[Taken]:
-    """How shallow photographs were taken."""
-    return [each.taken for each in real if each.taken is not None]
