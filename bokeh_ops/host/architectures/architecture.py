@@ -222,6 +222,10 @@ class Architecture(ABC):
     def features(self, given: Any) -> Tensor:
         """Those features, ``[R, L, C]``, in what that layer gives."""
 
+    @abstractmethod
+    def timestep_embedding(self, network: Any) -> tuple[nn.Module, int]:
+        """What gives the timestep embedding ``[R, C]`` that all else of a network is modulated by, and C."""
+
     def watched(self, options: dict[str, Any], paths: list[str], watch: Watch) -> dict[str, Any]:
         """A copy of ``transformer_options`` with which ``watch`` sees the cross-attentions of ``paths``."""
         raise NotImplementedError(f"{self.title} has no cross-attention to look at.")

@@ -132,5 +132,8 @@ class Flux(Architecture):
     def features(self, given: Any) -> Tensor:
         return given[0]  # the picture's tokens, before the text's
 
+    def timestep_embedding(self, network: Any) -> tuple[nn.Module, int]:
+        return network.time_in, network.hidden_size  # guidance and pooled text are added to it
+
 
 ARCHITECTURE = Flux()

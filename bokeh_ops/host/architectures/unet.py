@@ -112,6 +112,9 @@ class UNet(Architecture):
     def features(self, given: Any) -> Tensor:
         return given.flatten(2).mT
 
+    def timestep_embedding(self, network: Any) -> tuple[nn.Module, int]:
+        return network.time_embed, 4 * network.model_channels
+
     def watched(self, options: dict[str, Any], paths: list[str], watch: Watch) -> dict[str, Any]:
         from ..attention.unet import watch_cross_attention
 
