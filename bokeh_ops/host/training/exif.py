@@ -74,7 +74,7 @@ class ExifEmbedding(nn.Module):
             BokehError: other shapes or numbers.
         """
         f_number, focal_length = _checked(f_number, focal_length)
-        waves = torch.cat((_sinusoids(f_number), _sinusoids(f_number)), -1)
+        waves = torch.cat((_sinusoids(f_number), _sinusoids(focal_length)), -1)
         return self.last(nn.functional.silu(self.first(waves.to(self.first.weight))))
 
     def save(self, path: Path) -> None:
