@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bokeh_ops.depth.focus import focus_by_weight
-from bokeh_ops.depth.focus_transformer import FocusTransformer, Sizes
+from bokeh_ops.depth.focus_transformer import FocusTransformer, Sizes, read_focus_transformer
+from bokeh_ops.errors import BokehError
 from bokeh_ops.render.thin_lens import circle_of_confusion, render_thin_lens_camera
+from tests import depth_models, models
 from tests.fit import workshop  # noqa: F401
 from tests.models import one_thread  # noqa: F401
-from tests.test_distil import only, recipe, train, unloaded  # noqa: F401
+from tests.test_distil import NO_HEAD, recipe, settings, train, unloaded  # noqa: F401
+from trainer import toy
+from trainer.cli import UsageError
 from trainer.data.sample import Taken
 from trainer.recipes.dmd.lens import LARGEST_BLUR, LensChain, Seen
+
+# ruff: noqa: F811 (the fixtures are imported)
 
 TAKEN = [Taken(2.8, 0.085, 0.018), Taken(4.0, 0.05, 0.006)]
 
@@ -155,3 +165,173 @@ def test_the_tie_is_to_the_frozen_one_and_trains_the_transformer_alone() -> None
     to_picture, to_weight = torch.autograd.grad(loss.sum(), [given, moved.pixels.weight], allow_unused=True)
     assert to_picture is None
     assert float(to_weight.abs().max()) > 0
+
+
+# ---- the recipe ----
+
+
+@pytest.fixture(scope="module")
+def metres(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A depth model that measures."""
+    folder = tmp_path_factory.mktemp("depth")
+    depth_models.make("metric", folder)
+    return folder
+
+
+def through(workshop: Path, metres: Path) -> tuple[str, ...]:
+    return f"data.shallow={workshop / 'data'}", f"lens.depth={metres}", "lens.lr=0.003"
+
+
+def test_steps_take_turns(workshop: Path, tmp_path: Path, metres: Path) -> None:
+    """Without and with the lens, on sharp and on blurred photographs, each with its own head."""
+    made = recipe(workshop, tmp_path, "sd15", *through(workshop, metres))
+    assert set(made.learners) == {"generator", "fake", "focus"}
+    assert not set(made.pictures.indices) & set(made.shallow.indices)
+    seen: list[bool] = []
+    chain = made.chain
+    made.chain = SimpleNamespace(
+        see=lambda p: (seen.append(True), chain.see(p))[1], tie=chain.tie, through=chain.through
+    )
+    for step, shallow in enumerate((False, True)):
+        turns = made.turns(step)
+        assert [turn.learners for turn in turns] == (
+            [("fake", "focus"), ("fake", "focus"), ("generator", "focus")]
+            if shallow
+            else [("fake",), ("fake",), ("generator",)]
+        )
+        for turn in turns:
+            seen.clear()
+            head = made.heads[shallow]
+            handle = head.register_forward_hook(lambda *_: seen.append(False))
+            rows = made.losses(turn, turn.jobs[0])
+            handle.remove()
+            assert seen == ([True, False] if shallow else [False])
+            assert set(rows.losses) == set(turn.weights)
+            known = {made.pictures.dataset.key(index) for index in made.sets[shallow].indices}
+            assert {row["photograph"] for row in rows.told} <= known
+    assert turns[-1].weights["focus"] == 200  # the paper's
+
+
+def test_the_generator_learns_through_the_lens(workshop: Path, tmp_path: Path, metres: Path) -> None:
+    """What teacher and fake model are shown has a gradient to the generator and to the scale of the focus."""
+    made = recipe(workshop, tmp_path, "sd15", *through(workshop, metres), *NO_HEAD, "losses.focus=0")
+    turn = made.turns(1)[-1]
+    with made.training():
+        made.losses(turn, turn.jobs[0]).losses["matching"].sum().backward()
+    assert any(
+        float(p.grad.abs().max()) > 0 for p in made.learners["generator"].parameters if p.grad is not None
+    )
+    scale = made.chain.focus.scale
+    assert float(scale.bias.grad.abs()) > 0
+    # What is matched are latents of what the lens makes.
+    x, taken = models.randn(2, *made.pictures.shape, seed=1), [TAKEN[1]] * 2
+    with torch.no_grad():
+        shown, _ = made.shown(turn.jobs[0], x, taken)
+        opened = made.base.opened(x).movedim(-1, 1)
+        formed = made.chain.through(opened, made.chain.see(opened), taken)
+        assert torch.allclose(shown, made.base.closed(formed.movedim(1, -1)), atol=1e-6)
+        assert float((shown - x).abs().max()) > 0.05
+    assert made.shown(made.turns(0)[-1].jobs[0], x, taken)[0] is x
+
+
+@pytest.mark.parametrize("checkpointing", ["true", "false"])
+def test_the_gradient_of_the_codec_and_the_lens_against_differences(
+    workshop: Path, tmp_path: Path, metres: Path, checkpointing: str
+) -> None:
+    """From what is judged back to the generator's latents, through real networks in single precision."""
+    made = recipe(workshop, tmp_path, "sd15", *through(workshop, metres), f"checkpointing={checkpointing}")
+    job = made.turns(1)[-1].jobs[0]
+    x = made.base.closed(pictures().movedim(1, -1))
+    weight, step = (models.randn(*x.shape, seed=seed) for seed in (2, 3))
+
+    def value(x: Tensor) -> Tensor:
+        return (made.shown(job, x, TAKEN)[0] * weight).double().sum()
+
+    given = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(value(given), given)
+    with torch.no_grad():
+        difference = (value(x + 3e-4 * step) - value(x - 3e-4 * step)) / 6e-4
+    assert float((gradient * step).sum()) == pytest.approx(float(difference), rel=2e-2)
+
+
+def test_a_run_through_the_lens_goes_on(workshop: Path, tmp_path: Path, metres: Path) -> None:
+    """The focus transformer is in checkpoint and result, and a stopped run ends where one that was not stopped does."""
+    told = (*through(workshop, metres), "ema=0.9")
+    train(workshop, tmp_path / "one", "sd15", *told)
+    train(workshop, tmp_path / "two", "sd15", *told, until=2)
+    made = train(workshop, tmp_path / "two", "sd15", *told)
+    for name in ("generator_lora.safetensors", "focus.safetensors"):
+        one, two = (load_file(tmp_path / folder / name) for folder in ("one", "two"))
+        assert models.same_bits(one, two)
+    found = read_focus_transformer(tmp_path / "one" / "focus.safetensors")
+    assert float((found.scale.bias - 0).abs()) > 0  # it has moved
+    with made.training():
+        told_of = made.validation()
+        sheet = made.samples(4)
+    assert {"matching", "matching_shallow", "focus_shallow"} <= set(told_of)
+    assert sheet.shape[-1] == 3
+
+
+def test_a_generator_may_begin_with_another(workshop: Path, tmp_path: Path) -> None:
+    train(workshop, tmp_path / "one", "sd15", "steps=2")
+    file = tmp_path / "one" / "generator_lora.safetensors"
+    made = recipe(workshop, tmp_path / "two", "sd15", f"init={file}")
+    made.result(0)
+    assert models.same_bits(load_file(tmp_path / "two" / file.name), load_file(file))
+    fresh = recipe(workshop, tmp_path / "three", "sd15")
+    assert models.same_bits(
+        {name: value.detach() for name, value in made.learners["fake"].weights.items()},
+        {name: value.detach() for name, value in fresh.learners["fake"].weights.items()},
+    )
+    with pytest.raises(BokehError, match=r"has \d+ tensors and \d+ are expected; the first that differs"):
+        recipe(workshop, tmp_path / "four", "sd15", f"init={file}", "lora.rank=3")
+
+
+def test_exif_is_told_to_generator_and_fake_model(workshop: Path, tmp_path: Path) -> None:
+    made = train(workshop, tmp_path, "sd15", "exif=true", "data.sharp=false", "steps=2")
+    taken = [made.pictures.read(number).taken for number in range(len(made.pictures))]
+    assert None not in taken
+    x, sigma = models.randn(2, *made.pictures.shape), torch.tensor([2.0, 1.0])
+    texts = made.texts(["a patch"] * 2)
+    for role, differs in (("teacher", False), ("generator", True), ("fake", True)):
+        one, two = (made.roles.estimate(role, x, sigma, texts, taken=[each] * 2)[0] for each in TAKEN)
+        assert bool((one != two).any()) == differs
+    from bokeh_ops.host.training.exif import read_exif
+
+    written = read_exif(tmp_path / "exif.safetensors").state_dict()
+    own = {name: value.detach() for name, value in made.roles.exif["generator"].state_dict().items()}
+    assert models.same_bits(written, own)
+    assert {f"exif.{name}" for name in own} <= set(
+        load_file(tmp_path / "checkpoints/step-00000002/generator.safetensors")
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("data.shallow=x", "data.shallow is set and lens.depth is not"),
+        ("exif=true", "exif and data.sharp are both set"),
+    ],
+)
+def test_settings_that_do_not_go_together(workshop: Path, tmp_path: Path, wrong: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        settings(workshop, tmp_path, "sd15", wrong)
+
+
+def test_photographs_without_a_lens(workshop: Path, tmp_path: Path, metres: Path) -> None:
+    folder = tmp_path / "sharp"
+    toy.write_dataset(folder, photographs=1, sharp=3)
+    with pytest.raises(
+        BokehError, match="has 1 photographs that are not all in focus and whose lens is known"
+    ):
+        recipe(workshop, tmp_path, "sd15", *through(workshop, metres), f"data.shallow={folder}")
+    with pytest.raises(BokehError, match="has 1 photographs whose lens is known"):
+        recipe(workshop, tmp_path, "sd15", "exif=true", "data.sharp=false", f"data.dataset={folder}")
+
+
+def test_a_depth_model_that_does_not_measure(workshop: Path, tmp_path: Path) -> None:
+    depth_models.make("relative", tmp_path / "relative")
+    with pytest.raises(BokehError, match="metres"):
+        recipe(workshop, tmp_path, "sd15", *through(workshop, tmp_path / "relative"))
+    with pytest.raises(BokehError, match="There is no folder"):
+        recipe(workshop, tmp_path, "sd15", *through(workshop, tmp_path / "none"))

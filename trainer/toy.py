@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bokeh_ops.camera.optics import k_at_width
+from bokeh_ops.camera.optics import k_at_width, k_from_camera
 from bokeh_ops.host.architectures import named
 from trainer.comfyui import start
 from trainer.data import DatasetWriter, encode_sample
@@ -67,6 +67,9 @@ def write_dataset(
             "k": own,
             "all_in_focus": number >= photographs,
             "s1_m": 1 / NEAR,
+            "f_mm": 50.0,
+            "f_number": float(k_from_camera(0.05, 1.0, 1 / NEAR)) / k if k else None,
+            "sensor_shown_mm": 36.0,
         }
         writer.add(sample.key, encode_sample(image, sample.disparity, sample.mask, info, "png"))
     writer.finish()

@@ -112,5 +112,5 @@ class LensChain:
         distance = 1 / self.focused(seen, taken)
         k = k_from_camera(focal, f_number, distance, sensor, width, seen.scale)
         assert isinstance(k, Tensor)
-        away = (seen.disparity - seen.focus.view(-1, 1, 1, 1)).detach().abs().flatten(1).amax(1)
+        away = (seen.disparity - seen.focus.view(-1, 1, 1, 1)).abs().flatten(1).amax(1)
         return torch.minimum(k, LARGEST_BLUR * width / away.clamp(min=1e-6))
