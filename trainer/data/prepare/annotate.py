@@ -20,7 +20,8 @@ from trainer.data.prepare.lens import Lens, camera_name, check_lens, read_lens
 from trainer.data.prepare.picture import Header, decode, opened
 from trainer.data.prepare.providers import Photograph, Providers
 from trainer.data.prepare.record import Item, Record, key_for
-from trainer.data.prepare.rejection import Rejected
+from trainer.data.prepare.rejection import REASONS, Rejected
+from trainer.data.prepare.sets import NO_BLUR, SETS, check_answer
 from trainer.data.prepare.settings import OWN_KIND, Settings
 from trainer.data.prepare.sources import PICTURES
 from trainer.data.sample import encode_sample
@@ -80,15 +81,27 @@ def _annotate(
 ) -> tuple[Callable[[dict[str, Any]], dict[str, bytes]], dict[str, Any]]:
     """What is known of the photograph, and a function that makes its files."""
     given = record.given()
-    told_sharp = _flag(given.get("pseudo_aif"))
+    told_sharp, told_by = _flag(given.get("pseudo_aif")), "given"
+    wanted = SETS.get(settings.set or "")
     with opened(content, settings.max_megapixels) as (image, header):
         _check_size(header, settings)
-        lens = _lens(header, given, settings, told_sharp)
+        held, lacking = _lens(header, given, settings)
+        if lacking is not None and not (told_sharp or providers.blur):
+            raise lacking
         picture = decode(image, header, work_size(header.upright, settings.resolution))
+    lens = held if lacking is None else None
     focal_px = None
     if lens is not None and lens.focal_length and lens.sensor_across:
         focal_px = lens.focal_length / lens.sensor_across * picture.width
     photograph = Photograph(key, picture, focal_px, record, given)
+
+    answers = _answers(photograph, providers)
+    if "blur" in answers:
+        check_answer(answers["blur"], wanted)
+        if told_sharp is None:
+            told_sharp, told_by = answers["blur"] == NO_BLUR, "classifier"
+    if lacking is not None and not told_sharp:
+        raise lacking
 
     disparity, mask = maps_of(photograph, providers, settings)
     photograph = photograph.with_disparity(disparity)
@@ -105,6 +118,8 @@ def _annotate(
         distance, distance_by = lens.subject_distance, "SubjectDistance"
     by_lens = k = None if lens is None else _k(lens, distance, framing)
     blur = None if k is None else typical_blur(shown, k, distance)
+    if wanted is not None:
+        wanted.check_sharpness(*_sharp_by(told_sharp, blur, settings))
     if told_sharp and blur is not None and blur > settings.sharp_radius:
         # Whoever looked at it saw no blur, so this K is wrong: of the lens, its distance or the depth. For rendering
         # blur onto it none of them is needed.
@@ -115,7 +130,8 @@ def _annotate(
     info: dict[str, Any] = {
         "captions": captions,
         "k": k,
-        **_sharpness(told_sharp, blur, lens, settings),
+        **_sharpness(told_sharp, told_by, blur, held, settings),
+        **answers,
         "s1_m": _rounded(distance),
         "s1_by": distance_by,
         "foreground_flat": focus.flat,
@@ -124,7 +140,7 @@ def _annotate(
         "depth_range": _rounded(near - far),
         "blur_px": _rounded(blur),
         **({} if k == by_lens else {"k_by_lens": _rounded(by_lens)}),
-        **_lens_info(lens, framing),
+        **_lens_info(held, lens, framing),
         "crop": [_rounded(value) for value in framing.box],
         "original_size": list(header.upright),
         "format": header.format,
@@ -161,18 +177,31 @@ def _check_size(header: Header, settings: Settings) -> None:
         raise Rejected("panorama", f"{width} x {height}: sides of more than {settings.max_aspect:g} to 1")
 
 
-def _lens(
-    header: Header, given: Mapping[str, Any], settings: Settings, told_sharp: bool | None
-) -> Lens | None:
-    """The lens, or None where it is unknown and the photograph is known to be sharp all over."""
+def _lens(header: Header, given: Mapping[str, Any], settings: Settings) -> tuple[Lens, Rejected | None]:
+    """What is known of the lens, and why K cannot be computed; what is sharp all over may be taken without."""
     lens = read_lens(header.exif, given, header.upright)
+    lacking = None
     try:
         check_lens(lens, header.exif, settings, header.upright)
     except Rejected as rejected:
-        if told_sharp and rejected.reason in ("no_lens_data", "cropped"):
-            return None
-        raise
-    return lens
+        if rejected.reason not in ("no_lens_data", "cropped"):
+            raise
+        lacking = rejected
+    if settings.set is not None:
+        SETS[settings.set].check_lens(lens.f_number, lens.exposure_time, settings.sharp_exposure)
+    return lens, lacking
+
+
+def _answers(photograph: Photograph, providers: Providers) -> dict[str, str]:
+    """What those who were asked say: ``photograph`` is ``yes``, ``blur`` one of :data:`.sets.BLURS`."""
+    found = {}
+    if providers.photograph is not None:
+        found["photograph"] = _ask("photograph", providers.photograph, photograph)
+        if found["photograph"] != "yes":
+            raise Rejected("not_a_photograph", "by who was asked with --photograph")
+    if providers.blur is not None:
+        found["blur"] = _ask("blur", providers.blur, photograph)
+    return found
 
 
 def _ask(role: str, provider: Callable[[Photograph], Result], photograph: Photograph) -> Result:
@@ -181,7 +210,8 @@ def _ask(role: str, provider: Callable[[Photograph], Result], photograph: Photog
     except Rejected:
         raise
     except BokehError as error:
-        raise Rejected(f"bad_{role}" if role != "captions" else "provider_failed", str(error)) from error
+        reason = f"bad_{role}"
+        raise Rejected(reason if reason in REASONS else "provider_failed", str(error)) from error
     except Exception as error:
         raise Rejected("provider_failed", f"{role}: {type(error).__name__}: {error}") from error
 
@@ -268,27 +298,39 @@ def _k(lens: Lens, distance: float, framing: Framing) -> float:
     )
 
 
+def _sharp_by(told: bool | None, blur: float | None, settings: Settings) -> tuple[bool, str]:
+    """Whether the lens leaves all in focus, and who says so: whoever looked, else the blur radius."""
+    if told is not None:
+        return told, f"pseudo_aif is {str(told).lower()}"  # a classifier's answer was checked already
+    assert blur is not None  # without a lens somebody has told
+    return blur <= settings.sharp_radius, f"a blur radius of {blur:.3g} pixels in 95 % of the crop"
+
+
 def _sharpness(
-    told: bool | None, blur: float | None, lens: Lens | None, settings: Settings
+    told: bool | None, by: str, blur: float | None, lens: Lens, settings: Settings
 ) -> dict[str, Any]:
     if told is not None:
-        return {"all_in_focus": told, "all_in_focus_by": "given"}
-    exposure = None if lens is None else lens.exposure_time
-    still = exposure is None or exposure <= settings.sharp_exposure
+        return {"all_in_focus": told, "all_in_focus_by": by}
+    still = lens.exposure_time is None or lens.exposure_time <= settings.sharp_exposure
     sharp = blur is not None and blur <= settings.sharp_radius and still
     return {"all_in_focus": sharp, "all_in_focus_by": "blur radius"}
 
 
 def _captions(photograph: Photograph, providers: Providers, settings: Settings) -> list[str]:
     found = [text for provider in providers.captions for text in _ask("captions", provider, photograph)]
-    if providers.captions and not found:
-        raise Rejected("no_captions", f"none by {', '.join(settings.captions)}")
+    if not found and providers.captions_else is not None:
+        found = [*_ask("captions", providers.captions_else, photograph)]
+    if not found and (providers.captions or providers.captions_else):
+        asked = [*settings.captions, *([settings.captions_else] if settings.captions_else else [])]
+        raise Rejected("no_captions", f"none by {', '.join(asked)}")
     return [_clean(text) for text in dict.fromkeys(found)]
 
 
-def _lens_info(lens: Lens | None, framing: Framing) -> dict[str, Any]:
+def _lens_info(held: Lens, lens: Lens | None, framing: Framing) -> dict[str, Any]:
+    """Of a lens without K, which is None, the f-number and the exposure alone: what sets are made by."""
     if lens is None:
-        return {"f_mm": None, "f_number": None, "sensor_width_mm": None, "camera": None}
+        told = {"f_number": _rounded(held.f_number), "exposure_s": _rounded(held.exposure_time)}
+        return {"f_mm": None, **told, "sensor_width_mm": None, "camera": None}
     across = lens.sensor_across
     return {
         "f_mm": _rounded(lens.focal_length, 1000),

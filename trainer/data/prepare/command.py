@@ -36,13 +36,16 @@ same command goes on where it stopped.
 """
 
 _EPILOG = """\
-providers (--depth, --mask, --captions):
+providers (--depth, --mask, --captions, --captions-else, --blur, --photograph):
   files                    what lies beside the picture: NAME.depth.png (.tif .npy .exr),
-                           NAME.mask.png (.npy), NAME.txt with a caption a line
+                           NAME.mask.png (.npy), NAME.txt with a caption a line; answers are the
+                           fields `blur` and `photograph`
   files:PATTERN            the same by other names: 'files:{stem}_disparity.png'
   onnx:FILE                a network; options: range=255|1|-1|imagenet, size=WxH, output=NAME
   transformers:MODEL       a model, by name or folder; options: device=cuda:0; for masks
-                           labels=person+cat; for captions task=, prompt=, tokens=
+                           labels=person+cat; for captions task=, prompt=, tokens=; for answers
+                           'no blur=LABEL+LABEL', 'desired blur=', 'yes=', or
+                           task=image-text-to-text, prompt=
   python:MODULE:FUNCTION   your own, called with trainer.data.prepare.providers.Photograph
   nearest[:,ratio=1.5]     (mask) whatever is no farther than 1.5 times the nearest distance. It is
                            not a mask, only a stand-in
@@ -56,6 +59,9 @@ examples:
       --depth transformers:depth-anything/Depth-Anything-V2-Metric-Outdoor-Large-hf,device=cuda:0 \\
       --mask onnx:birefnet.onnx,range=imagenet \\
       --captions transformers:Salesforce/blip-image-captioning-large,device=cuda:0
+  # one pool, two sets of which no photograph is in both
+  python -m trainer prepare pool --out deep --set deep --blur transformers:blur-classifier ...
+  python -m trainer prepare pool --out shallow --set shallow --blur transformers:blur-classifier ...
   # four machines on one disk, then once
   torchrun --nnodes 4 ... -m trainer prepare 'shards/{000..399}.tar' --out data --shard-of env ...
   python -m trainer prepare --merge data --out data
@@ -133,6 +139,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> Settings:
     settings = from_arguments(Settings, arguments, depth_kind=DEPTH_KINDS[0])
     words = {"depth": [settings.depth], "mask": [settings.mask], "captions": settings.captions}
+    if settings.captions_else is not None:
+        words["captions-else"] = [settings.captions_else]
     if not (arguments.out / "work").exists() and (
         lacking := what_is_lacking(arguments.source, arguments.out, words)
     ):

@@ -27,12 +27,15 @@ def what_is_lacking(source: str, out: Path, providers: Mapping[str, Sequence[str
 
     Args:
         source, out: as the command has them.
-        providers: the words for depth, mask and captions.
+        providers: the words for depth, mask and captions; where there are some for ``captions-else`` none need have
+            captions.
     """
     wanted = {
         role: [pattern for word in words for pattern in ([word[6:]] if word[6:] else BESIDE[role])]
         for role, words in providers.items()
-        if all(word.partition(":")[0] == "files" and "," not in word for word in words)
+        if role in INSTEAD
+        and f"{role}-else" not in providers
+        and all(word.partition(":")[0] == "files" and "," not in word for word in words)
     }
     looked_at = 0
     try:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bokeh_ops.errors import BokehError
+from trainer.data.prepare.sets import SETS
 from trainer.options import check, option
 
 OWN_KIND = "model"
@@ -99,6 +100,21 @@ class Settings:
         shown="files",
         within=(lambda value: "none" not in value or len(value) == 1, "--captions none excludes others"),
     )
+    captions_else: str | None = option(
+        None, "annotation", "where they are from of a photograph for which these have none", "PROVIDER"
+    )
+    blur: str | None = option(
+        None,
+        "annotation",
+        "who says how a photograph is blurred: no blur, desired blur, undesired blur; what has the last is not taken",
+        "PROVIDER",
+    )
+    photograph: str | None = option(
+        None,
+        "annotation",
+        "who says whether it is a photograph at all; what is none is not taken",
+        "PROVIDER",
+    )
     nearest: float = option(
         0.25,
         "focus",
@@ -117,6 +133,13 @@ class Settings:
         False,
         "focus",
         "where the camera wrote SubjectDistance, believe it instead; its scale must be that of the depth",
+    )
+    set: str | None = option(
+        None,
+        "filters",
+        "a set of deep depth of field (f/10 to f/50, exposed no longer than --sharp-exposure, all in focus) or of a "
+        "shallow one (below f/10, not all in focus)",
+        choices=tuple(SETS),
     )
     smartphones: bool = option(
         False,

@@ -32,6 +32,8 @@ GIVEN = (
     "make",
     "model",
     "pseudo_aif",
+    "blur",
+    "photograph",
     "flickr_photo_id",
     "flickr_exif",
     "flickr_url",

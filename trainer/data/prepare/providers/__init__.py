@@ -1,11 +1,13 @@
-"""Where depth, foreground and captions come from: plug-ins behind one small protocol.
+"""Where depth, foreground, captions and answers come from: plug-ins behind one small protocol.
 
-A provider is called with a :class:`Photograph` and gives a map or captions. On the command line it is named by a
+A provider is called with a :class:`Photograph` and gives a map, captions, or
+the answer to a question (:mod:`.question`). On the command line it is named by a
 word, which may be followed by options, ``KIND:WHAT,option=value,...``:
 
 =========================== ==================================================================================
 ``files``                   what lies beside the picture: ``NAME.depth.png`` (``.tif``, ``.npy``, ``.exr``),
-                            ``NAME.mask.png`` (``.npy``), ``NAME.txt`` and the field ``captions``
+                            ``NAME.mask.png`` (``.npy``), ``NAME.txt`` and the field ``captions``; answers are in
+                            the fields ``blur`` and ``photograph``
 ``files:PATTERN``           the same with other names, such as ``files:{stem}_disparity.png``
 ``onnx:FILE``               a network of one picture in, one map out (:mod:`.onnx`)
 ``transformers:MODEL``      a model of the ``transformers`` library, by name or folder
@@ -16,7 +18,7 @@ word, which may be followed by options, ``KIND:WHAT,option=value,...``:
 =========================== ==================================================================================
 """
 
-from trainer.data.prepare.providers.protocol import CaptionProvider, MapProvider, Photograph
+from trainer.data.prepare.providers.protocol import CaptionProvider, Judge, MapProvider, Photograph
 from trainer.data.prepare.providers.registry import Providers, make_providers
 
-__all__ = ["CaptionProvider", "MapProvider", "Photograph", "Providers", "make_providers"]
+__all__ = ["CaptionProvider", "Judge", "MapProvider", "Photograph", "Providers", "make_providers"]

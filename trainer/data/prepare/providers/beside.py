@@ -11,7 +11,8 @@ from PIL import Image
 from bokeh_ops.depth.files import load_depth
 from bokeh_ops.errors import BokehError
 from trainer.data.prepare.picture import pixels_allowed
-from trainer.data.prepare.providers.protocol import CaptionProvider, MapProvider, Photograph
+from trainer.data.prepare.providers.protocol import CaptionProvider, Judge, MapProvider, Photograph
+from trainer.data.prepare.providers.question import Question
 from trainer.data.prepare.record import BESIDE
 from trainer.data.prepare.rejection import Rejected
 from trainer.data.prepare.sources import text_beside
@@ -45,6 +46,21 @@ def captions_beside(pattern: str = "") -> CaptionProvider:
                 except (OSError, ValueError) as error:
                     raise Rejected("bad_fields", f"its captions cannot be read: {error}") from error
         return found
+
+    return read
+
+
+def answer_beside(question: Question) -> Judge:
+    """An answer from the field of the question's name."""
+
+    def read(photograph: Photograph) -> str:
+        value = photograph.given.get(question.role)
+        if value is None:
+            raise Rejected("no_answer", f"there is no field {question.role!r} beside it")
+        try:
+            return question.answer(value, f"the field {question.role!r}")
+        except BokehError as error:
+            raise Rejected("bad_fields", str(error)) from error
 
     return read
 

@@ -1,4 +1,4 @@
-"""Depth, masks and captions by models of the ``transformers`` library.
+"""Depth, masks, captions and answers by models of the ``transformers`` library.
 
 A model is named as on its hub, in which case the library may fetch it, or by a folder. Code that comes with a model
 is not run.
@@ -15,6 +15,7 @@ from bokeh_ops.depth.conventions import DepthKind, DepthUnit
 from bokeh_ops.depth.estimate import estimate_one, known_kind, load_estimator, to_map
 from bokeh_ops.errors import BokehError
 from trainer.data.prepare.providers.protocol import Photograph
+from trainer.data.prepare.providers.question import Question, plain
 
 
 class DepthPipeline:
@@ -123,6 +124,67 @@ class CaptionPipeline:
             found = self.pipe(text=asked, max_new_tokens=self.tokens, return_full_text=False)
         text = " ".join(str(found[0]["generated_text"]).split())
         return [text] if text else []
+
+
+class LabelPipeline:
+    """``image-classification``: the answer whose labels are likeliest together.
+
+    Args:
+        question: what is asked.
+        model: name or folder.
+        device: as torch calls it.
+        labels: of each answer but the last, the model's labels that mean it, joined by ``+``. All other labels mean
+            the last answer.
+
+    Raises:
+        BokehError: a model that cannot be loaded, or has no such label.
+    """
+
+    def __init__(self, question: Question, model: str, device: str, labels: dict[str, str]) -> None:
+        self.pipe = _pipeline("image-classification", model, device)
+        known = {plain(str(label)) for label in self.pipe.model.config.id2label.values()}
+        self.rest = question.answers[-1]
+        self.meaning: dict[str, str] = {}
+        for answer in question.answers[:-1]:
+            wanted = {plain(label) for label in labels[answer].split("+")}
+            if not wanted <= known:
+                raise BokehError(
+                    f"{model} has no label {', '.join(sorted(wanted - known))}; it knows "
+                    f"{', '.join(sorted(known)[:40])}. Say which of them mean {answer!r}: "
+                    f"--{question.role} 'transformers:{model},{answer}=LABEL+LABEL'."
+                )
+            self.meaning.update(dict.fromkeys(wanted, answer))
+
+    def __call__(self, photograph: Photograph) -> str:
+        """The likeliest answer."""
+        sums: dict[str, float] = {}
+        for found in self.pipe(photograph.image, top_k=None):
+            answer = self.meaning.get(plain(str(found["label"])), self.rest)
+            sums[answer] = sums.get(answer, 0.0) + float(found["score"])
+        return max(sums, key=lambda answer: sums[answer])
+
+
+class AskingPipeline:
+    """``image-text-to-text``: a model that is asked in words (Shrivastava et al. ask InternVL).
+
+    Args:
+        question: what is asked.
+        model: name or folder.
+        device: as torch calls it.
+        prompt: other words for the question, whose answers stay the same.
+    """
+
+    def __init__(self, question: Question, model: str, device: str, prompt: str) -> None:
+        self.question, self.model = question, model
+        self.ask = CaptionPipeline(model, device, "image-text-to-text", prompt or question.prompt, tokens=12)
+
+    def __call__(self, photograph: Photograph) -> str:
+        """What its sentence begins with.
+
+        Raises:
+            BokehError: that is none of the answers.
+        """
+        return self.question.heard(" ".join(self.ask(photograph)), self.model)
 
 
 def _pipeline(task: str, model: str, device: str) -> Any:

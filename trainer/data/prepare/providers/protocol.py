@@ -22,7 +22,8 @@ class Photograph:
         focal_px: focal length in pixels of ``image``, which some depth networks ask for; None where unknown.
         record: what lies beside the picture.
         given: what is known of it.
-        disparity: float32 ``[h, w]`` in dioptres, of the size of ``image``; None for the depth provider itself.
+        disparity: float32 ``[h, w]`` in dioptres, of the size of ``image``; None for the depth provider itself, and
+            for judges, which are asked before it.
     """
 
     key: str
@@ -54,4 +55,17 @@ class CaptionProvider(Protocol):
 
     def __call__(self, photograph: Photograph) -> Sequence[str]:
         """Any number of captions, also none."""
+        ...
+
+
+class Judge(Protocol):
+    """Answers a :class:`~.question.Question`."""
+
+    def __call__(self, photograph: Photograph) -> str:
+        """One of the question's answers.
+
+        Raises:
+            Rejected: there is none for this photograph.
+            BokehError: it is another one.
+        """
         ...

@@ -13,19 +13,23 @@ from typing import Any
 import numpy as np
 
 from bokeh_ops.errors import BokehError
-from trainer.data.prepare.providers.beside import captions_beside, depth_beside, mask_beside
+from trainer.data.prepare.providers.beside import answer_beside, captions_beside, depth_beside, mask_beside
 from trainer.data.prepare.providers.nearest import nearest_mask
-from trainer.data.prepare.providers.protocol import CaptionProvider, MapProvider, Photograph
+from trainer.data.prepare.providers.protocol import CaptionProvider, Judge, MapProvider, Photograph
+from trainer.data.prepare.providers.question import BLUR, PHOTOGRAPH, Question
 from trainer.data.prepare.settings import OWN_KIND, Settings
 
 
 @dataclass(frozen=True)
 class Providers:
-    """Those of one run."""
+    """Those of one run; None is nobody."""
 
     depth: MapProvider
     mask: MapProvider
     captions: tuple[CaptionProvider, ...]
+    captions_else: CaptionProvider | None = None
+    blur: Judge | None = None
+    photograph: Judge | None = None
 
 
 def make_providers(settings: Settings) -> Providers:
@@ -40,6 +44,9 @@ def make_providers(settings: Settings) -> Providers:
         captions=tuple(
             provider for word in settings.captions if (provider := _caption_provider(word)) is not None
         ),
+        captions_else=None if settings.captions_else is None else _caption_provider(settings.captions_else),
+        blur=None if settings.blur is None else _judge(BLUR, settings.blur),
+        photograph=None if settings.photograph is None else _judge(PHOTOGRAPH, settings.photograph),
     )
 
 
@@ -117,6 +124,35 @@ def _caption_provider(word: str) -> CaptionProvider | None:
         return lambda photograph: _as_captions(function(photograph), word)
     raise BokehError(
         f"captions {word!r} is unknown; choose files, none, transformers:MODEL or python:MODULE:FUNCTION."
+    )
+
+
+def _judge(question: Question, word: str) -> Judge:
+    kind, what, options = split_word(word)
+    if word == "files":
+        return answer_beside(question)
+    if kind == "transformers" and "task" in options:
+        from trainer.data.prepare.providers.pipelines import AskingPipeline
+
+        chosen = take(options, word, device="cpu", task="", prompt="")
+        if chosen["task"] != "image-text-to-text":
+            raise BokehError(
+                f"task={chosen['task']} answers no question; choose image-text-to-text, or leave it out for a network "
+                "that gives labels."
+            )
+        return AskingPipeline(question, what, chosen["device"], chosen["prompt"])
+    if kind == "transformers":
+        from trainer.data.prepare.providers.pipelines import LabelPipeline
+
+        known = {answer: answer for answer in question.answers[:-1]}
+        labels = take(options, word, device="cpu", **known)
+        return LabelPipeline(question, what, labels.pop("device"), labels)
+    if kind == "python":
+        take(options, word)
+        function = _function(what, word)
+        return lambda photograph: question.answer(function(photograph), word)
+    raise BokehError(
+        f"{question.role} {word!r} is unknown; choose files, transformers:MODEL or python:MODULE:FUNCTION."
     )
 
 
