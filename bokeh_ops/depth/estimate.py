@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -175,7 +176,7 @@ def estimate_one(estimator: Estimator, picture: Image.Image) -> Estimate:
         name: value.to(weight.device, weight.dtype) for name, value in given.items() if name == "pixel_values"
     }
     found = network(**inputs)
-    raw = found.predicted_depth = found.predicted_depth.float().cpu()
+    raw, angle = found.predicted_depth.float().cpu(), getattr(found, "field_of_view", None)
     if raw.ndim != 3 or len(raw) != 1 or 0 in raw.shape:
         raise BokehError(f"{estimator.name} put out {tuple(raw.shape)} for one picture; expected [1, h, w].")
     if not bool(torch.isfinite(raw).any()):
@@ -183,21 +184,36 @@ def estimate_one(estimator: Estimator, picture: Image.Image) -> Estimate:
             f"{estimator.name} put out nothing but NaN or infinity. Its weights are damaged, or it cannot be computed "
             f"in {weight.dtype}."
         )
-    size = (picture.height, picture.width)
+    angle = None if angle is None else angle.float().cpu().flatten()
+    return read_output(estimator, raw, angle, (picture.height, picture.width))
+
+
+def read_output(estimator: Estimator, raw: Tensor, angle: Tensor | None, size: tuple[int, int]) -> Estimate:
+    """What a network has put out for one picture, as a map of the picture's shape; gradients pass.
+
+    Args:
+        estimator: whose output it is.
+        raw: ``[1, h, w]``.
+        angle: ``[1]``, the field of view in degrees, where the network tells it.
+        size: height and width of the picture.
+    """
     aim = _size_like(size, raw.shape[1] * raw.shape[2])
     if estimator.family == "depth_pro":
-        angle = None if found.field_of_view is None else float(found.field_of_view.float().flatten()[0])
-        known = angle is not None and 1 < angle < 179
-        found.field_of_view = torch.tensor([angle]) if known else None
-        (made,) = processor.post_process_depth_estimation(found, target_sizes=[aim])
-        return Estimate(made["predicted_depth"], known, angle if known else None)
+        degrees = None if angle is None else float(angle.detach())
+        known = degrees is not None and 1 < degrees < 179
+        found = SimpleNamespace(predicted_depth=raw, field_of_view=angle if known else None)
+        (made,) = estimator.processor.post_process_depth_estimation(found, target_sizes=[aim])
+        return Estimate(made["predicted_depth"], known, degrees if known else None)
+    found = SimpleNamespace(predicted_depth=raw)
     if estimator.family == "zoedepth":
         # The picture was padded, by so much of its own size that only the library knows how much.
-        (made,) = processor.post_process_depth_estimation(found, source_sizes=[size], target_sizes=[aim])
+        (made,) = estimator.processor.post_process_depth_estimation(
+            found, source_sizes=[size], target_sizes=[aim]
+        )
         return Estimate(made["predicted_depth"])
-    (made,) = processor.post_process_depth_estimation(found)
+    (made,) = estimator.processor.post_process_depth_estimation(found)
     values = made["predicted_depth"]
-    if not same_shape((values.shape[1], values.shape[0]), picture.size):
+    if not same_shape((values.shape[1], values.shape[0]), (size[1], size[0])):
         values = F.interpolate(values[None, None], size=aim, mode="bilinear", antialias=True)[0, 0]
     return Estimate(values)
 
