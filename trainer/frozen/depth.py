@@ -97,7 +97,8 @@ class FrozenDepth(nn.Module):
         processor = self.estimator.processor
         height, width = pictures.shape[2:]
         if (height, width) not in self._sizes:
-            self._sizes[height, width] = self._processed(np.zeros((height, width, 3), np.uint8)).shape[2:]
+            seen = self._processed(np.zeros((height, width, 3), np.uint8)).shape
+            self._sizes[height, width] = seen[2], seen[3]
         ready = _RESIZE[self.estimator.family](
             pictures.clamp(0, 1), self._sizes[height, width], _MODES[processor.resample]
         )
