@@ -48,7 +48,8 @@ class BokehEstimateDepth(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Depth of a picture alone, by a network from models/depth: Depth Anything, Depth Pro, ZoeDepth, DPT, "
-                "GLPN. It knows whether the network measures metres, and the focal length where the network tells it."
+                "GLPN. It knows whether the network measures metres, and the focal length where the network tells it. "
+                "The network that comes with it is for pictures of the demo models alone."
             ),
             inputs=[
                 io.Image.Input(
@@ -58,7 +59,8 @@ class BokehEstimateDepth(io.ComfyNode):
                     "model",
                     options=depth_models.depth_models(),
                     tooltip="A folder in models/depth with all files of a model's repository. Depth Pro and the metric "
-                    "Depth Anything measure metres; others know near and far.",
+                    "Depth Anything measure metres; others know near and far. The small world's, which comes with it, "
+                    "is for pictures of the demo models: of a photograph it makes nonsense.",
                 ),
             ],
             outputs=_outputs(),

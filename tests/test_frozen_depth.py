@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,6 +65,18 @@ def test_gradients_against_differences(made: dict[str, Estimator], kind: str) ->
     assert all(float(each.abs().sum()) > 0 for each in slope)
     depth.float()  # the estimator's own, which others here use
     assert all(parameter.grad is None for parameter in depth.parameters())
+
+
+def test_planes_stay_planes(made: dict[str, Estimator], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ground whose disparity grows evenly, half as large as the picture."""
+    depth = FrozenDepth(made["metric"])
+    rows = torch.arange(28) * 0.1 + 0.1
+    metres = (1 / rows)[None, :, None].expand(1, 28, 28)
+    monkeypatch.setattr(
+        depth.network, "forward", lambda pixel_values: SimpleNamespace(predicted_depth=metres)
+    )
+    steps = depth(pictures(1, 56, 56))[0, 0, 1:-1].diff(dim=0)
+    torch.testing.assert_close(steps, torch.full_like(steps, 0.05), rtol=1e-4, atol=1e-6)
 
 
 def test_near_things_are_bounded(made: dict[str, Estimator], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from tests.test_geometry import METRES, da3, moge
 
 pytestmark = pytest.mark.host
 pytest.importorskip("transformers")
+WORLD = "small world (comes with it)"
+NONE = "none found: see models/depth"
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_depth_pro_through_the_host(models: Path, node_classes: dict[str, Any]) 
     import comfy.model_management as management  # type: ignore[import-not-found]
 
     depth_models.make("depth_pro", models / "DepthPro-hf")
-    assert listed(node_classes) == ["DepthPro-hf"]
+    assert listed(node_classes) == ["DepthPro-hf", WORLD]
     image = picture(96, 256).movedim(1, -1)
     depth, grey, focal, text = node(node_classes).execute(image, "DepthPro-hf").result
     assert depth.unit.value == "dioptres"
@@ -58,6 +60,19 @@ def test_depth_pro_through_the_host(models: Path, node_classes: dict[str, Any]) 
     assert any(
         hasattr(each.model.model, "network") for each in management.current_loaded_models if each.model
     )
+
+
+def test_the_one_that_comes_with_it(models: Path, node_classes: dict[str, Any]) -> None:
+    """On the demo photograph, whose depth is exact and which it has not seen."""
+    depth_models.make("metric", models / "z")
+    assert listed(node_classes) == ["z", WORLD]
+    assert node(node_classes).validate_inputs(model=WORLD) is True
+    image, exact, subject = node_classes["LoadBokehDemoPhotograph"].execute("post").result
+    depth, _, _, text = node(node_classes).execute(image, WORLD).result
+    assert text.startswith(f"{WORLD}: depth in metres, 64 x 64, ")
+    off, inside = (depth.disparity - exact.disparity).abs(), subject[None] > 0.5
+    assert float((off[inside] / exact.disparity[inside]).mean()) < 0.15
+    assert float(off.mean()) < 0.25  # of 1.24 dioptres; a network that has learnt nothing is off by 0.65
 
 
 def test_it_is_kept_until_its_files_change(
@@ -85,9 +100,8 @@ def test_it_is_kept_until_its_files_change(
 
 
 def test_no_model(models: Path, node_classes: dict[str, Any]) -> None:
-    (only,) = listed(node_classes)
-    assert only == "none found: see models/depth"
-    said = node(node_classes).validate_inputs(model=only)
+    assert listed(node_classes) == [NONE, WORLD]  # the first is chosen
+    said = node(node_classes).validate_inputs(model=NONE)
     for part in (
         f"No depth model in {models}: found no folder with a config.json.",
         "Download config.json, preprocessor_config.json, model.safetensors of depth-anything/Depth-Anything-V2-Small"
@@ -99,8 +113,8 @@ def test_no_model(models: Path, node_classes: dict[str, Any]) -> None:
     (models / "original" / "depth_anything_v2_vits.pth").write_bytes(b"x")
     for name in ("config.json", "model.safetensors"):
         (models / name).write_bytes(b"x")
-    assert listed(node_classes) == [only]
-    said = node(node_classes).validate_inputs(model=only)
+    assert listed(node_classes) == [NONE, WORLD]
+    said = node(node_classes).validate_inputs(model=NONE)
     assert f"in no folder of their own with a config.json in {models}, {models / 'original'}." in said
 
 
@@ -109,7 +123,7 @@ def test_a_model_that_is_not_there(models: Path, node_classes: dict[str, Any], n
     for folder in ("a/b", "../outside"):
         (models / folder).mkdir(parents=True)
         (models / folder / "config.json").write_text("{}")
-    assert listed(node_classes) == ["a/b"]
+    assert listed(node_classes) == ["a/b", WORLD]
     said = node(node_classes).validate_inputs(model=name)
     assert said.startswith(f"No depth model {name!r} in ")
     assert "found a/b." in said

@@ -10,15 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from bokeh_ops.depth.estimate import load_estimator
 from bokeh_ops.errors import BokehError
 from tests import models
 from tests.models import one_thread  # noqa: F401
 from tests.test_small import small
 from trainer.data import open_dataset
+from trainer.frozen.depth import FrozenDepth
 from trainer.measure.sweep_measures import measure_sweep
 from trainer.measure.sweeps import find_sweeps, match_reference
 from trainer.world.data import write_dataset
-from trainer.world.depth import depth_errors, read_depth, train_depth
+from trainer.world.depth import depth_errors, train_depth, write_depth
 from trainer.world.mask import overlap, read_mask, train_mask, write_network
 from trainer.world.scene import HELD_OUT
 from trainer.world.steps import measure, renders, ways
@@ -185,10 +187,10 @@ def test_the_mask_of_the_main_thing_can_be_learnt(pack: Any, tmp_path: Path) -> 
 def test_depth_can_be_learnt(pack: Any, tmp_path: Path) -> None:
     dataset = open_dataset(write_dataset(tmp_path / "data", photographs=6, sharp=2))
     untaught, taught = train_depth(dataset, 1, batch=4), train_depth(dataset, 60, batch=8)
-    before, after = (depth_errors(each, dataset, range(8)) for each in (untaught, taught))
+    before, after = (depth_errors(FrozenDepth(each), dataset, range(8)) for each in (untaught, taught))
     assert all(after[name] < 0.6 * before[name] for name in before)
-    write_network(tmp_path / "depth.safetensors", taught)
-    again = depth_errors(read_depth(tmp_path / "depth.safetensors"), dataset, range(8))
+    write_depth(tmp_path / "depth", taught)
+    again = depth_errors(FrozenDepth(load_estimator(tmp_path / "depth")), dataset, range(8))
     assert again == pytest.approx(after, rel=0.05)
 
 

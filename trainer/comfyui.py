@@ -57,11 +57,11 @@ def start(setting: str | None, beside: Path, cpu: bool) -> None:
     from bokeh_ops.host.loading.start import start_comfyui
 
     folder = find_comfyui(setting, beside)
-    _make_torchvision_importable()
+    make_torchvision_importable()
     start_comfyui(folder, cpu)
 
 
-def _make_torchvision_importable() -> None:
+def make_torchvision_importable() -> None:
     """Declare two operators of torchvision where it cannot be imported without them.
 
     Its wheel for CUDA beside a torch for the CPU does not load its compiled part, and it stops because nobody declared

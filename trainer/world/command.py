@@ -9,7 +9,7 @@
     python -m trainer world reference FOLDER [--scenes N]                # what held-out scenes look like at 5 K
     python -m trainer world sweep FOLDER BASE [--adapter FILE] [--scenes N] [--grounding G] ...
     python -m trainer world mask FILE --data FOLDER                      # a network that finds what is in focus
-    python -m trainer world depth FILE --data FOLDER                     # a network that finds depth
+    python -m trainer world depth OUT --data FOLDER                      # a network that finds depth
     python -m trainer evaluate images SWEEPS --reference REFERENCE
     python -m trainer world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
     python -m trainer world edit FOLDER BASE --adapter FILE              # photographs at another K, every way
@@ -83,9 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mask.add_argument("--data", type=Path, required=True, help="folder written by `data`")
     mask.add_argument("--steps", type=int, default=500)
     depth = commands.add_parser("depth", help="train the network that finds the depth of a picture")
-    depth.add_argument("file", type=Path)
+    depth.add_argument("folder", type=Path, help="of the model, new")
     depth.add_argument("--data", type=Path, required=True, help="folder written by `data`")
-    depth.add_argument("--steps", type=int, default=3000)
+    depth.add_argument("--steps", type=int, default=4800)
     experiment = commands.add_parser("experiment", help="all comparisons, as sweeps and one table")
     experiment.add_argument("folder", type=Path)
     experiment.add_argument("base", type=Path, help="file of the base model")
@@ -238,10 +238,9 @@ def _mask(chosen: argparse.Namespace) -> int:
 
 def _depth(chosen: argparse.Namespace) -> int:
     from trainer.data import open_dataset
-    from trainer.world.depth import train_depth
-    from trainer.world.mask import write_network
+    from trainer.world.depth import train_depth, write_depth
 
-    write_network(chosen.file, train_depth(open_dataset(chosen.data), chosen.steps))
+    write_depth(chosen.folder, train_depth(open_dataset(chosen.data), chosen.steps))
     return 0
 
 

@@ -6,6 +6,7 @@ so it is found by a network that has seen the world at every K.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -83,9 +84,10 @@ def train_mask(dataset: Dataset, steps: int, batch: int = 16, seed: int = 0) -> 
 
 
 Network = TypeVar("Network", bound=nn.Module)
+New = TypeVar("New")
 
 
-def new_network(kind: Callable[[], Network], seed: int) -> Network:
+def new_network(kind: Callable[[], New], seed: int) -> New:
     """One that has learnt nothing, the same for a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -100,6 +102,8 @@ def teach(
     steps: int,
     batch: int,
     seed: int,
+    rate: float = 4e-3,
+    longest: float = math.inf,
 ) -> None:
     """Teach a network what is exactly known of pictures of the world, mirrored at random.
 
@@ -109,9 +113,11 @@ def teach(
         wanted: map ``[S, S]`` of one.
         loss: of what the network says and what is wanted.
         steps, batch, seed: of the training.
+        rate: of learning, at its highest.
+        longest: a longer gradient is shortened to it.
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
     for step in range(steps):
         chance = draws(seed, "mask", step)
         samples = [dataset.sample(int(index)) for index in chance.integers(len(dataset), size=batch)]
@@ -122,6 +128,7 @@ def teach(
         error = loss(network(pictures), maps)
         optimizer.zero_grad()
         error.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), longest)
         optimizer.step()
         schedule.step()
 

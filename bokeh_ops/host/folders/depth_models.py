@@ -1,4 +1,4 @@
-"""Depth models as the host's user keeps them: folders in ``models/depth/``, sub-folders, extra model paths."""
+"""Depth models: the user's folders in ``models/depth/``, its sub-folders and extra model paths, and the shipped one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ from ...depth.conventions import DepthMap, Notice
 from ...depth.estimate import EXAMPLES, FILES, Estimator, estimate, load_estimator
 from ...errors import BokehError
 from ..differences import out_of_memory
+from ..small.shipped import DEPTH
 from .files import is_within
-from .model_folder import ModelFolder
+from .model_folder import WORLD, ModelFolder
 
 FOLDER = ModelFolder("depth")
 NONE = "none found: see models/depth"
-"""Stands in the list where there is no model."""
+"""Stands in the list, and is what is chosen, where the user has no model: it leads to what to download."""
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 # Bytes in use while a picture is looked at, for each byte of the picture that the network sees.
 _WORKING = 500
 
 
 def depth_models() -> list[str]:
-    """Every folder with a ``config.json``, by its path below the host's folder; ``NONE`` where there is none."""
-    return sorted({name for name, _ in _folders(whole=True)}) or [NONE]
+    """Every folder with a ``config.json``, by its path below the host's folder, ``NONE`` where there is none.
+
+    The shipped model is the last, so that it is not what stands there before somebody chooses: photographs are not
+    what it knows.
+    """
+    return [*(_names() or [NONE]), WORLD]
 
 
 def model_folder(name: str) -> Path:
@@ -40,11 +45,13 @@ def model_folder(name: str) -> Path:
     Raises:
         BokehError: there is none; the message names the folders searched, what is in them, and what belongs there.
     """
+    if name == WORLD:
+        return DEPTH
     roots = FOLDER.roots()
     for known, path in _folders(whole=True):
         if known == name and is_within(path, roots):
             return path
-    have = ", ".join(known for known in depth_models() if known != NONE) or "no folder with a config.json"
+    have = ", ".join(_names()) or "no folder with a config.json"
     loose = sorted({str(path) for _, path in _folders(whole=False)})
     if loose:
         have += f", and weights that are in no folder of their own with a config.json in {', '.join(loose)}"
@@ -63,7 +70,7 @@ def model_stamp(name: str | None) -> str | float:
 
 
 def estimate_depth(name: str, images: Tensor, notice: Notice | None = None) -> DepthMap:
-    """Depth of pictures by a model of the user's, on the host's device, with its progress and interruption.
+    """Depth of pictures by a model, on the host's device, with its progress and interruption.
 
     Args:
         name: of :func:`depth_models`.
@@ -135,6 +142,10 @@ def _working_memory(estimator: Estimator, images: Tensor) -> int:
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     found = (path for path in sorted(folder.iterdir()) if path.is_file())
     return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+
+
+def _names() -> list[str]:
+    return sorted({name for name, _ in _folders(whole=True)})
 
 
 def _folders(whole: bool) -> Iterator[tuple[str, Path]]:

@@ -15,11 +15,9 @@ from ...depth.conventions import DepthMap
 from ...depth.focus_transformer import SHIPPED, FocusTransformer, find_main_thing, read_focus_transformer
 from ...errors import BokehError
 from .files import content_hash
-from .model_folder import ModelFolder
+from .model_folder import WORLD, ModelFolder
 
 FOLDER = ModelFolder("bokeh_focus", {".safetensors"})
-WORLD = "small world (comes with it)"
-"""In place of the name of a file: the shipped network."""
 # Bytes in use while a picture is looked at: the picture and its map some times over, and what the network makes of it.
 _COPIES, _WORKING = 8, 64 * 2**20
 

@@ -9,6 +9,9 @@ import folder_paths
 
 from .files import is_within
 
+WORLD = "small world (comes with it)"
+"""In place of the name of a user's file or folder: the network that comes with the extension, for the demo models."""
+
 
 class ModelFolder:
     """``models/NAME/`` of the host's user.

@@ -19,6 +19,8 @@ ASSETS = Path(__file__).resolve().parents[3] / "workflows" / "assets"
 """Pictures: ``NAME.jpg``, its disparity ``NAME_disparity.png``, perhaps a mask ``NAME_subject.png``."""
 FOLDER = ASSETS / "world"
 """Models: ``NAME.safetensors`` and ``NAME_adapter.safetensors``."""
+DEPTH = FOLDER / "depth"
+"""The model that finds depth in their pictures, as :func:`bokeh_ops.depth.estimate.load_estimator` takes it."""
 _ADAPTER = "_adapter"
 
 
