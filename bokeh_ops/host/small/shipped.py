@@ -14,14 +14,15 @@ from torch import Tensor
 from ...depth.conventions import DepthKind, DepthMap, DepthRange, to_depth_map
 from ...depth.files import load_depth
 from ...errors import BokehError
+from ..notices import say
 
 ASSETS = Path(__file__).resolve().parents[3] / "workflows" / "assets"
 """Pictures: ``NAME.jpg``, its disparity ``NAME_disparity.png``, perhaps a mask ``NAME_subject.png``."""
 FOLDER = ASSETS / "world"
-"""Models: ``NAME.safetensors`` and ``NAME_adapter.safetensors``."""
+"""Models: ``NAME.safetensors`` with ``NAME_adapter.safetensors``, and generators ``NAME_few_steps.safetensors``."""
 DEPTH = FOLDER / "depth"
 """The model that finds depth in their pictures, as :func:`bokeh_ops.depth.estimate.load_estimator` takes it."""
-_ADAPTER = "_adapter"
+_ADAPTER, _FEW = "_adapter", "_few_steps"
 
 
 def demo_names() -> list[str]:
@@ -50,7 +51,7 @@ def load_demo(name: str, adapter: bool = True, node_id: str | None = None) -> tu
 
     Args:
         name: of :func:`demo_names`.
-        adapter: lay its bokeh adapter on.
+        adapter: lay its bokeh adapter on, if it is a model with one.
         node_id: the node to speak through while sampling.
 
     Raises:
@@ -62,7 +63,13 @@ def load_demo(name: str, adapter: bool = True, node_id: str | None = None) -> tu
 
     model = read_small(demo_path(name))
     patcher = model.patcher
-    if adapter:
+    if adapter and name.endswith(_FEW):
+        say(
+            f"{name} has no bokeh adapter: what it makes is all in focus. Blur it with Lens Blur from Depth, or take "
+            f"{name.removesuffix(_FEW)} for K by an adapter.",
+            node_id,
+        )
+    elif adapter:
         path = demo_path(name, adapter=True)
         patcher = apply_adapter(patcher, read_adapter(path), name=path.name, node_id=node_id)
     return patcher, small_clip(model), small_vae(model)
