@@ -38,7 +38,10 @@ _F_NUMBER = re.compile(r"[fF]/?([\d.]+)")
 
 
 def parse_values(
-    text: str | float | Iterable[float], what: str = "K", camera: float | None = None
+    text: str | float | Iterable[float],
+    what: str = "K",
+    camera: float | None = None,
+    stops: bool = False,
 ) -> list[float]:
     """Read one or more numbers.
 
@@ -49,6 +52,7 @@ def parse_values(
             are :class:`PerDioptre`. With ``f/`` before it a number is an f-number, and becomes that camera's K.
         what: what the numbers are, for the message.
         camera: the K of a camera (:class:`PerDioptre` that knows its f-number), for f-numbers.
+        stops: the numbers are f-numbers, or are not looked into: with ``f/`` before it a number is just that.
 
     Returns:
         The numbers in the order given, at least one, all finite.
@@ -60,12 +64,13 @@ def parse_values(
     if isinstance(text, str):
         bare = text.strip().removesuffix(PER_DIOPTRE)
         if bare != text.strip():
-            return [PerDioptre(value) for value in parse_values(bare, what, camera)]
+            return [PerDioptre(value) for value in parse_values(bare, what, camera, stops)]
         tokens = _SEPARATORS.split(re.sub(r"\s*:\s*", ":", text.replace("\N{MINUS SIGN}", "-")).strip())
         values: list[float] = []
         for token in filter(None, tokens):
             if stop := _F_NUMBER.fullmatch(token):
-                values.append(_at_f_number(float(_number(stop[1], token, what)), token, what, camera))
+                number = float(_number(stop[1], token, what))
+                values.append(number if stops else _at_f_number(number, token, what, camera))
             else:
                 values += _range(token, what) if ":" in token else [float(_number(token, token, what))]
             if len(values) > MOST_VALUES:
@@ -79,6 +84,11 @@ def parse_values(
     if not values:
         raise BokehError(f"{what}: no value was given. Write numbers such as '0, 4, 8' or a range '0:30:5'.")
     return values
+
+
+def all_f_numbers(text: str) -> bool:
+    """Whether every number of a list (:func:`parse_values`) has ``f/`` before it."""
+    return all(map(_F_NUMBER.fullmatch, filter(None, _SEPARATORS.split(text.strip()))))
 
 
 def format_value(value: float) -> str:

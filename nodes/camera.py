@@ -227,7 +227,7 @@ class BokehFromCamera(io.ComfyNode):
         node_id = getattr(cls.hidden, "unique_id", None)
         camera, _, notes = _camera(f_number, focal_length, focus_distance, sensor, sensor_width, photograph)
         camera = replace(camera, focus_scale=focus_scale)
-        stops = parse_values(f_numbers, "f-number") if f_numbers.strip() else [camera.f_number]
+        stops = parse_values(f_numbers, "f-number", stops=True) if f_numbers.strip() else [camera.f_number]
         series = [replace(camera, f_number=stop).k(image_width) for stop in stops]
         if f_numbers.strip():
             each = ", ".join(

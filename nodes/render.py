@@ -411,7 +411,7 @@ def _remark(strength: Strength, largest: float, height: int, width: int, notice:
         notice("K is 0: everything is in focus and the picture is unchanged.")
     elif largest < 0.5:
         notice(
-            f"The largest blur radius is {largest:.2g} pixels, so hardly anything is blurred. Raise K, or "
+            f"The largest blur radius is {abs(largest):.2g} pixels, so hardly anything is blurred. Raise K, or "
             "check the depth map's range (normalise it, or set its scale) and the focus."
         )
     elif largest > max(height, width):

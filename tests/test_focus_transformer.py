@@ -130,6 +130,8 @@ def test_pictures_one_after_another(device: str) -> None:
     assert bool(torch.isfinite(find_main_thing(network, broken)[0]).all())
     with pytest.raises(BokehError, match="There are 2 depth maps for 3 images"):
         find_main_thing(network, pictures, depth.expand(2, -1, -1, -1))
+    with pytest.raises(BokehError, match="values that are NaN or infinite; expected disparity"):
+        find_main_thing(network, pictures, depth / 0)
     with pytest.raises(BokehError, match=r"1, 3 or 4 channels; got \(3, 2, 12, 9\)"):
         find_main_thing(network, pictures[:, :2])
 

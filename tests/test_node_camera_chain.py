@@ -80,7 +80,7 @@ def test_the_scale_of_the_focus_is_in_the_blur(pack: ModuleType) -> None:
 def test_a_series_of_f_numbers_and_a_focus_pull(pack: ModuleType) -> None:
     """Pictures, defocus and cameras come in one order."""
     pull = focus(pack, "distance in metres", values="2, 4")
-    image, signed, distance, taken = rendered(pack, cameras(pack, "2, 8"), pictures=2, focus=pull)
+    image, signed, distance, taken = rendered(pack, cameras(pack, "f/2, 8"), pictures=2, focus=pull)
     assert len(image) == len(signed) == len(taken) == 8
     assert distance == pytest.approx(2.0)
     for own, camera in zip(signed, taken, strict=True):

@@ -214,6 +214,7 @@ def test_an_old_pillow_without_sized_fonts_will_do(monkeypatch: pytest.MonkeyPat
 def test_labels_from_values() -> None:
     assert sheet_labels("0, 4.5:9:4.5", "K = ", 3) == ["K = 0", "K = 4.5", "K = 9"]
     assert sheet_labels(" ", "K = ", 3) == ["1", "2", "3"]
+    assert sheet_labels("f/2.8, f/11", "K = ", 2) == ["f/2.8", "f/11"]
     with pytest.raises(BokehError, match="values of the contact sheet: 'x'"):
         sheet_labels("0, x", "K = ", 2)
 

@@ -10,7 +10,7 @@ import torch
 
 from bokeh_ops.adapter.conditions import K
 from bokeh_ops.errors import BokehError
-from bokeh_ops.numbers import MOST_VALUES, PerDioptre, format_value, parse_values
+from bokeh_ops.numbers import MOST_VALUES, PerDioptre, all_f_numbers, format_value, parse_values
 
 
 @pytest.mark.parametrize(
@@ -138,3 +138,12 @@ def test_f_numbers_where_the_camera_is_known() -> None:
         parse_values("f/0", camera=camera)
     with pytest.raises(BokehError, match="is not a number"):
         parse_values("f/1.2.3", camera=camera)
+
+
+def test_f_numbers_where_numbers_are_f_numbers() -> None:
+    """In a list of f-numbers, and where nothing is made of them but labels."""
+    assert parse_values("f/1.8, 4, F11", "f-number", stops=True) == [1.8, 4, 11]
+    with pytest.raises(BokehError, match=r"f-number: '1\.2\.3' in 'f/1\.2\.3' is not a number"):
+        parse_values("f/1.2.3", "f-number", stops=True)
+    assert all_f_numbers(" f/1.8;f/4 ")
+    assert not all_f_numbers("f/1.8, 4")

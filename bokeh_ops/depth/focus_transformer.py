@@ -220,7 +220,7 @@ def find_main_thing(
         Saliency ``[B, H, W]``, 0..1, and scale ``[B]``, both fp32 on the CPU.
 
     Raises:
-        BokehError: other shapes.
+        BokehError: other shapes, or depth that is not finite.
     """
     if pictures.ndim != 4 or 0 in pictures.shape or pictures.shape[1] not in (1, 3, 4):
         raise BokehError(
@@ -229,6 +229,11 @@ def find_main_thing(
     if disparity is not None and len(disparity) not in (1, len(pictures)):
         raise BokehError(
             f"There are {len(disparity)} depth maps for {len(pictures)} images; give one, or one per image."
+        )
+    if disparity is not None and not bool(torch.isfinite(disparity).all()):
+        raise BokehError(
+            "The depth map has values that are NaN or infinite; expected disparity, in which infinitely far is 0. Fill "
+            "in what is not known."
         )
     weight = network.token
     saliency = torch.empty(len(pictures), *pictures.shape[2:])

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..errors import BokehError
-from ..numbers import format_value, parse_values
+from ..numbers import all_f_numbers, format_value, parse_values
 
 BACKGROUNDS = {"dark": 0.1, "black": 0.0, "grey": 0.46, "white": 1.0}
 """Grey level of the paper by name."""
@@ -96,12 +96,16 @@ def contact_sheet(
 def sheet_labels(values: str, prefix: str, count: int) -> list[str]:
     """Labels for ``count`` pictures: each value behind the prefix, or plain numbers from 1 where there is no value.
 
+    Where all values are f-numbers, written ``f/2.8``, ``f/`` takes the prefix's place.
+
     Raises:
         BokehError: values that cannot be read (:func:`bokeh_ops.numbers.parse_values`).
     """
     if not values.strip():
         return [str(number + 1) for number in range(count)]
-    return [f"{prefix}{format_value(value)}" for value in parse_values(values, "values of the contact sheet")]
+    found = parse_values(values, "values of the contact sheet", stops=True)
+    before = "f/" if all_f_numbers(values) else prefix
+    return [f"{before}{format_value(value)}" for value in found]
 
 
 @dataclass(frozen=True)
