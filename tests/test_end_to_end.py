@@ -69,6 +69,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
         subprocess.run(command, cwd=ROOT, check=True)
         broken_adapters(base / "models" / "bokeh" / "broken")
         depth_models.make("relative", base / "models" / "depth" / "Depth-Anything-V2-Small-hf")
+        metres = base / "models" / "depth" / "Depth-Anything-V2-Metric-Outdoor-Small-hf"
+        depth_models.make("metric", metres)
         depth_models.make("depth_pro", base / "models" / "depth" / "DepthPro-hf")
         stand_in = ROOT / "tests" / "host" / "shallow_t5.py"
         with pytest.MonkeyPatch.context() as patch:

@@ -33,6 +33,8 @@ WANTED = {
     "photo_edit_demo": {"LoadBokehDemoModel", "BokehInvert", "GroundedSampler", "BokehMeRender"},
     "any_aperture_demo": {"BokehInvert", "GroundedSampler", "BokehMeRender", "BokehLensOrModel"},
     "find_main_thing_demo": {"BokehMainThing", "BokehFocus", "BokehMeRender"},
+    "generated_photograph_demo": {"BokehEstimateDepth", "BokehMainThing", "BokehFromCamera", "BokehMeRender"},
+    "generated_photograph_sd15": {"BokehEstimateDepth", "BokehMainThing", "BokehFromCamera", "BokehMeRender"},
     "photo_edit_sd15": {"BokehInvert", "GroundedSampler"},
     "photo_edit_sdxl": {"BokehInvert", "GroundedSampler"},
     "photo_edit_flux": {"BokehInvert", "GroundedSamplerAdvanced"},

@@ -145,6 +145,14 @@ def main_thing(found: Results) -> Image.Image:
     return quarters({**parts, "its edge": square(frames[2], 0.55, 0.5, 0.4)})
 
 
+def photographed(found: Results) -> Image.Image:
+    all_in_focus = found["All in focus"][0]
+    frames = found["Large enough to be seen"]
+    names = {"f/1.8": 0, "f/4": 1, "f/11": 2}
+    shown = {name: square(frames[index], 0.5) for name, index in names.items()}
+    return quarters({"four steps": square(all_in_focus, 0.5), **shown})
+
+
 MADE: dict[str, Callable[[Results], Image.Image]] = {
     "first_lens_blur": first,
     "photo_rerendered_from_depth": photo,
@@ -158,6 +166,7 @@ MADE: dict[str, Callable[[Results], Image.Image]] = {
     "photo_edit_demo": edited,
     "any_aperture_demo": any_aperture,
     "find_main_thing_demo": main_thing,
+    "generated_photograph_demo": photographed,
 }
 
 
