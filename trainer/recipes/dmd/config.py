@@ -36,6 +36,9 @@ class Through:
     focus: str | None = setting(
         None, "focus transformer to start from, of `python -m trainer focus`; empty: the shipped one"
     )
+    scale: Flag = setting(
+        True, "let the scale of the focus distance (eq. 5) learn; false: blur stays that of the camera (ours)"
+    )
     lr: float | None = setting(
         None, "learning rate of the focus transformer; empty: the generator's", gt=0, le=10
     )
