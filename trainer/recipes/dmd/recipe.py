@@ -193,7 +193,10 @@ class Dmd(Recipe):
         }
         if self.chain is not None:
             focus = dict(self.chain.focus.named_parameters())
-            self.learners["focus"] = self._learner(focus, replace(wanted, lr=settings.lens.lr), settings.ema)
+            if not settings.lens.scale:
+                focus = {name: value for name, value in focus.items() if not name.startswith("scale")}
+            rate = replace(wanted, lr=settings.lens.lr)
+            self.learners["focus"] = self._learner(focus, rate, settings.ema)
         if settings.precision == "fp16":
             self.scaler = torch.amp.GradScaler(self.device.type)  # type: ignore[attr-defined]
 
@@ -219,7 +222,7 @@ class Dmd(Recipe):
         depth = FrozenDepth(load_estimator(folder)).to(self.processes.device)
         files = sorted(each for each in folder.iterdir() if each.is_file())
         self.identities |= {"focus": file_key(path), "depth": content_key(*map(file_key, files))}
-        return LensChain(depth, focus.requires_grad_(True), reference)
+        return LensChain(depth, focus, reference)
 
     @property
     def sets(self) -> list[Pictures]:
