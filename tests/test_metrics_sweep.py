@@ -50,6 +50,11 @@ def test_laplacian_variance_by_hand() -> None:
     # -4 at the point, 1 at its four neighbours, 0 elsewhere: mean 0, so the variance is 20 / 25 of 255 squared.
     assert laplacian_variance(picture) == pytest.approx(0.8 * 255**2)
     assert laplacian_variance(torch.full((3, 4, 4), 0.7)) == 0
+    around = torch.ones(5, 5, dtype=torch.bool)
+    around[1:4, 1:4] = False
+    assert laplacian_variance(picture, around) == 0
+    # The point and its eight neighbours alone: the mean of -4, 1, 1, 1, 1 and four zeros is 0.
+    assert laplacian_variance(picture, ~around) == pytest.approx(20 / 9 * 255**2)
     with pytest.raises(BokehError, match=r"\[3, H, W\]"):
         laplacian_variance(torch.zeros(1, 4, 4))
     with pytest.raises(BokehError, match="at least 2 x 2"):

@@ -23,6 +23,7 @@ MODULES = {
 """What is imported of a package that is called otherwise."""
 
 AT_RUN_TIME = (
+    "world/classes.safetensors",
     "world/mask.safetensors",
     "configs/tiny.yaml",
     "configs/sd15-12gb.yaml",

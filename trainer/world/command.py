@@ -10,11 +10,13 @@
     python -m trainer world sweep FOLDER BASE [--adapter FILE] [--scenes N] [--grounding G] ...
     python -m trainer world mask FILE --data FOLDER                      # a network that finds what is in focus
     python -m trainer world depth OUT --data FOLDER                      # a network that finds depth
+    python -m trainer world classes FILE --data FOLDER                   # a network that says what is where
     python -m trainer evaluate images SWEEPS --reference REFERENCE
     python -m trainer world experiment FOLDER BASE --adapter both=FILE [wild=FILE synthetic=FILE]
     python -m trainer world edit FOLDER BASE --adapter FILE              # photographs at another K, every way
     python -m trainer world lens FILE                                    # a diffusion lens that has learnt nothing
     python -m trainer world steps FOLDER BASE --generator NAME=FILE ...   # few-step generators and their teacher
+    python -m trainer world apertures FOLDER BASE --generator NAME=FILE ...   # ways to obey an f-number
     python -m trainer world lenses FOLDER DATA --lens NAME=FILE ...      # lens models as depth gets worse
     python -m trainer world focus FOLDER [--network FILE]                # what to focus on, as depth gets worse
 
@@ -34,7 +36,7 @@ from typing import Any
 
 import torch
 
-from bokeh_ops.digest import content_key
+from bokeh_ops.digest import content_key, file_key
 from bokeh_ops.errors import BokehError
 from trainer.comfyui import start
 
@@ -86,6 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     depth.add_argument("folder", type=Path, help="of the model, new")
     depth.add_argument("--data", type=Path, required=True, help="folder written by `data`")
     depth.add_argument("--steps", type=int, default=4800)
+    classes = commands.add_parser("classes", help="train the network that says what each pixel shows")
+    classes.add_argument("file", type=Path)
+    classes.add_argument("--data", type=Path, required=True, help="folder written by `data`")
+    classes.add_argument("--steps", type=int, default=4000)
     experiment = commands.add_parser("experiment", help="all comparisons, as sweeps and one table")
     experiment.add_argument("folder", type=Path)
     experiment.add_argument("base", type=Path, help="file of the base model")
@@ -141,6 +147,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps.add_argument("--steps", type=int, default=4, help="of a generator")
     steps.add_argument("--scenes", type=int, default=100, help="held-out captions")
     steps.add_argument("--reference", type=int, default=500, help="renders that all are compared with")
+    apertures = commands.add_parser("apertures", help="ways to obey an f-number, on held-out captions")
+    apertures.add_argument("folder", type=Path)
+    apertures.add_argument("base", type=Path, help="file of the teacher")
+    apertures.add_argument(
+        "--generator",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="made by `python -m trainer distil`; what its training left beside it belongs to it",
+    )
+    apertures.add_argument("--steps", type=int, default=4, help="of a generator")
+    apertures.add_argument("--scenes", type=int, default=100, help="held-out captions")
+    apertures.add_argument("--reference", type=int, default=500, help="renders that all are compared with")
     edit = commands.add_parser(
         "edit", help="photographs of held-out scenes at another K, against true renders"
     )
@@ -162,12 +181,14 @@ def run(arguments: argparse.Namespace) -> int:
         "sweep": _sweep,
         "mask": _mask,
         "depth": _depth,
+        "classes": _classes,
         "experiment": _experiment,
         "edit": _edit,
         "lens": _lens,
         "lenses": _lenses,
         "focus": _focus,
         "steps": _steps,
+        "apertures": _apertures,
     }
     return actions[arguments.action](arguments)
 
@@ -241,6 +262,15 @@ def _depth(chosen: argparse.Namespace) -> int:
     from trainer.world.depth import train_depth, write_depth
 
     write_depth(chosen.folder, train_depth(open_dataset(chosen.data), chosen.steps))
+    return 0
+
+
+def _classes(chosen: argparse.Namespace) -> int:
+    from trainer.data import open_dataset
+    from trainer.world.classes import train_classes
+    from trainer.world.mask import write_network
+
+    write_network(chosen.file, train_classes(open_dataset(chosen.data), chosen.steps))
     return 0
 
 
@@ -334,19 +364,62 @@ def _steps(chosen: argparse.Namespace) -> int:
     from trainer.world.mask import SHIPPED, read_mask
     from trainer.world.steps import markdown, measure, ways
 
-    named = dict(each.partition("=")[::2] for each in chosen.generator)
-    if not all((*named, *named.values())):
-        raise BokehError(f"--generator has {', '.join(chosen.generator)}; expected NAME=FILE.")
+    named = _generators(chosen)
     start(None, Path.cwd(), cpu=True)
     from bokeh_ops.host.small.model import read_small
 
-    generators = {name: read_small(Path(file)) for name, file in named.items()}
+    generators = {name: read_small(file) for name, file in named.items()}
     compared = ways(read_small(chosen.base), generators, chosen.steps)
     print(
         markdown(measure(chosen.folder, compared, read_mask(SHIPPED), chosen.scenes, chosen.reference)),
         end="",
     )
     return 0
+
+
+def _apertures(chosen: argparse.Namespace) -> int:
+    from bokeh_ops.depth.estimate import load_estimator
+    from bokeh_ops.depth.focus_transformer import SHIPPED as FOCUS
+    from bokeh_ops.depth.focus_transformer import read_focus_transformer
+    from trainer.measure.metrics.weights import load_lpips
+    from trainer.world.apertures import Judges, measure, read_generator, ways
+    from trainer.world.classes import SHIPPED as CLASSES
+    from trainer.world.classes import read_classes
+    from trainer.world.mask import SHIPPED, read_mask
+
+    named = _generators(chosen)
+    start(None, Path.cwd(), cpu=True)
+    from bokeh_ops.host.small.model import read_small
+    from bokeh_ops.host.small.shipped import DEPTH
+    from trainer.frozen.depth import FrozenDepth
+
+    generators = {name: read_generator(file) for name, file in named.items()}
+    lpips = load_lpips()
+    depth = FrozenDepth(load_estimator(DEPTH))
+    compared = ways(read_small(chosen.base), generators, depth, read_focus_transformer(FOCUS), chosen.steps)
+    files = [
+        chosen.base,
+        FOCUS,
+        SHIPPED,
+        CLASSES,
+        *sorted(each for each in DEPTH.iterdir() if each.is_file()),
+    ]
+    shared = content_key(*map(file_key, files), chosen.steps, chosen.scenes, chosen.reference, lpips is None)
+    made_of = {"reference": shared} | dict.fromkeys(compared, shared)
+    for name, each in generators.items():
+        own = content_key(shared, each.made_of)
+        made_of |= {way: own for way in compared if way.partition(",")[0] == name}
+    judges = Judges(read_mask(), read_classes(), lpips)
+    print(measure(chosen.folder, compared, judges, chosen.scenes, chosen.reference, made_of), end="")
+    return 0
+
+
+def _generators(chosen: argparse.Namespace) -> dict[str, Path]:
+    """Files of generators by name."""
+    named = dict(each.partition("=")[::2] for each in chosen.generator)
+    if not all((*named, *named.values())):
+        raise BokehError(f"--generator has {', '.join(chosen.generator)}; expected NAME=FILE.")
+    return {name: Path(file) for name, file in named.items()}
 
 
 def _only(compared: dict[str, Any], names: Sequence[str] | None) -> dict[str, Any]:

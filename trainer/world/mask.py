@@ -36,15 +36,20 @@ def _layer(inside: int, outside: int, stride: int = 1) -> nn.Module:
 
 
 class MainThing(nn.Module):
-    """Pictures ``[N, 3, S, S]``, 0..1, to the logits of the main thing's mask ``[N, 1, S, S]``; S a multiple of 16."""
+    """Pictures ``[N, 3, S, S]``, 0..1, to the logits of the main thing's mask ``[N, 1, S, S]``; S a multiple of 16.
 
-    def __init__(self, width: int = 16) -> None:
+    Args:
+        width: channels of the first layer.
+        maps: how many are told of each pixel, 1 for the mask.
+    """
+
+    def __init__(self, width: int = 16, maps: int = 1) -> None:
         super().__init__()
         self.enter = _layer(12, width)  # of 2 x 2 pixels: a quarter of the work
         self.down = nn.ModuleList(_layer(width * 2**n, width * 2 ** (n + 1), 2) for n in range(3))
         self.deep = _layer(width * 8, width * 8)
         self.up = nn.ModuleList(_layer(width * 3 * 2**n, width * 2**n) for n in reversed(range(3)))
-        self.leave = nn.Conv2d(width, 4, 3, padding=1)
+        self.leave = nn.Conv2d(width, 4 * maps, 3, padding=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
         kept = [self.enter(F.pixel_unshuffle(pictures * 2 - 1, 2))]
@@ -108,10 +113,10 @@ def teach(
     """Teach a network what is exactly known of pictures of the world, mirrored at random.
 
     Args:
-        network: pictures ``[N, 3, S, S]``, 0..1, to ``[N, 1, S, S]``.
+        network: pictures ``[N, 3, S, S]``, 0..1, to maps ``[N, C, S, S]``.
         dataset: pictures.
         wanted: map ``[S, S]`` of one.
-        loss: of what the network says and what is wanted.
+        loss: of what the network says and what is wanted, ``[N, 1, S, S]``.
         steps, batch, seed: of the training.
         rate: of learning, at its highest.
         longest: a longer gradient is shortened to it.

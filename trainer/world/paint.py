@@ -49,6 +49,11 @@ def paint(scene: Scene, side: int = SIDE) -> Painted:
     return Painted(image, disparity.astype(np.float32), (owner == 0).astype(np.float32), owner)
 
 
+def owners(scene: Scene, side: int = SIDE) -> np.ndarray:
+    """:attr:`Painted.owner` alone, in a tenth of the time."""
+    return _compose(scene, side)[2]
+
+
 def _compose(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Linear light, disparity and owner at the middles of ``side x side`` pixels."""
     steps = (np.arange(side) + 0.5) / side

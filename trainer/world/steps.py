@@ -41,6 +41,19 @@ class Way:
     sampler: str
     told: str = ""
 
+    def picture(self, seed: int, told: str | None = None) -> Tensor:
+        """Of the caption of a scene, with the noise of the scene's seed, ``[1, S, S, 3]``, 0..1.
+
+        Args:
+            seed: of the scene.
+            told: other words after the caption than the way's own.
+        """
+        from bokeh_ops.host.small.model import sample_texts
+
+        text = f"{caption(draw_scene(seed))} {self.told if told is None else told}".strip()
+        size = (SIDE, SIDE)
+        return sample_texts(self.model, [text], seed, size, self.steps, self.cfg, self.sampler, "simple")
+
 
 def ways(teacher: Any, generators: Mapping[str, Any], steps: int = 4) -> dict[str, Way]:
     """The teacher as it is used, the teacher in few steps, and the generators."""
@@ -77,8 +90,6 @@ def measure(
     Returns:
         For each way, and for ``renders``, the Frechet distance and seconds for a picture.
     """
-    from bokeh_ops.host.small.model import sample_texts
-
     seeds = range(HELD_OUT, HELD_OUT + scenes)
     true = renders(seeds)
     others = _features(network, renders(range(HELD_OUT + scenes, HELD_OUT + scenes + reference)))
@@ -87,14 +98,9 @@ def measure(
     }
     shown = [true[:SHOWN]]
     for name, way in compared.items():
-        made, began = [], time.monotonic()
-        for seed in seeds:
-            text = f"{caption(draw_scene(seed))} {way.told}".strip()
-            made.append(
-                sample_texts(way.model, [text], seed, (SIDE, SIDE), way.steps, way.cfg, way.sampler, "simple")
-            )
+        began = time.monotonic()
+        pictures = torch.cat([way.picture(seed) for seed in seeds])
         seconds = (time.monotonic() - began) / scenes
-        pictures = torch.cat(made)
         found[name] = (frechet_distance(_features(network, pictures), others), seconds)
         shown.append(pictures[:SHOWN])
     sheet = contact_sheet(large_enough(torch.cat(shown)), list(found), columns=len(found), cell_size=192)[0]

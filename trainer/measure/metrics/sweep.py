@@ -18,7 +18,7 @@ from trainer.measure.metrics.statistics import pearson
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV takes it
 
 
-def laplacian_variance(picture: Tensor) -> float:
+def laplacian_variance(picture: Tensor, where: Tensor | None = None) -> float:
     """Variance of the Laplacian of the grey picture on the scale 0..255: a measure of sharpness.
 
     ``cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var()``, as the public code of Generative
@@ -26,6 +26,7 @@ def laplacian_variance(picture: Tensor) -> float:
 
     Args:
         picture: ``[3, H, W]``, display-encoded values 0..1, both sides at least 2.
+        where: bool ``[H, W]``, the pixels that count; None is all.
 
     Raises:
         BokehError: another shape.
@@ -38,7 +39,7 @@ def laplacian_variance(picture: Tensor) -> float:
     grey = F.pad((red + green + blue).round()[None, None], (1, 1, 1, 1), mode="reflect")[0, 0]
     middle = grey[1:-1, 1:-1]
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle
-    return float(laplacian.var(correction=0))
+    return float((laplacian if where is None else laplacian[where]).var(correction=0))
 
 
 class LvCorr(NamedTuple):
