@@ -146,11 +146,10 @@ def main_thing(found: Results) -> Image.Image:
 
 
 def photographed(found: Results) -> Image.Image:
-    all_in_focus = found["All in focus"][0]
-    frames = found["Large enough to be seen"]
-    names = {"f/1.8": 0, "f/4": 1, "f/11": 2}
-    shown = {name: square(frames[index], 0.5) for name, index in names.items()}
-    return quarters({"four steps": square(all_in_focus, 0.5), **shown})
+    frames = [found["All in focus"][0], *found["Photographs with their camera"]]
+    names = {"in four steps": 0, "f/1.8": 1, "f/4": 2, "f/11": 3}
+    large = [frame.resize((SIDE, SIDE), Image.Resampling.NEAREST) for frame in frames]
+    return quarters({name: large[index] for name, index in names.items()})
 
 
 MADE: dict[str, Callable[[Results], Image.Image]] = {
