@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -58,3 +58,6 @@ class SmallBase(Base):
 
     def opened(self, latents: Tensor) -> Tensor:
         return self.small.codec.decode(latents)
+
+    def write(self, weights: Mapping[str, Tensor], path: Path) -> None:
+        self.small.save(path, torch.float16, weights)

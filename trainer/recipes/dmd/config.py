@@ -26,7 +26,7 @@ class Data:
 @dataclass(frozen=True, config=STRICT)
 class Lora:
     rank: int = setting(
-        64, "of both LoRAs, alpha is the same; 0: whole networks, of small models alone", ge=0, le=1024
+        64, "of both LoRAs, alpha is the same; 0: three whole networks are trained", ge=0, le=1024
     )
 
 
@@ -114,6 +114,18 @@ class Distil(Run):
     optimizer: Descent = section(Descent)
     samples: Samples = section(Samples)
     cache: Cache = section(Cache)
+    shard: Flag = setting(False, "spread the networks' weights over all processes, each with a share (ours)")
+
+    def __post_init__(self) -> None:
+        if (
+            self.shard
+            and not self.lora.rank
+            and (self.precision == "fp16" or self.optimizer.name == "prodigy")
+        ):
+            raise ValueError(
+                "shard with lora.rank 0 takes neither precision fp16 nor optimizer.name prodigy, which need all "
+                "gradients in one place; use bf16 and adamw."
+            )
 
     def resolved(self) -> Distil:
         """A copy in which everything that depends on something else is filled in."""
@@ -145,6 +157,7 @@ class Distil(Run):
 def fixed_part(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's settings has to stay as it is when it is resumed."""
     kept = fixed_but_free(settings, "captions")
+    kept.pop("shard")
     if settings["optimizer"]["schedule"] == "constant":
         kept.pop("steps")
     return kept

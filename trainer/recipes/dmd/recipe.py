@@ -35,6 +35,7 @@ from trainer.recipes.recipe import Recipe, Rows, Turn
 from trainer.seeded import generator as draws
 from trainer.seeded import normal
 from trainer.settings import to_plain
+from trainer.sharding import Spread, check_even
 
 
 class Job(NamedTuple):
@@ -127,7 +128,13 @@ class Dmd(Recipe):
         self.identities = {"model": self.base.fingerprint, "dataset": self.pictures.identity}
 
         rank = settings.lora.rank
-        self.networks: Networks = Adapted(self.base, rank, settings.seed) if rank else Whole(self.base)
+        self.together = settings.shard and processes.world > 1
+        spread = Spread(processes.world, processes.device) if self.together else None
+        if self.together:
+            check_even(settings.batch.total, settings.batch.micro, processes.world)
+        self.networks: Networks = (
+            Adapted(self.base, rank, settings.seed, spread) if rank else Whole(self.base, spread)
+        )
         self.device = loading.device()
         patcher = self.base.patcher
         self.prediction = denoise.prediction(patcher)
@@ -139,6 +146,7 @@ class Dmd(Recipe):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
                 self.head = Head(width).to(self.device)
+            self.networks.beside(self.head)
         trained = self.networks.trained
         opponent = dict(trained["fake"])
         if self.head is not None:
@@ -327,7 +335,10 @@ class Dmd(Recipe):
         with (
             self.networks.acting(role) as patcher,
             bottleneck(patcher) as features,
-            torch.autocast(self.device.type, autocast) if autocast is not None else nullcontext(),
+            # Of weights that are spread no copies are kept from block to block.
+            torch.autocast(self.device.type, autocast, cache_enabled=not self.together)
+            if autocast is not None
+            else nullcontext(),
         ):
             made = denoise.denoise(patcher, positive, x, sigma)
         return made.float(), features[0]
@@ -367,7 +378,7 @@ class Dmd(Recipe):
 
     def result(self, step: int) -> None:
         with self.generator.averaged():
-            self.networks.write(self.out)
+            self.networks.write(self.out, self.processes.first)
 
     @torch.no_grad()
     def validation(self) -> Mapping[str, float]:
@@ -390,7 +401,8 @@ class Dmd(Recipe):
         pictures = large_enough(torch.cat((made, teacher)))
         labels = [f"generator, {steps} steps", f"teacher, {wanted.steps} steps"]
         found = contact_sheet(pictures, labels, columns=2, cell_size=384)[0]
-        write_png(self.out / "samples" / f"step-{step:08d}.png", found)
+        if self.processes.first:
+            write_png(self.out / "samples" / f"step-{step:08d}.png", found)
         return found
 
     def sampled(self, role: Role, steps: int, cfg: float, sampler: str, guidance: float) -> Tensor:
