@@ -55,11 +55,11 @@ def main() -> None:
             raise SystemExit(f"{kind}: ended with {process.exitcode}")
 
 
-def made(kind: str) -> tuple[Any, Any]:
+def made(kind: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """A MODEL whose random weights keep features near 1 in size, and CONDITIONING of random text."""
     make, config, width, pooled = KINDS[kind]
     torch.manual_seed(0)
-    model = make(dict(config), torch.float32, torch.device("cpu"))
+    model = make(dict(config), dtype, torch.device("cpu"))
     with torch.no_grad():
         for module in model.model.diffusion_model.modules():
             for name, value in module.named_parameters(recurse=False):

@@ -528,19 +528,7 @@ def test_settings_that_cannot_be(workshop: Path, tmp_path: Path, override: str, 
 
 def test_what_training_lacks(workshop: Path, tmp_path: Path) -> None:
     from trainer.data import DatasetWriter
-    from trainer.frozen.model import Base
-    from trainer.recipes.dmd.networks import Whole
 
-    class Other(Base):
-        def __init__(self) -> None:
-            self.architecture: Any = SimpleNamespace(title="SDXL")
-
-        encode_text = encode_images = decode = closed = opened = lambda *_: None  # type: ignore[assignment]
-
-    with pytest.raises(
-        BokehError, match=r"lora.rank is 0, .* the base is SDXL of a checkpoint. Set lora.rank to 64"
-    ):
-        Whole(Other())
     DatasetWriter(tmp_path / "empty", (16, 16), {}).finish()
     with pytest.raises(BokehError, match=r"has 0 photographs that are all in focus; training needs two"):
         recipe(workshop, tmp_path, "sd15", f"data.dataset={tmp_path / 'empty'}")

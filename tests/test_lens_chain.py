@@ -209,7 +209,7 @@ def test_steps_take_turns(workshop: Path, tmp_path: Path, metres: Path) -> None:
             assert set(rows.losses) == set(turn.weights)
             known = {made.pictures.dataset.key(index) for index in made.sets[shallow].indices}
             assert {row["photograph"] for row in rows.told} <= known
-    assert turns[-1].weights["focus"] == 200  # the paper's
+    assert made.turns(1)[-1].weights["focus"] == 200  # the paper's
 
 
 def test_the_generator_learns_through_the_lens(workshop: Path, tmp_path: Path, metres: Path) -> None:

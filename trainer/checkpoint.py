@@ -2,7 +2,9 @@
 
 A checkpoint is a folder ``step-00000500`` (500 steps done) with the weights of every learner
 (``adapter.safetensors``), ``average.safetensors`` where there is one, ``state.pt`` (the optimisers', read with
-``weights_only``) and ``run.json`` (settings, what data and models it was trained on). Random numbers and the place in
+``weights_only``) and ``run.json`` (settings, what data and models it was trained on). Of weights that are spread over
+the processes the optimisers' tensors are in files of their own (``optimizer.generator.exp_avg.safetensors``): all files
+are whole, are gathered one after another, and are read by any number of processes. Random numbers and the place in
 the data follow from seed and step (:mod:`trainer.seeded`), so they need no state of their own.
 """
 
@@ -19,14 +21,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
 from trainer.changes import differences
 from trainer.files import WRITE_ERRORS, replace_text, unwritable
 from trainer.learner import Learner
+from trainer.sharding import is_spread, share_of, write_whole
 
+Write = Callable[[Path | None], object]
+"""Writes a file; without a path another process does, and this one gives its shares of what is spread."""
+
+_STATE = "optimizer."
 _NAME = re.compile(r"^step-(\d{8,})$")
 VERSION = 1
 
@@ -45,39 +52,78 @@ class State:
     scaler: Any = None
     step: int = 0
 
-    def tensors(self) -> dict[str, tuple[Mapping[str, Tensor], Callable[[Path], object]]]:
+    def tensors(self) -> dict[str, tuple[Mapping[str, Tensor], Write]]:
         """What lies in files of their own, by name, and what writes each; one learner's average is ``average``."""
-        found: dict[str, tuple[Mapping[str, Tensor], Callable[[Path], object]]] = {}
+        found: dict[str, tuple[Mapping[str, Tensor], Write]] = {}
         for name, learner in self.learners.items():
             found[name] = (learner.weights, learner.save)
             if learner.average is not None:
                 average = learner.average.weights
                 own = "average" if len(self.learners) == 1 else f"{name}-average"
-                found[own] = (average, lambda path, average=average: save_file(average, path))
+                found[own] = (average, lambda path, average=average: write_whole(average, path))
         return found
 
 
-def save(folder: Path, state: State, run: Mapping[str, Any], keep: int) -> Path:
+def _apart(name: str, content: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Take the tensors that are spread out of an optimiser's state: by the name of their file, and by parameter."""
+    found: dict[str, dict[str, Tensor]] = {}
+    kept: dict[int, dict[str, Any]] = {}
+    for number, values in content["state"].items():
+        for key, value in values.items():
+            if is_spread(value):
+                found.setdefault(f"{_STATE}{name}.{key}", {})[str(number)] = value
+            else:
+                kept.setdefault(number, {})[key] = value
+    content["state"] = kept
+    return found
+
+
+def _together(name: str, content: dict[str, Any], folder: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Put back what :func:`_apart` took out, and spread what is spread now."""
+    for file in folder.glob(f"{_STATE}{name}.*.safetensors"):
+        key = file.name.split(".")[-2]
+        for number, value in load_file(file).items():
+            content["state"].setdefault(int(number), {})[key] = value
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    for number, values in content["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameters[number].shape:
+                values[key] = share_of(value, parameters[number])
+
+
+def save(folder: Path, state: State, run: Mapping[str, Any], keep: int, first: bool = True) -> Path:
     """Write a checkpoint into ``folder`` and remove all but the last ``keep``.
+
+    Where weights are spread over the processes all have to call this.
 
     Args:
         folder: of all checkpoints.
         state: what to write.
         run: settings and identities, for :func:`restore` to compare.
         keep: at least 1.
+        first: whether this process writes; others give their shares.
 
     Raises:
         BokehError: it cannot be written; what was there is untouched.
     """
+    optimizers = {name: each.optimizer.state_dict() for name, each in state.learners.items()}
+    writes = {name: write for name, (_, write) in state.tensors().items()}
+    for name, content in optimizers.items():
+        for own, spread in _apart(name, content).items():
+            writes[own] = lambda path, spread=spread: write_whole(spread, path)
     path = folder / f"step-{state.step:08d}"
     temporary = folder / f".{path.name}.tmp"
+    if not first:
+        for write in writes.values():
+            write(None)
+        return path
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for name, (_, write) in state.tensors().items():
+        for name, write in writes.items():
             write(temporary / f"{name}.safetensors")
         content = {
-            "optimizers": {name: each.optimizer.state_dict() for name, each in state.learners.items()},
+            "optimizers": optimizers,
             "scaler": None if state.scaler is None else state.scaler.state_dict(),
             "step": state.step,
         }
@@ -180,8 +226,9 @@ def restore(
     with torch.no_grad():
         for name, weights in wanted.items():
             for key, value in weights.items():
-                value.copy_(found[name][key])
+                value.copy_(share_of(found[name][key], value))
     for name, learner in state.learners.items():
+        _together(name, optimizers[name], path, learner.optimizer)
         learner.optimizer.load_state_dict(optimizers[name])
     if state.scaler is not None and content["scaler"] is not None:
         state.scaler.load_state_dict(content["scaler"])

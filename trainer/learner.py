@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from trainer.sharding import is_spread, write_whole
 
 if TYPE_CHECKING:
     from trainer.config import Optimizer  # needs pydantic, which training the small world does without
@@ -39,7 +40,7 @@ class Average:
 
 @dataclass
 class Learner:
-    """What one optimiser trains.
+    """What one optimiser trains. Its weights may be spread over the processes, all of them or none.
 
     Attributes:
         weights: what a checkpoint keeps, by name; loading copies into these tensors.
@@ -59,11 +60,17 @@ class Learner:
     average: Average | None = None
     write: Callable[[Path], object] | None = None
 
-    def save(self, path: Path) -> None:
-        if self.write is not None:
+    @property
+    def spread(self) -> bool:
+        """Whether its weights are spread over the processes."""
+        return any(is_spread(value) for value in self.weights.values())
+
+    def save(self, path: Path | None) -> None:
+        """Write the weights whole; ``path`` None: another process does, and this one gives its shares."""
+        if self.write is None:
+            write_whole(self.weights, path)
+        elif path is not None:
             self.write(path)
-        else:
-            save_file({name: value.detach().cpu().contiguous() for name, value in self.weights.items()}, path)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -109,7 +116,12 @@ def make_optimizer(parameters: Iterable[nn.Parameter], wanted: Optimizer) -> tor
             use_bias_correction=True,
             safeguard_warmup=wanted.warmup > 0,
         )
-    return torch.optim.AdamW(list(parameters), lr=wanted.lr, betas=betas, weight_decay=wanted.weight_decay)
+    given = list(parameters)
+    # Over all weights at once, which is torch's default for any but those that are spread.
+    together = True if any(is_spread(each) for each in given) else None
+    return torch.optim.AdamW(
+        given, lr=wanted.lr, betas=betas, weight_decay=wanted.weight_decay, foreach=together
+    )
 
 
 def learning_rate(wanted: Optimizer, step: int, steps: int) -> float:
@@ -126,13 +138,21 @@ def learning_rate(wanted: Optimizer, step: int, steps: int) -> float:
     return wanted.lr * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
-def clip_gradients(gradients: list[Tensor], most: float) -> float:
+def clip_gradients(
+    gradients: list[Tensor], most: float, add_up: Callable[[Tensor], Tensor] | None = None
+) -> float:
     """Scale gradients so that their norm together is at most ``most`` (0: leave them); the norm before.
 
     As ``torch.nn.utils.clip_grad_norm_``, which adds 1e-6 to the norm and so would train other weights than runs
     before it did.
+
+    Args:
+        gradients: whole, or this process's shares.
+        most: of the norm.
+        add_up: of shares, adds up a tensor over all processes.
     """
-    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
+    total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    norm = float(total if add_up is None else add_up(total.square()).sqrt())
     if most and norm > most:
         for gradient in gradients:
             gradient.mul_(most / norm)

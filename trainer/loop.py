@@ -25,6 +25,7 @@ from trainer.learner import Learner, clip_gradients
 from trainer.log import Log
 from trainer.processes import Alone
 from trainer.recipes.recipe import Recipe, Rows, Turn
+from trainer.sharding import local
 
 MOST_SKIPPED = 20
 """Steps in a row that fp16 may leave out because a gradient overflowed."""
@@ -208,6 +209,7 @@ class Loop:
                 learner.optimizer.step()
             else:
                 scaler.step(learner.optimizer)
+            learner.optimizer.zero_grad(set_to_none=True)  # room for the next one's
             if learner.average is not None:
                 learner.average.update(learner.weights, number)
         if scaler is not None:
@@ -228,8 +230,8 @@ class Loop:
         """The norm of a learner's gradients, which are clipped to its bound."""
         if self.state.scaler is not None:
             self.state.scaler.unscale_(learner.optimizer)
-        gradients = [parameter.grad for parameter in learner.parameters if parameter.grad is not None]
-        return clip_gradients(gradients, learner.clip)
+        gradients = [local(parameter.grad) for parameter in learner.parameters if parameter.grad is not None]
+        return clip_gradients(gradients, learner.clip, self.processes.add_up if learner.spread else None)
 
     def _diverged(self, what: str, done: list[Rows], losses: torch.Tensor) -> Diverged:
         number = self.state.step + 1
@@ -249,21 +251,22 @@ class Loop:
 
     def _save(self) -> None:
         """A checkpoint, and the result as it is now beside it."""
-        if self.processes.first:
+        first = self.processes.first
+        if first or self.recipe.together:
             folder = self.out / "checkpoints"
-            checkpoint.save(folder, self.state, self.recipe.record(), self.schedule.keep)
+            checkpoint.save(folder, self.state, self.recipe.record(), self.schedule.keep, first)
             self.recipe.result(self.state.step)
         self.processes.wait()
 
     def _look(self, log: Log | None) -> None:
-        """Samples and validation, by the first process."""
-        if log is not None and self.schedule.samples:
+        """Samples and validation, by the first process, or by all where its weights are spread over them."""
+        if self.schedule.samples and (log is not None or self.recipe.together):
             step = self.state.step
             with other_bars_out():
                 found, sheet = self.recipe.validation(), self.recipe.samples(step)
-            if found:
+            if log is not None and found:
                 log.validation(step, found)
-            if sheet is not None:
+            if log is not None and sheet is not None:
                 log.picture("samples", sheet, step)
         self.processes.wait()
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
+from trainer.sharding import is_spread
 
 ONE_STARTED = (
     "accelerate launch was asked for several processes and started only this one: with --cpu it never starts more. "
@@ -62,13 +63,17 @@ class Alone:
         return tensor
 
     def add_up_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over all processes; a missing one counts as zero."""
+        """Replace every gradient by its sum over all processes; a missing one counts as zero.
+
+        Those of weights that are spread (:mod:`trainer.sharding`) have been added up as they were computed.
+        """
         gradients = []
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        if self.world == 1:
+            if not is_spread(parameter.grad):
+                gradients.append(parameter.grad)
+        if self.world == 1 or not gradients:
             return
         total = self.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
         start = 0

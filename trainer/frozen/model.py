@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +70,18 @@ class Base(ABC):
     @abstractmethod
     def opened(self, latents: Tensor) -> Tensor:
         """Pictures ``[N, H, W, 3]``, about 0..1, of latents in the model's own scale, with a gradient to them."""
+
+    @abstractmethod
+    def write(self, weights: Mapping[str, Tensor], path: Path) -> None:
+        """Write a file like the model's own in which the network has other weights, which are by the host's names."""
+
+    @abstractmethod
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """The network's weights, by the host's names, of a file that :meth:`write` wrote.
+
+        Raises:
+            BokehError: it is of another network, or damaged.
+        """
 
     def release_text(self) -> None:  # noqa: B027 (nothing to do is a good answer)
         """Let go of the text encoder; it comes back when it is needed again."""
@@ -140,6 +152,16 @@ class HostBase(Base):
         own = self.patcher.model.process_latent_out(latents).to(held)
         pixels = vae.process_output(vae.first_stage_model.decode(own).float())
         return pixels.movedim(1, -1).to(latents.device)
+
+    def write(self, weights: Mapping[str, Tensor], path: Path) -> None:
+        from bokeh_ops.host.loading.models import save_model
+
+        save_model(self.patcher, weights, path)
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        from bokeh_ops.host.loading.models import read_model
+
+        return read_model(self.patcher, path)
 
     def _autoencoder(self) -> Any:
         from bokeh_ops.host.loading.models import load_vae

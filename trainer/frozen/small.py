@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -58,3 +58,15 @@ class SmallBase(Base):
 
     def opened(self, latents: Tensor) -> Tensor:
         return self.small.codec.decode(latents)
+
+    def write(self, weights: Mapping[str, Tensor], path: Path) -> None:
+        self.small.save(path, torch.float16, weights)
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        from bokeh_ops.host.small.model import read_small, small_description
+
+        if small_description(path) != self.small.description:
+            raise BokehError(
+                f"{path} is no model of the base's sizes and words; give one that was trained from the same base."
+            )
+        return read_small(path, torch.float32).network.state_dict()

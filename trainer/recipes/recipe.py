@@ -52,9 +52,12 @@ class Recipe(ABC):
 
     Attributes:
         scaler: of fp16 gradients, or None.
+        together: whether weights are spread over the processes (:mod:`trainer.sharding`): :meth:`result`,
+            :meth:`samples` and :meth:`validation` are then called in all of them, and the first alone writes.
     """
 
     scaler: Any = None
+    together: bool = False
 
     def prepare(self) -> None:  # noqa: B027 (nothing to do is a good answer)
         """What is done once, before the first step of this run."""

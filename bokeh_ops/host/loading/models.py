@@ -5,7 +5,8 @@ Nothing here is used by the nodes: there the host loads models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ import comfy.supported_models
 import comfy.utils
 import folder_paths
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
+from ...adapter.files import read_tensors
 from ...errors import BokehError
 from ..architectures import Architecture, architectures
+from ..differences import published_weights, weights_for_host
 
 
 def model_file(name: str, kind: str, beside: Path) -> Path:
@@ -145,6 +150,82 @@ def use_flux_shift(patcher: Any, shift: float) -> Any:
     clone = patcher.clone()
     clone.add_object_patch("model_sampling", sampling)
     return clone
+
+
+def twin(patcher: Any) -> Any:
+    """A MODEL that is a copy of ``patcher``, which has not been loaded, with weights of its own."""
+    found = type(patcher)(copy.deepcopy(patcher.model), patcher.load_device, patcher.offload_device)
+    found.model_options = copy.deepcopy(patcher.model_options)
+    for name, value in patcher.object_patches.items():
+        found.add_object_patch(name, copy.deepcopy(value))
+    return found
+
+
+def save_model(patcher: Any, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights of a MODEL's network as a file that the host's Load Diffusion Model reads.
+
+    Args:
+        patcher: the MODEL; what it predicts is told in the file, where the host looks for that.
+        weights: of the network, whole, by this host's names; written in the type that the host prefers for the model.
+        path: of the file.
+    """
+    settings = patcher.model.model_config
+    dtype = settings.supported_inference_dtypes[0]
+    found = {
+        name: value.detach().to("cpu", dtype).contiguous()
+        for name, value in published_weights(settings, dict(weights)).items()
+    }
+    sampling = patcher.get_model_object("model_sampling")
+    if isinstance(sampling, comfy.model_sampling.V_PREDICTION):
+        found["v_pred"] = torch.tensor([])
+        if getattr(sampling, "zsnr", False):
+            found["ztsnr"] = torch.tensor([])
+    save_file(found, path, {"format": "pt"})
+
+
+def read_model(patcher: Any, path: Path) -> dict[str, Tensor]:
+    """Weights of a MODEL's network, by this host's names, of a file that :func:`save_model` wrote.
+
+    Raises:
+        BokehError: no such file, a damaged one, or one of another network.
+    """
+    found, _ = read_tensors(path)
+    own = patcher.model.diffusion_model.state_dict()
+    made = weights_for_host(patcher.model.model_config, found, own)
+    strange = sorted(name for name in own if name not in made or made[name].shape != own[name].shape)
+    if strange:
+        raise BokehError(
+            f"{path} is not of this network: of {len(own)} weights {len(strange)} are missing or of other shapes, such "
+            f"as {strange[0]}. Give a file that was trained from the same model."
+        )
+    return {name: made[name] for name in own}
+
+
+class Kept(comfy.model_patcher.ModelPatcher):
+    """A MODEL whose weights the host neither moves, nor counts, nor patches: they stay where someone else put them."""
+
+    def model_size(self) -> int:
+        return 0
+
+    def loaded_size(self) -> int:
+        return 0
+
+    def load(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def partially_unload(self, *_: Any, **__: Any) -> int:
+        return 0
+
+    def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
+        super().unpatch_model(None, False)
+
+
+def kept(patcher: Any) -> Any:
+    """``patcher``, which is not loaded, from now on out of the host's management of memory."""
+    found = Kept(patcher.model, patcher.load_device, patcher.load_device)
+    found.model_options, found.object_patches = patcher.model_options, patcher.object_patches
+    found.model.device = patcher.load_device
+    return found
 
 
 def on_device(patcher: Any) -> None:

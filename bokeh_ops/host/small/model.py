@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +96,20 @@ class SmallModel:
         """Pictures ``[N, H, W, 3]``, 0..1, of LATENT samples."""
         return self.codec.decode(self.patcher.model.process_latent_in(latents.float().cpu())).clamp(0, 1)
 
-    def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    def save(
+        self, path: Path, dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Write the model to a file that :func:`read_small` reads.
 
         Args:
             path: of the file.
             dtype: that the network's weights are kept in.
+            weights: of the network, by this host's names; None: its own.
         """
+        own = self.network.state_dict() if weights is None else dict(weights)
         state = {
             f"{NETWORK}{name}": value.detach().to("cpu", dtype).contiguous()
-            for name, value in published_weights(self._settings, self.network.state_dict()).items()
+            for name, value in published_weights(self._settings, own).items()
         }
         if self.words.table is not None:
             state[TABLE] = self.words.table

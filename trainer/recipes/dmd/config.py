@@ -47,7 +47,7 @@ class Through:
 @dataclass(frozen=True, config=STRICT)
 class Lora:
     rank: int = setting(
-        64, "of both LoRAs, alpha is the same; 0: whole networks, of small models alone", ge=0, le=1024
+        64, "of both LoRAs, alpha is the same; 0: three whole networks are trained", ge=0, le=1024
     )
 
 
@@ -145,19 +145,33 @@ class Distil(Run):
     optimizer: Descent = section(Descent)
     samples: Samples = section(Samples)
     cache: Cache = section(Cache)
+    shard: Flag = setting(False, "spread the networks' weights over all processes, each with a share (ours)")
 
     def __post_init__(self) -> None:
         if self.exif and (self.data.shallow is not None or self.data.sharp):
             what = "data.shallow" if self.data.shallow is not None else "data.sharp"
             raise ValueError(
                 f"exif and {what} are both set; a generator either learns blur from f-number and focal length, on "
-                f"photographs of all kinds, or is sharp and has a lens. Leave out one."
+                "photographs of all kinds, or is sharp and has a lens. Leave out one."
             )
         if self.data.shallow is not None and self.lens.depth is None:
             raise ValueError(
                 "data.shallow is set and lens.depth is not, so nothing is known of how deep a generated picture is; "
                 "set lens.depth to the folder of a depth model that measures metres, such as "
                 f"{METRIC}."
+            )
+        if (
+            self.shard
+            and not self.lora.rank
+            and (self.precision == "fp16" or self.optimizer.name == "prodigy")
+        ):
+            raise ValueError(
+                "shard with lora.rank 0 takes neither precision fp16 nor optimizer.name prodigy, which need all "
+                "gradients in one place; use bf16 and adamw."
+            )
+        if self.shard and self.exif:
+            raise ValueError(
+                "shard and exif are both set; what generators are told by is not spread. Leave out one."
             )
 
     def resolved(self) -> Distil:
@@ -191,6 +205,7 @@ class Distil(Run):
 def fixed_part(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's settings has to stay as it is when it is resumed."""
     kept = fixed_but_free(settings, "captions")
+    kept.pop("shard")
     if settings["optimizer"]["schedule"] == "constant":
         kept.pop("steps")
     return kept

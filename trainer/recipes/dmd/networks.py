@@ -1,4 +1,4 @@
-"""Teacher, generator and fake model: one backbone with two LoRAs, or three small networks."""
+"""Teacher, generator and fake model: one backbone with two LoRAs, or three whole networks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from bokeh_ops.adapter.files import read_tensors
 from bokeh_ops.errors import BokehError
 from trainer.files import replace_file
 from trainer.frozen.model import Base
-from trainer.frozen.small import SmallBase
+from trainer.sharding import Spread, gathered
 
 Role = Literal["teacher", "generator", "fake"]
 LORA, MODEL = "generator_lora.safetensors", "generator.safetensors"
-"""The result: a LoRA for the host's Load LoRA; or a small model."""
+"""The result: a LoRA for the host's Load LoRA; or a model, for Load Diffusion Model or as the small ones are."""
 
 
 class Networks(ABC):
@@ -47,16 +47,22 @@ class Networks(ABC):
         """Bring the weights to where the host computes."""
 
     @abstractmethod
-    def write(self, folder: Path) -> None:
-        """Write the generator as it is now."""
+    def write(self, folder: Path, first: bool = True) -> None:
+        """Write the generator as it is now; without ``first`` another process does, and this one gives its shares."""
 
-    @abstractmethod
-    def begin(self, path: Path) -> None:
-        """Let the generator start as one that :meth:`write` wrote.
+    def beside(self, module: nn.Module) -> nn.Module:
+        """A module that trains with one of the networks: spread as their trained weights are."""
+        return module
 
-        Raises:
-            BokehError: the file is of another network, or of another kind.
-        """
+
+def _spread(patcher: Any, spread: Spread) -> Any:
+    """A MODEL with the weights of ``patcher``, which is not loaded, spread over the processes."""
+    from bokeh_ops.host.architectures import recognise
+    from bokeh_ops.host.loading import models as loading
+
+    network = patcher.model.diffusion_model
+    spread(network, [block for block, _ in recognise(patcher).architecture.checkpoint_blocks(network)])
+    return loading.kept(patcher)
 
 
 class Adapted(Networks):
@@ -66,15 +72,24 @@ class Adapted(Networks):
         base: the backbone.
         rank: of the LoRAs.
         seed: of their weights.
+        spread: spreads the backbone over the processes; the LoRAs stay whole. None: it stays whole, too.
+        start: file that :meth:`write` wrote, which the generator starts as.
+
+    Raises:
+        BokehError: that file is of another network.
     """
 
     result = LORA
 
-    def __init__(self, base: Base, rank: int, seed: int) -> None:
+    def __init__(
+        self, base: Base, rank: int, seed: int, spread: Spread | None = None, start: Path | None = None
+    ) -> None:
         from bokeh_ops.host.loading import models as loading
         from bokeh_ops.host.training.lora import Lora, Loras, every_layer
 
         self.base = base
+        if spread is not None:
+            base.patcher = _spread(base.patcher, spread)
         self.load()
         network = base.patcher.model.diffusion_model
         with torch.random.fork_rng(devices=[]):
@@ -83,6 +98,8 @@ class Adapted(Networks):
                 role: Lora(network, every_layer(network), rank).to(loading.device())
                 for role in ("generator", "fake")
             }
+        if start is not None:
+            made["generator"].take(start, read_tensors(start)[0])
         self.loras = Loras(made)
         self.trained = {role: dict(lora.named_parameters()) for role, lora in made.items()}  # type: ignore[misc]
 
@@ -106,70 +123,77 @@ class Adapted(Networks):
 
         loading.on_device(self.base.patcher)
 
-    def write(self, folder: Path) -> None:
-        tensors = self.loras.loras["generator"].released()
-        replace_file(folder / LORA, lambda path: save_file(tensors, path, {"format": "pt"}))
-
-    def begin(self, path: Path) -> None:
-        self.loras.loras["generator"].take(path, read_tensors(path)[0])
+    def write(self, folder: Path, first: bool = True) -> None:
+        if first:
+            tensors = self.loras.loras["generator"].released()
+            replace_file(folder / LORA, lambda path: save_file(tensors, path, {"format": "pt"}))
 
 
 class Whole(Networks):
-    """Three small networks, all the teacher's at first.
+    """Three whole networks, all the teacher's at first.
 
     Args:
-        base: the teacher.
+        base: the teacher, not loaded.
+        spread: spreads them over the processes; None: each has all of them.
+        start: file that :meth:`write` wrote, which the generator starts as.
 
     Raises:
-        BokehError: it is no small model.
+        BokehError: its weights are in a type that nothing can train in, or that file is of another network.
     """
 
     result = MODEL
 
-    def __init__(self, base: Base) -> None:
-        from bokeh_ops.host.small.model import SmallModel
+    def __init__(self, base: Base, spread: Spread | None = None, start: Path | None = None) -> None:
+        from bokeh_ops.host.loading import models as loading
 
-        if not isinstance(base, SmallBase):
+        dtype = next(base.patcher.model.diffusion_model.parameters()).dtype
+        if not dtype.is_floating_point or dtype.itemsize < 2:
             raise BokehError(
-                "lora.rank is 0, which trains three whole networks and is for small models of this project; the base "
-                f"is {base.architecture.title} of a checkpoint. Set lora.rank to 64."
+                f"lora.rank is 0, which trains whole networks, and their weights are {dtype}: too coarse to change by "
+                "little. Set base.weights to fp32."
             )
-        teacher = base.small
-        self.models: dict[Role, SmallModel] = {"teacher": teacher}
+        self.base, self.spread = base, spread
         others: tuple[Role, ...] = ("generator", "fake")
+        self.patchers: dict[Role, Any] = {}
         for role in others:
-            sizes = getattr(teacher.codec, "sizes", None)
-            dtype = next(teacher.network.parameters()).dtype
-            model = SmallModel(dict(teacher.description), dtype, teacher.words.table, sizes)
-            model.network.load_state_dict(teacher.network.state_dict())
-            model.network.requires_grad_(False)
-            self.models[role] = model
+            copied = loading.twin(base.patcher)
+            if role == "generator" and start is not None:
+                copied.model.diffusion_model.load_state_dict(base.read(start))
+            self.patchers[role] = copied if spread is None else _spread(copied, spread)
+        if spread is not None:
+            base.patcher = _spread(base.patcher, spread)
+        self.patchers["teacher"] = base.patcher
         self.load()  # before anything is made beside the weights
-        self.trained = {role: dict(self.models[role].network.named_parameters()) for role in others}
+        self.trained = {role: dict(self._network(role).named_parameters()) for role in others}
+
+    def _network(self, role: Role) -> nn.Module:
+        return self.patchers[role].model.diffusion_model
 
     @contextmanager
     def acting(self, role: Role) -> Iterator[Any]:
-        yield self.models[role].patcher
+        yield self.patchers[role]
 
     @contextmanager
     def training(self, checkpointing: bool) -> Iterator[None]:
         from bokeh_ops.host.training.gradients import differentiable
 
         with ExitStack() as stack:
-            for model in self.models.values():
-                stack.enter_context(differentiable(model.patcher, None, checkpointing))
+            for patcher in self.patchers.values():
+                stack.enter_context(differentiable(patcher, None, checkpointing))
             yield
 
     def load(self) -> None:
         from bokeh_ops.host.loading import models as loading
 
-        for model in self.models.values():
-            loading.on_device(model.patcher)
+        for patcher in self.patchers.values():
+            loading.on_device(patcher)
 
-    def begin(self, path: Path) -> None:
-        from bokeh_ops.host.small.model import read_small
+    def write(self, folder: Path, first: bool = True) -> None:
+        weights = gathered(self._network("generator").state_dict(), first)
+        if first:
+            replace_file(folder / MODEL, lambda path: self.base.write(weights, path))
 
-        self.models["generator"].network.load_state_dict(read_small(path).network.state_dict())
-
-    def write(self, folder: Path) -> None:
-        replace_file(folder / MODEL, lambda path: self.models["generator"].save(path, torch.float16))
+    def beside(self, module: nn.Module) -> nn.Module:
+        if self.spread is not None:
+            self.spread(module)
+        return module

@@ -44,6 +44,7 @@ from trainer.recipes.recipe import Recipe, Rows, Turn
 from trainer.seeded import generator as draws
 from trainer.seeded import normal
 from trainer.settings import to_plain
+from trainer.sharding import Spread, check_even
 
 FOCUS = "focus.safetensors"
 """Beside the result: the focus transformer that has learnt with it."""
@@ -156,11 +157,18 @@ class Dmd(Recipe):
             self.chain = self._chain(beside)
 
         rank = settings.lora.rank
-        self.networks: Networks = Adapted(self.base, rank, settings.seed) if rank else Whole(self.base)
-        if settings.init is not None:
-            path = beside / Path(settings.init).expanduser()
-            self.networks.begin(path)
-            self.identities["init"] = file_key(path)
+        self.together = settings.shard and processes.world > 1
+        spread = Spread(processes.world, processes.device) if self.together else None
+        if self.together:
+            check_even(settings.batch.total, settings.batch.micro, processes.world)
+        start = None if settings.init is None else beside / Path(settings.init).expanduser()
+        if start is not None:
+            self.identities["init"] = file_key(start)
+        self.networks: Networks = (
+            Adapted(self.base, rank, settings.seed, spread, start)
+            if rank
+            else Whole(self.base, spread, start)
+        )
         self.device = loading.device()
         patcher = self.base.patcher
         self.prediction = denoise.prediction(patcher)
@@ -172,6 +180,8 @@ class Dmd(Recipe):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
                 self.heads = {kind: Head(width).to(self.device) for kind in (False, True)[: len(self.sets)]}
+            for head in self.heads.values():
+                self.networks.beside(head)
         exif: dict[Role, ExifEmbedding] = {}
         if settings.exif:
             _, width = self.base.architecture.timestep_embedding(patcher.model.diffusion_model)
@@ -412,7 +422,9 @@ class Dmd(Recipe):
 
     def result(self, step: int) -> None:
         with self.averaged():
-            self.networks.write(self.out)
+            self.networks.write(self.out, self.processes.first)
+            if not self.processes.first:
+                return
             if self.roles.exif:
                 replace_file(self.out / EXIF, self.roles.exif["generator"].save)
             if self.chain is not None:
@@ -460,5 +472,6 @@ class Dmd(Recipe):
         shown[f"teacher, {wanted.steps} steps"] = teacher
         pictures = large_enough(torch.cat(list(shown.values())))
         found = contact_sheet(pictures, list(shown), columns=len(shown), cell_size=384)[0]
-        write_png(self.out / "samples" / f"step-{step:08d}.png", found)
+        if self.processes.first:
+            write_png(self.out / "samples" / f"step-{step:08d}.png", found)
         return found

@@ -76,7 +76,10 @@ class Roles:
             self.networks.acting(role) as patcher,
             bottleneck(patcher) as features,
             self.told(role, patcher, taken),
-            torch.autocast(x.device.type, autocast) if autocast is not None else nullcontext(),
+            # Of weights that are spread no copies are kept from block to block.
+            torch.autocast(x.device.type, autocast, cache_enabled=not self.settings.shard)
+            if autocast is not None
+            else nullcontext(),
         ):
             made = denoise.denoise(patcher, positive, x, sigma)
         return made.float(), features[0]
