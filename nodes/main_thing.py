@@ -21,9 +21,10 @@ class BokehMainThing(io.ComfyNode):
             display_name="Find Main Thing (Bokeh)",
             category="Bokeh",
             description=(
-                "Where the main thing of a picture is, by a small network that sees the picture and its depth: a soft "
-                "mask for Bokeh Focus. The network that comes with it knows the demo models' world alone; for "
-                "photographs train one of your own, or take a background remover's mask."
+                "Where the main thing of a picture is, by a network: a soft mask for Bokeh Focus. The small network "
+                "that comes with it sees the picture and its depth, and knows the demo models' world alone; for "
+                "photographs put a background remover or any network that segments into models/bokeh_focus, or train "
+                "one."
             ),
             inputs=[
                 io.Image.Input(
@@ -33,14 +34,15 @@ class BokehMainThing(io.ComfyNode):
                 io.Combo.Input(
                     "network",
                     options=library.focus_models(),
-                    tooltip="The one that comes with it, for pictures of the demo models, or a file in "
-                    "models/bokeh_focus that python -m trainer focus has written.",
+                    tooltip="The one that comes with it, for pictures of the demo models. Or from models/bokeh_focus: "
+                    "an .onnx file (BiRefNet, RMBG, IS-Net, U2Net), a folder of transformers for semantic "
+                    "segmentation with a label for the background, or what python -m trainer focus has written.",
                 ),
                 DepthType.Input(
                     "depth",
                     optional=True,
                     tooltip="Of the picture, from Estimate Depth or Depth From Geometry, in any unit. Without it the "
-                    "network goes by the picture alone.",
+                    "network goes by the picture alone, as .onnx files and folders always do.",
                 ),
             ],
             outputs=[

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from bokeh_ops.errors import BokehError
+from tests.onnx_files import field, onnx_file
 from trainer.cli import main
 from trainer.measure.metrics import blur_monotonicity, energy, laplacian_variance, mean_lab
 from trainer.measure.segment import load_segmenter
@@ -344,7 +345,7 @@ def test_a_function_as_segmenter(tmp_path: Path) -> None:
         ("nothing", "neither module:function nor an .onnx file"),
         ("no_such_module:f", "cannot be imported"),
         ("tests.test_evaluate_images:no_such", "has no function 'no_such'"),
-        ("nothing.onnx", "There is no segmenter nothing.onnx"),
+        ("nothing.onnx", "There is no ONNX file nothing.onnx"),
     ],
 )
 def test_segmenters_that_are_not_there(name: str, message: str) -> None:
@@ -359,21 +360,6 @@ def test_a_segmenter_that_returns_nonsense() -> None:
         segment(torch.zeros(3, 8, 8))
 
 
-def field(number: int, value: int | bytes) -> bytes:
-    """A field of a protocol buffer."""
-
-    def varint(n: int) -> bytes:
-        out = bytearray()
-        while n > 127:
-            out.append(n & 127 | 128)
-            n >>= 7
-        return bytes([*out, n])
-
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
 def onnx_classifier(path: Path, size: tuple[int, int] | None) -> None:
     """An ONNX file with one 1 x 1 convolution: scores of four classes, red, green, blue and their mean."""
 
@@ -386,9 +372,8 @@ def onnx_classifier(path: Path, size: tuple[int, int] | None) -> None:
     node = field(1, b"x") + field(1, b"w") + field(2, b"y") + field(4, b"Conv")
     dims = b"".join(field(1, side) for side in (4, 3, 1, 1))
     tensor = dims + field(2, 1) + field(8, b"w") + field(9, weights.tobytes())
-    graph = field(1, node) + field(2, b"g") + field(5, tensor)
-    graph += field(11, field(1, b"x") + field(2, shape(3))) + field(12, field(1, b"y") + field(2, shape(4)))
-    path.write_bytes(field(1, 8) + field(7, graph) + field(8, field(1, b"") + field(2, 13)))
+    ends = field(11, field(1, b"x") + field(2, shape(3))) + field(12, field(1, b"y") + field(2, shape(4)))
+    onnx_file(path, field(1, node), field(5, tensor), ends)
 
 
 @pytest.mark.parametrize("size", [None, (32, 64)])
@@ -415,5 +400,5 @@ def test_an_onnx_file_as_segmenter(tmp_path: Path, size: tuple[int, int] | None)
             load_segmenter(str(path))
     path.write_bytes(b"<html>")
     path.with_suffix(".json").unlink()
-    with pytest.raises(BokehError, match="not an ONNX file that can be run"):
+    with pytest.raises(BokehError, match="cannot be loaded as an ONNX network"):
         load_segmenter(str(path))

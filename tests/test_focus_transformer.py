@@ -18,11 +18,11 @@ from bokeh_ops.depth.focus_transformer import (
     UNKNOWN,
     FocusTransformer,
     Sizes,
-    find_main_thing,
     normalised,
     read_focus_transformer,
     write_focus_transformer,
 )
+from bokeh_ops.depth.main_thing import find_main_thing
 from bokeh_ops.errors import BokehError
 from tests.models import one_thread, randn  # noqa: F401
 

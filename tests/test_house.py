@@ -27,6 +27,7 @@ BROUGHT = {
 WHEN_RUN = {
     "transformers"
 }  # ComfyUI has it too, but importing it takes seconds: never as the extension is imported
+WHERE_INSTALLED = {"onnxruntime"}  # ComfyUI does not bring it: asked for where a user's file needs it
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths"}
 HOST |= {"latent_preview", "node_helpers", "nodes", "server"}
 LONGEST = 600  # lines
@@ -61,7 +62,7 @@ def room(name: str) -> str:
 
 # Which packages each room may import, and which other rooms. The trainer may import what it installs.
 PACKAGES = {
-    "bokeh_ops": STANDARD | BROUGHT | WHEN_RUN,
+    "bokeh_ops": STANDARD | BROUGHT | WHEN_RUN | WHERE_INSTALLED,
     "bokeh_ops.host": STANDARD | BROUGHT | HOST,
     "nodes": STANDARD | BROUGHT | HOST,
 }

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from bokeh_ops.depth.focus_transformer import FocusTransformer, Sizes, write_focus_transformer
+from tests.onnx_files import mean_network
+from tests.segmenters import segformer
 
 pytestmark = pytest.mark.host
 WORLD = "small world (comes with it)"
@@ -108,3 +110,76 @@ def test_the_host_may_stop_it(models: Path, node_classes: dict[str, Any]) -> Non
     management.interrupt_current_processing(True)
     with pytest.raises(management.InterruptProcessingException):
         node(node_classes).execute(torch.rand(1, 8, 8, 3), WORLD)
+
+
+def test_networks_of_others(models: Path, node_classes: dict[str, Any]) -> None:
+    import comfy.model_management as management  # type: ignore[import-not-found]
+
+    pytest.importorskip("transformers")
+    segformer(models / "people" / "segformer", ["background", "thing"])
+    write(models / "own.safetensors")
+    write(models / "people" / "own.safetensors")
+    assert listed(node_classes) == [
+        WORLD,
+        "own.safetensors",
+        "people/own.safetensors",
+        "people/segformer",
+    ]  # not the weights in the folder
+    name = "people/segformer"
+    assert node(node_classes).validate_inputs(network=name) is True
+    stamp = node(node_classes).fingerprint_inputs(network=name, image=None)
+    assert node(node_classes).fingerprint_inputs(network=name, image=None) == stamp
+    image = torch.rand(2, 20, 31, 4)
+    saliency, scale = node(node_classes).execute(image, name).result
+    assert (saliency.shape, scale) == ((2, 20, 31), 1.0)
+    assert 0 <= float(saliency.min()) < float(saliency.max()) <= 1
+    assert any(
+        type(each.model.model).__name__ == "Segmentation"
+        for each in management.current_loaded_models
+        if each.model
+    )
+    segformer(models / name, ["thing", "background"])
+    assert node(node_classes).fingerprint_inputs(network=name, image=None) != stamp
+    swapped = node(node_classes).execute(image, name).result[0]
+    torch.testing.assert_close(swapped, 1 - saliency, rtol=1e-3, atol=1e-4)
+    for wrong in ("people", "people/..", "."):
+        said = node(node_classes).validate_inputs(network=wrong)
+        assert "found own.safetensors, people/own.safetensors, people/segformer. Put a file" in said
+
+
+def test_an_onnx_file(models: Path, node_classes: dict[str, Any]) -> None:
+    pytest.importorskip("onnxruntime")
+    file = mean_network(models / "a.onnx", (32, 32))
+    assert listed(node_classes) == [WORLD, "a.onnx"]
+    image = torch.rand(2, 32, 32, 3)
+    stamp = node(node_classes).fingerprint_inputs(network="a.onnx", image=None)
+    logits = node(node_classes).execute(image, "a.onnx").result[0]
+    file.with_suffix(".json").write_text('{"mean": [0, 0, 0], "std": [1, 1, 1]}')
+    assert node(node_classes).fingerprint_inputs(network="a.onnx", image=None) != stamp
+    saliency, scale = node(node_classes).execute(image, "a.onnx").result
+    assert scale == 1.0
+    torch.testing.assert_close(saliency, image.mean(3), rtol=0, atol=1e-3)
+    assert not torch.allclose(saliency, logits, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "folder"])
+def test_the_host_may_stop_networks_of_others(
+    models: Path, node_classes: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as management  # type: ignore[import-not-found]
+    import comfy.utils  # type: ignore[import-not-found]
+
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("transformers")
+    mean_network(models / "a.onnx", (8, 8))
+    segformer(models / "folder", ["background", "thing"])
+    told: list[int] = []
+
+    def update(self: Any, done: int, *_: Any) -> None:
+        told.append(done)
+        management.interrupt_current_processing(done == 1)
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update)
+    with pytest.raises(management.InterruptProcessingException):
+        node(node_classes).execute(torch.rand(4, 8, 8, 3), name)
+    assert told == [0, 1]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from bokeh_ops.errors import BokehError
+from tests.onnx_files import mean_network
 from tests.photographs import photograph, pixels
 from trainer.data.prepare.annotate import look_at
 from trainer.data.prepare.providers import Photograph, make_providers
@@ -23,36 +24,7 @@ def photo(image: Image.Image) -> Photograph:
     return Photograph("a", image, None, Record(Item("a.jpg", Path("a.jpg")), PICTURES), {})
 
 
-# ---- ONNX: the bytes of a protocol buffer by hand, for a graph of one ReduceMean over the colours ----
-
-
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
-    return out + bytes([value])
-
-
-def field(number: int, value: int | bytes | str) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    content = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def value_info(name: str, shape: list[int | str]) -> bytes:
-    sides = b"".join(field(1, field(1, s) if isinstance(s, int) else field(2, s)) for s in shape)
-    return field(1, name) + field(2, field(1, field(1, 1) + field(2, sides)))
-
-
-def mean_network(path: Path, size: tuple[int | str, int | str], channels: int = 3) -> Path:
-    """Colours' mean: a map of ``[1, 1, h, w]``."""
-    axes = field(1, "axes") + field(20, 7) + field(8, 1)
-    node = field(1, "in") + field(2, "out") + field(4, "ReduceMean") + field(5, axes)
-    graph = field(1, node) + field(2, "g") + field(11, value_info("in", [1, channels, *size]))
-    graph += field(12, value_info("out", [1, 1, *size]))
-    path.write_bytes(field(1, 8) + field(7, graph) + field(8, field(2, 13)))
-    return path
+# ---- ONNX ----
 
 
 def test_a_network_of_known_answer(tmp_path: Path) -> None:

@@ -7,11 +7,8 @@ model is loaded, and not before.
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,14 +18,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import BokehError
+from ..pretrained import Task, as_pillow, load_pretrained, pixel_values
 from .conventions import DepthKind, DepthMap, DepthUnit, Notice, same_shape, to_depth_map
 
-FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-"""What a model's folder holds, as a hub names it; larger models have an index and several weight files."""
 EXAMPLES = {
     "depth-anything/Depth-Anything-V2-Small-hf": "any scene, no unit",
     "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf": "rooms, in metres",
@@ -37,12 +32,6 @@ EXAMPLES = {
 }
 """Repositories of models that are known to load, and what they are for."""
 
-_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 _KNOWN: dict[str, DepthKind] = {
     "depth_anything": DepthKind.DISPARITY,  # unless its configuration says metric
     "depth_pro": DepthKind.METRIC,
@@ -51,12 +40,14 @@ _KNOWN: dict[str, DepthKind] = {
     "zoedepth": DepthKind.METRIC,
 }
 _HALVED = ("depth_anything", "depth_pro")  # made to be computed in half precision
-_UNUSED = ("fusion_stage.layers.0.residual_layer1.", "mask_token")
-"""Weights that released models leave out: nothing is added to the deepest layer, and nothing is masked."""
-_CANNOT_LOAD = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, EOFError, SafetensorError,
-    pickle.UnpicklingError,
-)  # fmt: skip
+_DEPTH = Task(
+    "depth-estimation",
+    "AutoModelForDepthEstimation",
+    "MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES",
+    "Depth",
+    tuple(_KNOWN),
+    "For Depth Anything and Depth Pro take the repositories whose names end in -hf.",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,44 +100,13 @@ def load_estimator(model: str | Path, dtype: torch.dtype = torch.float32, fetch:
     Raises:
         BokehError: no such folder, part of a model, a model for something else, or files that cannot be read.
     """
-    given = Path(model)
-    if given.is_dir():
-        _check_folder(given)
-    elif not fetch:
-        raise BokehError(f"There is no folder {given}; expected one with {', '.join(FILES)}.")
-    name = given.name if given.is_dir() else str(model)
-    local = given.is_dir() or not fetch
-    try:
-        from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
-        from transformers.models.auto.modeling_auto import MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES as CLASSES
-    except (ImportError, RuntimeError) as error:
-        raise BokehError(
-            f"Estimating depth needs the package transformers, which ComfyUI brings, but it cannot be imported: {error}"
-        ) from error
-    where: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
-    try:
-        with _quietly():
-            config: Any = AutoConfig.from_pretrained(model, **where)
-            _check_task(config, name, CLASSES)
-            if getattr(config, "backbone", None):
-                _check_backbone(config, name, local)
-            network, report = AutoModelForDepthEstimation.from_pretrained(
-                model, config=config, output_loading_info=True, **where
-            )
-            processor = AutoImageProcessor.from_pretrained(model, **where)
-    except BokehError:
-        raise
-    except _CANNOT_LOAD as error:
-        raise BokehError(
-            f"The model {name} cannot be loaded for depth-estimation: {_first_line(error)} If a file is damaged or was "
-            "not downloaded whole, download it again."
-        ) from error
-    _check_weights(network, report, name)
+    found = load_pretrained(model, _DEPTH, fetch)
+    network, config = found.network, found.network.config
     network.to(dtype if config.model_type in _HALVED else torch.float32)
     kind = _KNOWN.get(config.model_type)
     if getattr(config, "depth_estimation_type", None) == "metric" and kind is not None:
         kind = DepthKind.METRIC
-    return Estimator(network.eval().requires_grad_(False), processor, name, kind, config.model_type)
+    return Estimator(network, found.processor, found.name, kind, config.model_type)
 
 
 @torch.inference_mode()
@@ -165,17 +125,8 @@ def estimate_one(estimator: Estimator, picture: Image.Image) -> Estimate:
     """
     network, processor = estimator.network, estimator.processor
     weight = next(network.parameters())
-    try:
-        given = processor(images=picture, return_tensors="pt")
-    except (ValueError, RuntimeError) as error:  # a side that would have no pixels left
-        raise BokehError(
-            f"{estimator.name} cannot look at a picture of {picture.width} x {picture.height} pixels: "
-            f"{_first_line(error)} Give a larger one, or one that is less narrow."
-        ) from error
-    inputs = {
-        name: value.to(weight.device, weight.dtype) for name, value in given.items() if name == "pixel_values"
-    }
-    found = network(**inputs)
+    pixels = pixel_values(processor, picture, estimator.name)
+    found = network(pixel_values=pixels.to(weight.device, weight.dtype))
     raw, angle = found.predicted_depth.float().cpu(), getattr(found, "field_of_view", None)
     if raw.ndim != 3 or len(raw) != 1 or 0 in raw.shape:
         raise BokehError(f"{estimator.name} put out {tuple(raw.shape)} for one picture; expected [1, h, w].")
@@ -247,7 +198,7 @@ def estimate(
     for row, picture in enumerate(pictures):
         if progress:
             progress(row, len(pictures))
-        made.append(estimate_one(estimator, _as_picture(picture)))
+        made.append(estimate_one(estimator, as_pillow(picture)))
     found = to_map(estimator.name, kind, made, notice)
     if progress:
         progress(len(pictures), len(pictures))
@@ -295,85 +246,8 @@ def focal_from_view(degrees: float, width: float) -> float:
     return 0.5 * width / math.tan(0.5 * math.radians(degrees))
 
 
-def _as_picture(picture: Tensor) -> Image.Image:
-    """``[C, H, W]``, 0..1, as the library's processors take it: 8 bits, RGB."""
-    colours = picture[:3] if len(picture) > 1 else picture.expand(3, -1, -1)
-    pixels = colours.detach().float().nan_to_num(0.0).clamp(0, 1).mul(255).round().byte()
-    return Image.fromarray(np.ascontiguousarray(pixels.movedim(0, -1).cpu().numpy()))
-
-
 def _size_like(size: tuple[int, int], pixels: int) -> tuple[int, int]:
     """Height and width of a picture of this shape, with no more pixels than given, and never larger than it is."""
     height, width = size
     scale = min(1.0, math.sqrt(pixels / (height * width)))
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _check_folder(folder: Path) -> None:
-    missing = [name for name in FILES[:2] if not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in _WEIGHTS):
-        missing.append(FILES[2])
-    if missing:
-        have = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise BokehError(
-            f"The model in {folder} is not whole and cannot be loaded for depth-estimation: {', '.join(missing)} is "
-            f"missing; found {have}. Put all files of its repository there."
-        )
-    try:
-        named = json.loads((folder / FILES[0]).read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return  # told by the library, which reads it too
-    if not named:
-        raise BokehError(
-            f"{folder / FILES[0]} names no model_type, so it is not a model of transformers. For Depth Anything and "
-            "Depth Pro take the repositories whose names end in -hf."
-        )
-
-
-def _check_task(config: Any, name: str, classes: Any) -> None:
-    expected = f"Expected a model for depth estimation: {', '.join(_KNOWN)}."
-    if config.model_type not in classes:
-        raise BokehError(f"{name} is a model of another task: its kind is {config.model_type!r}. {expected}")
-    made_for = getattr(config, "architectures", None) or []
-    if made_for and not any("Depth" in each for each in made_for):
-        raise BokehError(f"{name} is a model of another task: it is a {', '.join(made_for)}. {expected}")
-
-
-def _check_backbone(config: Any, name: str, local: bool) -> None:
-    if local and not config.use_timm_backbone:
-        raise BokehError(
-            f"{name} is not whole by itself: its config.json names another repository ({config.backbone}) as its "
-            "backbone instead of describing it in backbone_config. Use a model that does."
-        )
-    config.use_pretrained_backbone = False  # its weights are in this model's own
-
-
-def _check_weights(network: Any, report: Any, name: str) -> None:
-    parameters = {key for key, _ in network.named_parameters()}
-    missing = sorted(key for key in report["missing_keys"] if key in parameters and not _is_unused(key))
-    if missing:
-        raise BokehError(
-            f"The weights of {name} are not whole: {len(missing)} of {len(parameters)} are missing, the first is "
-            f"{missing[0]!r}. Its files belong to another model, or were not downloaded whole."
-        )
-
-
-def _is_unused(key: str) -> bool:
-    return any(part in key for part in _UNUSED)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the library's remarks on loading, which are for those who train: what matters is told as an error."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip('.')}."

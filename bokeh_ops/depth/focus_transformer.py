@@ -10,7 +10,7 @@ layer the scale of the focus distance (eq. 5). Small, and trained by ``python -m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,6 +170,18 @@ class FocusTransformer(nn.Module):
             logits = F.interpolate(logits[:, None], (height, width), mode="bilinear")[:, 0]
         return MainThing(logits, scale)
 
+    def find(self, pictures: Tensor, disparity: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As :class:`bokeh_ops.depth.main_thing.Finder` has it."""
+        found = self(
+            pictures.to(self.token), None if disparity is None else normalised(disparity.to(self.token))
+        )
+        return found.saliency, found.scale
+
+    @property
+    def working_memory(self) -> int:
+        """As :class:`bokeh_ops.depth.main_thing.Finder` has it."""
+        return 64 * 2**20
+
     def _resized(self, maps: Tensor) -> Tensor:
         size = (self.sizes.side, self.sizes.side)
         if maps.shape[2:] == size:
@@ -199,55 +211,6 @@ def normalised(disparity: Tensor) -> Tensor:
         flat = bool(low == high)
         found.append(torch.full_like(plane, UNKNOWN) if flat else ((plane - low) / (high - low)).clamp(0, 1))
     return torch.stack(found)
-
-
-@torch.no_grad()
-def find_main_thing(
-    network: FocusTransformer,
-    pictures: Tensor,
-    disparity: Tensor | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Saliency and scale of pictures, one after another, where the network is.
-
-    Args:
-        network: :class:`FocusTransformer`.
-        pictures: ``[B, C, H, W]`` as displayed, 0..1, C = 1, 3 or 4 (alpha is not looked at).
-        disparity: ``[B or 1, 1, h, w]``, finite, larger is nearer, in any unit; None where it is not known.
-        progress: called as ``progress(done, total)`` before each picture and at the end; may raise to stop.
-
-    Returns:
-        Saliency ``[B, H, W]``, 0..1, and scale ``[B]``, both fp32 on the CPU.
-
-    Raises:
-        BokehError: other shapes, or depth that is not finite.
-    """
-    if pictures.ndim != 4 or 0 in pictures.shape or pictures.shape[1] not in (1, 3, 4):
-        raise BokehError(
-            f"Expected pictures [B, C, H, W] with 1, 3 or 4 channels; got {tuple(pictures.shape)}."
-        )
-    if disparity is not None and len(disparity) not in (1, len(pictures)):
-        raise BokehError(
-            f"There are {len(disparity)} depth maps for {len(pictures)} images; give one, or one per image."
-        )
-    if disparity is not None and not bool(torch.isfinite(disparity).all()):
-        raise BokehError(
-            "The depth map has values that are NaN or infinite; expected disparity, in which infinitely far is 0. Fill "
-            "in what is not known."
-        )
-    weight = network.token
-    saliency = torch.empty(len(pictures), *pictures.shape[2:])
-    scale = torch.empty(len(pictures))
-    for row, picture in enumerate(pictures):
-        if progress:
-            progress(row, len(pictures))
-        own = picture[None, :3].expand(-1, 3, -1, -1).to(weight).nan_to_num(0.0).clamp(0, 1)
-        depth = None if disparity is None else normalised(disparity[row % len(disparity)][None].to(weight))
-        found = network(own, depth)
-        saliency[row], scale[row] = found.saliency[0], found.scale[0]
-    if progress:
-        progress(len(pictures), len(pictures))
-    return saliency, scale
 
 
 def write_focus_transformer(

@@ -4,15 +4,12 @@ A function is named ``module:function``. It is called with a picture, uint8 ``[H
 the likeliest classes of each pixel: integers ``[H, W]``, or ``[N, H, W]`` with the likeliest first.
 
 An ONNX file takes one picture ``[1, 3, h, w]`` and returns scores ``[1, classes, h', w']`` or classes ``[1, h', w']``.
-Beside it may lie a JSON file of the same name, ``{"size": [512, 512], "scale": 255, "mean": [...], "std": [...]}``, so
-that the input is ``(values 0..255 / scale - mean) / std``. Unless told, that is 255 with ImageNet's mean and deviation,
-and the size is the file's own, or that of the picture rounded to a multiple of 32.
+How pictures are shown to it, the JSON file beside it says (:mod:`bokeh_ops.onnx_network`).
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bokeh_ops.errors import BokehError
+from bokeh_ops.onnx_network import OnnxPictures
 
 Segmenter = Callable[[Tensor], Tensor]
 """From a picture ``[3, H, W]``, values 0..1, to classes ``[N, H, W]``."""
 
 CANDIDATES = 3
 """Classes kept of each pixel."""
-
-_IMAGENET = {"scale": 255, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def load_segmenter(name: str) -> Segmenter:
@@ -84,32 +80,11 @@ def checked(classes: Any, size: tuple[int, int], name: str) -> Tensor:
 
 
 def _onnx(path: Path) -> Segmenter:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BokehError(f"{path} needs the package onnxruntime, which is not installed.") from error
-    if not path.is_file():
-        raise BokehError(f"There is no segmenter {path}.")
-    settings = _settings(path)
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions have no common base but this
-        raise BokehError(f"{path} is not an ONNX file that can be run: {error}.") from error
-    taken = session.get_inputs()[0]
-    fixed = [side for side in (taken.shape or [])[2:] if isinstance(side, int)]
-    mean, std = (torch.tensor(settings[key], dtype=torch.float32).reshape(3, 1, 1) for key in ("mean", "std"))
+    pictures = OnnxPictures(path)
 
     def segment(picture: Tensor) -> Tensor:
         height, width = picture.shape[1:]
-        size: list[int] = settings.get("size") or (fixed if len(fixed) == 2 else [])
-        if not size:
-            size = [max(32, round(side / 32) * 32) for side in (height, width)]
-        given = F.interpolate(picture[None].cpu(), size, mode="bilinear", antialias=True)[0]
-        given = (given * 255 / settings["scale"] - mean) / std
-        try:
-            output = torch.from_numpy(session.run(None, {taken.name: given[None].numpy()})[0])
-        except Exception as error:
-            raise BokehError(f"{path} failed on a picture of {size}: {error}.") from error
+        output = pictures(picture)
         if output.ndim == 4 and output.shape[1] > 1:
             scores = F.interpolate(output.float(), (height, width), mode="bilinear")
             return scores[0].topk(min(CANDIDATES, scores.shape[1]), dim=0).indices
@@ -119,28 +94,3 @@ def _onnx(path: Path) -> Segmenter:
         raise BokehError(f"{path} returned {tuple(output.shape)}; expected [1, classes, h, w] or [1, h, w].")
 
     return segment
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
-        return dict(_IMAGENET)
-    try:
-        own = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BokehError(f"{beside} cannot be read as JSON: {error}.") from error
-    unknown = set(own) - {"size", *_IMAGENET} if isinstance(own, dict) else {"..."}
-    if unknown:
-        raise BokehError(
-            f"{beside}: unknown {', '.join(sorted(unknown))}; expected size, scale, mean and std."
-        )
-    settings = {**_IMAGENET, **own}
-    good = isinstance(settings["scale"], (int, float)) and settings["scale"] > 0
-    for key, count, kind in (("mean", 3, (int, float)), ("std", 3, (int, float)), ("size", 2, int)):
-        value = settings.get(key, [32] * count)
-        good &= isinstance(value, list) and len(value) == count and all(isinstance(v, kind) for v in value)
-    if not good:
-        raise BokehError(
-            f"{beside}: expected mean and std as lists of three numbers, scale above 0 and size as [height, width]."
-        )
-    return settings

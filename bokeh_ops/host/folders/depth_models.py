@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ...depth.conventions import DepthMap, Notice
-from ...depth.estimate import EXAMPLES, FILES, Estimator, estimate, load_estimator
+from ...depth.estimate import EXAMPLES, Estimator, estimate, load_estimator
 from ...errors import BokehError
+from ...pretrained import FILES
 from ..differences import out_of_memory
 from ..small.shipped import DEPTH
-from .files import is_within
 from .model_folder import WORLD, ModelFolder
 
 FOLDER = ModelFolder("depth")
@@ -36,7 +34,7 @@ def depth_models() -> list[str]:
     The shipped model is the last, so that it is not what stands there before somebody chooses: photographs are not
     what it knows.
     """
-    return [*(_names() or [NONE]), WORLD]
+    return [*(FOLDER.folders() or [NONE]), WORLD]
 
 
 def model_folder(name: str) -> Path:
@@ -48,11 +46,13 @@ def model_folder(name: str) -> Path:
     if name == WORLD:
         return DEPTH
     roots = FOLDER.roots()
-    for known, path in _folders(whole=True):
-        if known == name and is_within(path, roots):
-            return path
-    have = ", ".join(_names()) or "no folder with a config.json"
-    loose = sorted({str(path) for _, path in _folders(whole=False)})
+    found = FOLDER.find_folder(name)
+    if found is not None:
+        return found
+    have = ", ".join(FOLDER.folders()) or "no folder with a config.json"
+    loose = sorted(
+        {str(folder) for folder, files in FOLDER.loose() if any(each.endswith(_WEIGHTS) for each in files)}
+    )
     if loose:
         have += f", and weights that are in no folder of their own with a config.json in {', '.join(loose)}"
     first = next(iter(EXAMPLES))
@@ -142,18 +142,3 @@ def _working_memory(estimator: Estimator, images: Tensor) -> int:
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     found = (path for path in sorted(folder.iterdir()) if path.is_file())
     return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
-
-
-def _names() -> list[str]:
-    return sorted({name for name, _ in _folders(whole=True)})
-
-
-def _folders(whole: bool) -> Iterator[tuple[str, Path]]:
-    """Name and path of folders that have a ``config.json``; else of those that have weights and are no such folder."""
-    for root in FOLDER.roots():
-        for folder, _, files in os.walk(root, followlinks=True):
-            known = (
-                FILES[0] in files and folder != root
-            )  # what lies in the root itself has no name to choose it by
-            if known if whole else not known and any(name.endswith(_WEIGHTS) for name in files):
-                yield os.path.relpath(folder, root).replace(os.sep, "/"), Path(folder)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import folder_paths
 
+from ...pretrained import FILES
 from .files import is_within
 
 WORLD = "small world (comes with it)"
@@ -44,3 +46,31 @@ class ModelFolder:
         roots = self.roots()
         found = folder_paths.get_full_path(self.name, name) if name and isinstance(name, str) else None
         return Path(found) if found is not None and is_within(found, roots) else None
+
+    def folders(self) -> list[str]:
+        """Every folder with a ``config.json``, by its path below its root."""
+        return sorted({name for name, _ in self._folders()})
+
+    def find_folder(self, name: object) -> Path | None:
+        """The folder behind a name of :meth:`folders`; None where there is none."""
+        roots = self.roots()
+        return next(
+            (path for known, path in self._folders() if known == name and is_within(path, roots)), None
+        )
+
+    def loose(self) -> Iterator[tuple[Path, list[str]]]:
+        """The roots and the folders without a ``config.json``, each with the names of its files."""
+        return ((path, files) for name, path, files in self._walk() if not _is_model(name, files))
+
+    def _folders(self) -> Iterator[tuple[str, Path]]:
+        return ((name, path) for name, path, files in self._walk() if _is_model(name, files))
+
+    def _walk(self) -> Iterator[tuple[str, Path, list[str]]]:
+        """Name, path and files of every root and every folder below it."""
+        for root in self.roots():
+            for folder, _, files in os.walk(root, followlinks=True):
+                yield os.path.relpath(folder, root).replace(os.sep, "/"), Path(folder), files
+
+
+def _is_model(name: str, files: Collection[str]) -> bool:
+    return FILES[0] in files and name != "."  # what lies in the root itself has no name to choose it by
