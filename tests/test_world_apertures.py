@@ -254,3 +254,26 @@ def test_the_command(
     assert cli.main(words) == 0
     assert len(measured) == 2 * 9 + 2
     assert capsys.readouterr().out.count("| deep, mean disparity |") == 0
+
+
+@pytest.mark.parametrize("kind", ["sd15", "flux"])
+def test_the_shipped_generators(pack: Any, kind: str) -> None:
+    """What they make is sharper than their teacher's, and f-numbers act on it as on a camera."""
+    from bokeh_ops.depth.estimate import load_estimator
+    from bokeh_ops.host.small.model import read_small
+    from bokeh_ops.host.small.shipped import DEPTH, demo_path
+    from trainer.frozen.depth import FrozenDepth
+
+    generators = {"joint": Generator(read_small(demo_path(f"{kind}_few_steps")))}
+    depth = FrozenDepth(load_estimator(DEPTH))
+    found = apertures.ways(read_small(demo_path(kind)), generators, depth, read_focus_transformer())
+    rows: dict[str, list[dict[str, Any]]] = {"teacher": [], "joint, layered": []}
+    with torch.no_grad():
+        for scene in map(draw_scene, range(HELD_OUT, HELD_OUT + 3)):
+            for name, values in rows.items():
+                values.append(figures(scene, found[name](scene, cameras(scene)), JUDGES))
+    for teacher, joint in zip(*rows.values(), strict=True):
+        assert joint["light"] == 1
+        assert joint["content"] > 0.95
+        assert joint["in focus"] == 1
+        assert joint["sharpness"] > 1.3 * teacher["sharpness"]
