@@ -49,7 +49,7 @@ class OnnxNetwork:
         except ImportError as error:
             raise BokehError(
                 f"{path} needs the package onnxruntime, which is not installed. Install it for the Python that runs "
-                "this (python -m pip install onnxruntime; onnxruntime-gpu computes on NVIDIA's GPUs), or choose a "
+                "this (pip install onnxruntime; onnxruntime-gpu computes on NVIDIA's GPUs), or choose a "
                 "network that is no .onnx file."
             ) from error
         if not self.path.is_file():

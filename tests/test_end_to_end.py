@@ -70,7 +70,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
         broken_adapters(base / "models" / "bokeh" / "broken")
         depth_models.make("relative", base / "models" / "depth" / "Depth-Anything-V2-Small-hf")
         metres = base / "models" / "depth" / "Depth-Anything-V2-Metric-Outdoor-Small-hf"
-        depth_models.make("metric", metres)
+        shutil.copytree(ROOT / "workflows" / "assets" / "world" / "depth", metres)
         depth_models.make("depth_pro", base / "models" / "depth" / "DepthPro-hf")
         stand_in = ROOT / "tests" / "host" / "shallow_t5.py"
         with pytest.MonkeyPatch.context() as patch:
@@ -171,8 +171,9 @@ def check_samples(server: ComfyServer, prompt: Prompt) -> None:
     assert steps[-1][0] == steps[-1][1]
     assert run.previews
     assert all(Image.open(io.BytesIO(preview)).size[0] > 0 for preview in run.previews)
-    # So small a picture is hardly blurred by a lens, which says so.
-    said = [text for node, text in run.texts if prompt[node]["class_type"] != "BokehMeRender"]
+    # So small a picture is hardly blurred by a lens, which says so; and a camera tells its K of several f-numbers.
+    telling = ("BokehMeRender", "BokehFromCamera")
+    said = [text for node, text in run.texts if prompt[node]["class_type"] not in telling]
     assert said == [], "a shipped workflow gives cause for a notice"
     log = server.log.read_text(errors="replace")
     assert "missing:" not in log, "the host found the model files incomplete"

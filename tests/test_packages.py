@@ -69,7 +69,7 @@ def imported(folder: Path) -> set[str]:
 
 
 def test_every_package_of_the_extra_train_is_used(repo: Path) -> None:
-    used = imported(repo / "trainer")
+    used = imported(repo / "trainer") | imported(repo / "bokeh_ops")
     named = {
         each: MODULES.get(each, each) for each in settings(repo)["project"]["optional-dependencies"]["train"]
     }
