@@ -266,7 +266,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_files_that_are_refused(tmp_path: Path) -> None:
-    from bokeh_ops.host.training.exif import METADATA, ExifEmbedding, read_exif
+    from bokeh_ops.host.training.exif import FILE, ExifEmbedding, read_exif
 
     path, embedding = tmp_path / "a.safetensors", ExifEmbedding(8)
     weights = {name: value.detach().clone() for name, value in embedding.state_dict().items()}
@@ -274,7 +274,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     def refused(message: str, **said: object) -> None:
         if said:
             description = json.dumps({"version": 1, "width": 8, **said})
-            save_file(weights, path, {METADATA: description})
+            save_file(weights, path, {FILE.key: description})
         with pytest.raises(BokehError, match=message):
             read_exif(path)
 
@@ -283,10 +283,10 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     refused(r"\(\d+ bytes\) cannot be read as safetensors .* download it again")
     save_file(weights, path, {"format": "pt"})
-    refused(r"is no EXIF embedding: it has 4 tensors such as first.bias, .* has written")
-    save_file(weights, path, {METADATA: "half a senten"})
+    refused(r"is not an EXIF embedding: it has 4 tensors such as first.bias, .* has written")
+    save_file(weights, path, {FILE.key: "half a senten"})
     refused("says 'half a senten' of itself; expected JSON")
-    save_file(weights, path, {METADATA: "{}"})
+    save_file(weights, path, {FILE.key: "{}"})
     refused("expected JSON with version and width")
     refused(r"of version 2; this extension reads version 1\. Update", version=2)
     refused(r"says the width '8'; expected a whole number", width="8")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bokeh_ops.depth.focus import focus_by_weight
 from bokeh_ops.depth.focus_transformer import (
-    METADATA,
+    FILE,
     SHIPPED,
     UNKNOWN,
     FocusTransformer,
@@ -174,7 +174,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
 
     def said(**more: object) -> None:
         sizes = {"side": 8, "patch": 4, "width": 8, "heads": 2, "layers": 1}
-        save_file(weights, path, {METADATA: json.dumps({"version": 1, "sizes": sizes, **more})})
+        save_file(weights, path, {FILE.key: json.dumps({"version": 1, "sizes": sizes, **more})})
 
     def refused(message: str) -> None:
         with pytest.raises(BokehError, match=message):
@@ -183,13 +183,15 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     said()
     read_focus_transformer(path)
     save_file(weights, path, {"format": "pt"})
-    refused(r"is no focus transformer: it has \d+ tensors such as .* `python -m trainer focus` has written")
-    save_file(weights, path, {METADATA: "half a senten"})
-    refused("says 'half a senten' of its sizes; expected JSON")
+    refused(
+        r"is not a focus transformer: it has \d+ tensors such as .* `python -m trainer focus` has written"
+    )
+    save_file(weights, path, {FILE.key: "half a senten"})
+    refused("says 'half a senten' of itself; expected JSON")
     said(version=2)
     refused(r"of version 2; this extension reads version 1\. Update")
     said(sizes={"side": 8, "depth": 3})
-    refused("says the sizes side, depth; expected heads, layers, patch, side, width")
+    refused("says the sizes .*side.*depth.*; expected values of heads, layers, patch, side, width")
     said(sizes={"side": 8, "patch": 3, "width": 8, "heads": 2, "layers": 1})
     refused("sizes of a focus transformer are")
     said(sizes={"side": 8, "patch": 4, "width": 16, "heads": 2, "layers": 1})

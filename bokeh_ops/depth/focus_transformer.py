@@ -9,27 +9,23 @@ layer the scale of the focus distance (eq. 5). Small, and trained by ``python -m
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..described import Described
 from ..errors import BokehError
 from ..render.checkpoint import fill
 from .conventions import robust_range
 
 SHIPPED = Path(__file__).with_suffix(".safetensors")
 """Weights that come with the project, trained on pictures of the small world (``docs/world.md``)."""
-METADATA = "bokeh_focus_transformer"
-"""The entry of a file's metadata: JSON with ``version`` and ``sizes``."""
-VERSION = 1
+FILE = Described("bokeh_focus_transformer", 1, "sizes", "a focus transformer", "`python -m trainer focus`")
+"""How a file is written."""
 UNKNOWN = 0.5
 """What is told everywhere where no depth is known."""
 _FINE = 8  # channels of what a pixel is compared by
@@ -223,11 +219,7 @@ def write_focus_transformer(
         network: to write.
         dtype: that the weights are kept in.
     """
-    weights = {
-        name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()
-    }
-    description = {"version": VERSION, "sizes": asdict(network.sizes)}
-    save_file(weights, path, {METADATA: json.dumps(description)})
+    FILE.write(path, network.state_dict(), asdict(network.sizes), dtype)
 
 
 def read_focus_transformer(path: str | Path = SHIPPED) -> FocusTransformer:
@@ -241,45 +233,15 @@ def read_focus_transformer(path: str | Path = SHIPPED) -> FocusTransformer:
             shapes than it says.
     """
     path = Path(path)
-    if not path.is_file():
-        raise BokehError(f"There is no file {path}; expected a focus transformer, a .safetensors file.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            said = (file.metadata() or {}).get(METADATA)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BokehError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read as safetensors ({error}). Expected a focus "
-            "transformer, which `python -m trainer focus` writes; if it is one, copy or download it again."
-        ) from error
-    if said is None:
-        names = ", ".join(sorted(weights)[:3]) or "none"
-        raise BokehError(
-            f"{path} is no focus transformer: it has {len(weights)} tensors such as {names}, and no {METADATA!r} in "
-            "its metadata. Give a file that `python -m trainer focus` has written."
-        )
+    said, weights = FILE.read(path)
     network = FocusTransformer(_sizes(said, path))
     fill(network, weights, path)
     return network.eval().requires_grad_(False)
 
 
-def _sizes(said: str, path: Path) -> Sizes:
+def _sizes(said: Any, path: Path) -> Sizes:
     """What the metadata of a file says."""
-    try:
-        description: Mapping[str, Any] = json.loads(said)
-        version, sizes = description["version"], dict(description["sizes"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BokehError(
-            f"{path} says {said[:80]!r} of its sizes; expected JSON with version and sizes. The file is damaged."
-        ) from error
-    if version != VERSION:
-        raise BokehError(
-            f"{path} is a focus transformer of version {version}; this extension reads version {VERSION}. Update the "
-            "extension, or train another."
-        )
     known = {field.name for field in fields(Sizes)}
-    if set(sizes) != known:
-        raise BokehError(
-            f"{path} says the sizes {', '.join(map(str, sizes)) or 'none'}; expected {', '.join(sorted(known))}."
-        )
-    return Sizes(**sizes)
+    if not isinstance(said, dict) or set(said) != known:
+        raise BokehError(f"{path} says the sizes {said!r}; expected values of {', '.join(sorted(known))}.")
+    return Sizes(**said)

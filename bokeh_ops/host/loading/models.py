@@ -154,7 +154,9 @@ def use_flux_shift(patcher: Any, shift: float) -> Any:
 
 def twin(patcher: Any) -> Any:
     """A MODEL that is a copy of ``patcher``, which has not been loaded, with weights of its own."""
-    settings = patcher.model.model_config  # shared: it says what the model is, and later hosts' cannot be copied
+    settings = (
+        patcher.model.model_config
+    )  # shared: it says what the model is, and later hosts' cannot be copied
     model = copy.deepcopy(patcher.model, {id(settings): settings})
     found = type(patcher)(model, patcher.load_device, patcher.offload_device)
     found.model_options = copy.deepcopy(patcher.model_options)

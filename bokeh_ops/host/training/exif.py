@@ -7,25 +7,22 @@ timestep embedding of the diffusion model.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...described import Described
 from ...errors import BokehError
 from ...render.checkpoint import fill
 from ..architectures import recognise
 
-METADATA = "bokeh_exif"
-"""The entry of a file's metadata: JSON with ``version`` and ``width``."""
-VERSION = 1
+FILE = Described("bokeh_exif", 1, "width", "an EXIF embedding", "`python -m trainer distil`")
+"""How a file is written."""
 LONGEST = 2.0
 """Metres that a focal length is below: longer than any photographic lens, and shorter than any in millimetres."""
 _WIDEST = 16384
@@ -79,10 +76,7 @@ class ExifEmbedding(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write it to a safetensors file that :func:`read_exif` reads, in single precision."""
-        weights = {
-            name: value.detach().float().cpu().contiguous() for name, value in self.state_dict().items()
-        }
-        save_file(weights, path, {METADATA: json.dumps({"version": VERSION, "width": self.width})})
+        FILE.write(path, self.state_dict(), self.width, torch.float32)
 
 
 @contextmanager
@@ -144,45 +138,12 @@ def read_exif(path: str | Path) -> ExifEmbedding:
             shapes than it says.
     """
     path = Path(path)
-    if not path.is_file():
-        raise BokehError(f"There is no file {path}; expected an EXIF embedding, a .safetensors file.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            said = (file.metadata() or {}).get(METADATA)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BokehError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read as safetensors ({error}). Expected an EXIF "
-            "embedding, which training writes; if it is one, copy or download it again."
-        ) from error
-    if said is None:
-        names = ", ".join(sorted(weights)[:3]) or "none"
-        raise BokehError(
-            f"{path} is no EXIF embedding: it has {len(weights)} tensors such as {names}, and no {METADATA!r} in its "
-            "metadata. Give a file that training with an EXIF embedding has written."
-        )
-    embedding = ExifEmbedding(_width(said, path))
-    fill(embedding, weights, path)
-    return embedding.eval().requires_grad_(False)
-
-
-def _width(said: str, path: Path) -> int:
-    """What the metadata of a file says."""
-    try:
-        description: Mapping[str, Any] = json.loads(said)
-        version, width = description["version"], description["width"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BokehError(
-            f"{path} says {said[:80]!r} of itself; expected JSON with version and width. The file is damaged."
-        ) from error
-    if version != VERSION:
-        raise BokehError(
-            f"{path} is an EXIF embedding of version {version}; this extension reads version {VERSION}. Update the "
-            "extension, or train another."
-        )
+    width, weights = FILE.read(path)
     if not isinstance(width, int):
         raise BokehError(f"{path} says the width {width!r}; expected a whole number. The file is damaged.")
-    return width
+    embedding = ExifEmbedding(width)
+    fill(embedding, weights, path)
+    return embedding.eval().requires_grad_(False)
 
 
 def _checked(
