@@ -17,10 +17,10 @@ from bokeh_ops.render.thin_lens import circle_of_confusion, render_thin_lens_cam
 from tests import depth_models, models
 from tests.fit import workshop  # noqa: F401
 from tests.models import one_thread  # noqa: F401
-from tests.test_distil import NO_HEAD, recipe, settings, train, unloaded  # noqa: F401
+from tests.test_distil import NO_HEAD, only, recipe, settings, train, unloaded  # noqa: F401
 from trainer import toy
 from trainer.cli import UsageError
-from trainer.data.sample import Taken
+from trainer.data.sample import Sample, Taken
 from trainer.recipes.dmd.lens import LARGEST_BLUR, LensChain, Seen
 
 # ruff: noqa: F811 (the fixtures are imported)
@@ -332,6 +332,15 @@ def test_photographs_without_a_lens(workshop: Path, tmp_path: Path, metres: Path
         recipe(workshop, tmp_path, "sd15", *through(workshop, metres), f"data.shallow={folder}")
     with pytest.raises(BokehError, match="has 1 photographs whose lens is known"):
         recipe(workshop, tmp_path, "sd15", "exif=true", "data.sharp=false", f"data.dataset={folder}")
+
+
+def test_a_data_set_that_does_not_say_how_photographs_were_taken(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = recipe(workshop, tmp_path, "sd15", "exif=true", "data.sharp=false")
+    monkeypatch.setattr(Sample, "taken", None)
+    with pytest.raises(BokehError, match=r"has a K, but not all of f_number, f_mm and sensor_shown_mm"):
+        only(made, "generator")
 
 
 def test_a_depth_model_that_does_not_measure(workshop: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Pictures:
         kept: int,
     ) -> None:
         self.dataset, self.base, self.texts, self.latents = dataset, base, texts, latents
-        self.captions, self.identity = captions, identity(dataset)
+        self.captions, self.identity, self.kind = captions, identity(dataset), kind
         k, sharp = dataset.facts()
         chosen = {"any": sharp | True, "taken": k > 0, "sharp": sharp, "shallow": ~sharp & (k > 0)}[kind]
         self.indices = [int(index) for index in chosen.nonzero()[0]]
@@ -118,6 +118,11 @@ class Pictures:
         index = self.indices[number]
         sample = self.dataset.sample(index)
         caption = choose_caption(self._used(sample.captions), share)
+        if self.kind in ("taken", "shallow") and sample.taken is None:
+            raise BokehError(
+                f"The photograph {sample.key!r} of {self.dataset.folder} has a K, but not all of f_number, f_mm and "
+                "sensor_shown_mm, which say how it was taken. Make the data set again with this version."
+            )
         kept = self.latents.get(self._name(index))
         latent = self._latent(index, sample.image) if kept is None else kept["latent"]
         return Real(sample.key, caption, self.texts([caption])[0], latent, sample.taken)
