@@ -343,6 +343,17 @@ def test_a_data_set_that_does_not_say_how_photographs_were_taken(
         only(made, "generator")
 
 
+def test_sets_of_two_sizes(
+    workshop: Path, tmp_path: Path, metres: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy, "SIDE", 32)
+    toy.write_dataset(tmp_path / "large", photographs=3, sharp=1)
+    with pytest.raises(
+        BokehError, match=r"pictures of 16 x 16 and data.shallow of 32 x 32; .* one resolution"
+    ):
+        recipe(workshop, tmp_path, "sd15", *through(workshop, metres), f"data.shallow={tmp_path / 'large'}")
+
+
 def test_a_depth_model_that_does_not_measure(workshop: Path, tmp_path: Path) -> None:
     depth_models.make("relative", tmp_path / "relative")
     with pytest.raises(BokehError, match="metres"):

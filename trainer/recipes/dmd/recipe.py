@@ -19,6 +19,7 @@ from bokeh_ops.camera.optics import FULL_FRAME_WIDTH
 from bokeh_ops.depth.estimate import load_estimator
 from bokeh_ops.depth.focus_transformer import SHIPPED, read_focus_transformer, write_focus_transformer
 from bokeh_ops.digest import content_key, file_key
+from bokeh_ops.errors import BokehError
 from bokeh_ops.picture.sheet import contact_sheet
 from trainer.comfyui import start as start_host
 from trainer.config import Optimizer
@@ -153,6 +154,12 @@ class Dmd(Recipe):
         self.chain: LensChain | None = None
         if wanted.shallow is not None:
             self.shallow = pictures(wanted.shallow, "shallow")
+            sizes = [" x ".join(map(str, each.dataset.resolution)) for each in (self.pictures, self.shallow)]
+            if sizes[0] != sizes[1]:
+                raise BokehError(
+                    f"data.dataset has pictures of {sizes[0]} and data.shallow of {sizes[1]}; a generator makes one "
+                    "size. Prepare both with one resolution."
+                )
             self.identities["shallow"] = self.shallow.identity
             self.chain = self._chain(beside)
 
