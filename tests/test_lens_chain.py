@@ -207,6 +207,11 @@ def test_steps_take_turns(workshop: Path, tmp_path: Path, metres: Path) -> None:
             handle.remove()
             assert seen == ([True, False] if shallow else [False])
             assert set(rows.losses) == set(turn.weights)
+            if shallow:  # the focus learns in every turn
+                (tied,) = torch.autograd.grad(
+                    rows.losses["focus"].sum(), chain.focus.token, retain_graph=True
+                )
+                assert tied.shape == chain.focus.token.shape
             known = {made.pictures.dataset.key(index) for index in made.sets[shallow].indices}
             assert {row["photograph"] for row in rows.told} <= known
     assert made.turns(1)[-1].weights["focus"] == 200  # the paper's

@@ -72,13 +72,16 @@ class LensChain:
     def tie(self, pictures: Tensor, seen: Seen) -> Tensor:
         """Huber loss ``[R]`` that ties the focus to the frozen transformer's (sec. 3.2), in the range of the depth.
 
-        It has a gradient to the transformer alone: pictures are not to change so that the two agree.
+        It has a gradient to the transformer alone, also where nothing else has one: pictures are not to change so
+        that the two agree.
         """
         assert self.reference is not None
         shown, near = pictures.detach().clamp(0, 1), seen.near.detach()
         with torch.no_grad():
             wanted = focus_by_weight(near, self.reference(shown, near).saliency)
-        return F.huber_loss(focus_by_weight(near, self.focus(shown, near).saliency), wanted, reduction="none")
+        with torch.enable_grad():
+            found = focus_by_weight(near, self.focus(shown, near).saliency)
+            return F.huber_loss(found, wanted, reduction="none")
 
     def through(
         self, pictures: Tensor, seen: Seen, taken: Sequence[Taken], model: str | LensModel = "thin_lens"

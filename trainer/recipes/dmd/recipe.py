@@ -324,9 +324,7 @@ class Dmd(Recipe):
 
         taken = [each.taken for each in real]
         with torch.no_grad():
-            x = self.generated(job, texts, taken)
-        x, found = self.shown(job, x, taken)
-        x = x.detach()
+            x, found = self.shown(job, self.generated(job, texts, taken), taken)
         sigma = self.drawn_levels(job, 0.0, 1.0)
         given, noise = x, self.noise(job, "denoising")
         if self.heads:  # in one call, as the head is to tell them apart by nothing else
@@ -455,7 +453,9 @@ class Dmd(Recipe):
                 job = Job("validation", 0, number, 0, pictures.kept, bool(shallow))
                 losses = self.losses(turn, job).losses
                 after = "_shallow" if shallow else ""
-                told |= {f"{name}{after}": float(losses[name].double().mean()) for name in turn.weights}
+                told |= {
+                    f"{name}{after}": float(losses[name].detach().double().mean()) for name in turn.weights
+                }
         return told
 
     @torch.no_grad()
