@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -297,6 +298,24 @@ def test_a_generator_may_begin_with_another(workshop: Path, tmp_path: Path) -> N
         recipe(workshop, tmp_path / "four", "sd15", f"init={file}", "lora.rank=3")
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_beginning_that_is_none(workshop: Path, tmp_path: Path, rank: int) -> None:
+    """No such file, a file of something else, and one of another kind of training."""
+    (tmp_path / "broken.safetensors").write_bytes(b"no network")
+    train(workshop, tmp_path / "other", "sd15", "steps=1", f"lora.rank={2 - rank}")
+    other = next((tmp_path / "other").glob("generator*.safetensors"))
+    for file in (tmp_path / "none.safetensors", tmp_path / "broken.safetensors", other):
+        with pytest.raises(BokehError, match=re.escape(str(file))):
+            recipe(workshop, tmp_path / "one", "sd15", f"init={file}", f"lora.rank={rank}")
+
+
+def test_one_process_has_nothing_to_spread(
+    workshop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe(workshop, tmp_path, "sd15", "shard=true")
+    assert "there is one process, which holds all weights" in capsys.readouterr().err
+
+
 def test_exif_is_told_to_generator_and_fake_model(workshop: Path, tmp_path: Path) -> None:
     made = train(workshop, tmp_path, "sd15", "exif=true", "data.sharp=false", "steps=2")
     taken = [made.pictures.read(number).taken for number in range(len(made.pictures))]
@@ -320,6 +339,7 @@ def test_exif_is_told_to_generator_and_fake_model(workshop: Path, tmp_path: Path
     ("wrong", "message"),
     [
         ("data.shallow=x", "data.shallow is set and lens.depth is not"),
+        ("lens.depth=x", "lens.depth or lens.focus is set and data.shallow is not"),
         ("exif=true", "exif and data.sharp are both set"),
     ],
 )

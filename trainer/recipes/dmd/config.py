@@ -160,6 +160,11 @@ class Distil(Run):
                 "set lens.depth to the folder of a depth model that measures metres, such as "
                 f"{METRIC}."
             )
+        if self.data.shallow is None and (self.lens.depth is not None or self.lens.focus is not None):
+            raise ValueError(
+                "lens.depth or lens.focus is set and data.shallow is not, so no step goes through the lens; set "
+                "data.shallow to a data set of photographs with blur, or leave lens out."
+            )
         if (
             self.shard
             and not self.lora.rank

@@ -168,14 +168,19 @@ class Dmd(Recipe):
         spread = Spread(processes.world, processes.device) if self.together else None
         if self.together:
             check_even(settings.batch.total, settings.batch.micro, processes.world)
+        elif settings.shard:
+            processes.say(
+                "shard is set and there is one process, which holds all weights. To spread them, start several: "
+                "accelerate launch."
+            )
         start = None if settings.init is None else beside / Path(settings.init).expanduser()
-        if start is not None:
-            self.identities["init"] = file_key(start)
         self.networks: Networks = (
             Adapted(self.base, rank, settings.seed, spread, start)
             if rank
             else Whole(self.base, spread, start)
         )
+        if start is not None:
+            self.identities["init"] = file_key(start)
         self.device = loading.device()
         patcher = self.base.patcher
         self.prediction = denoise.prediction(patcher)
