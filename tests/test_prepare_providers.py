@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from bokeh_ops.errors import BokehError
+from tests import segmenters
 from tests.onnx_files import mean_network
 from tests.photographs import photograph, pixels
 from trainer.data.prepare.annotate import look_at
@@ -195,24 +196,9 @@ def test_depth_kind_may_be_left_out_where_the_model_knows() -> None:
     assert kind_of("files", None) is None
 
 
-def test_masks_by_a_pipeline(transformers: Any, tmp_path: Path) -> None:
+def test_masks_by_a_pipeline(tmp_path: Path) -> None:
     """The masks of all labels share the picture out."""
-    config = transformers.SegformerConfig(
-        num_encoder_blocks=2,
-        depths=[1, 1],
-        sr_ratios=[2, 1],
-        hidden_sizes=[8, 16],
-        patch_sizes=[7, 3],
-        strides=[4, 2],
-        num_attention_heads=[1, 2],
-        mlp_ratios=[2, 2],
-        decoder_hidden_size=16,
-        id2label={0: "wall", 1: "cat", 2: "dog"},
-        label2id={"wall": 0, "cat": 1, "dog": 2},
-    )
-    transformers.set_seed(1)
-    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
-    transformers.SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    segmenters.segformer(tmp_path, ("wall", "cat", "dog"), 64)
     image = Image.fromarray(pixels((96, 64), 5))
 
     def mask(labels: str) -> np.ndarray:
